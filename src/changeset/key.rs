@@ -1,0 +1,61 @@
+//! A certified key of a writeset.
+
+use crate::ids::Gid;
+
+/// PostgreSQL's tuple lock levels (`LockTupleMode`, nodes/lockoptions.h), weakest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum LockMode {
+    /// FOR KEY SHARE; also the intent of a write on its relation's key.
+    KeyShare = 0,
+    /// FOR SHARE
+    Share = 1,
+    /// FOR NO KEY UPDATE; an UPDATE that leaves the key columns alone
+    NoKeyUpdate = 2,
+    /// FOR UPDATE; INSERT, DELETE, an UPDATE of key columns
+    Update = 3,
+}
+
+impl LockMode {
+    /// All of them, weakest first.
+    pub const ALL: [LockMode; 4] = [Self::KeyShare, Self::Share, Self::NoKeyUpdate, Self::Update];
+
+    /// PostgreSQL's conflict table (heapam README.tuplock).
+    #[must_use]
+    pub const fn conflicts(self, other: LockMode) -> bool {
+        use LockMode::{KeyShare, NoKeyUpdate, Share, Update};
+        match (self, other) {
+            (Update, _) | (_, Update) => true,
+            (NoKeyUpdate, NoKeyUpdate) | (NoKeyUpdate, Share) | (Share, NoKeyUpdate) => true,
+            (Share, Share) | (KeyShare, _) | (_, KeyShare) => false,
+        }
+    }
+}
+
+/// The key was only locked, nothing was written under it.
+pub const KEY_LOCK_ONLY: u8 = 1;
+/// Checked from `since` against all entries (deferred unique checks, exclusion constraints), not
+/// only against lock-only ones.
+pub const KEY_FROM_SINCE: u8 = 2;
+/// The key of a relation, not of a row.
+pub const KEY_RELATION: u8 = 4;
+/// The key of a unique index that is not the row's identity.
+pub const KEY_UNIQUE: u8 = 8;
+
+/// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// Hash of relation, key definition and key values.
+    pub hash: u64,
+    /// The origin's `last_committed_gid` right after the lock was taken.
+    pub since: Gid,
+    /// Relation, to name it in an error's DETAIL; not part of the verdict.
+    pub relation: u32,
+    /// How strongly.
+    pub mode: LockMode,
+    /// `KEY_*` bits.
+    pub flags: u8,
+}
+
+/// Bytes of a [`Key`] on the wire (two bytes at its end are zero).
+pub const KEY_BYTES: usize = 24;

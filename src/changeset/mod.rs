@@ -1,0 +1,10 @@
+//! What a transaction did: the bytes that travel. See `README.md` beside this file.
+//!
+//! Layout: [`Header`] (fixed size), then the writeset (`keys_count` × [`Key`]), then the entries.
+
+pub mod decode;
+pub mod encode;
+pub mod key;
+pub mod tuple;
+
+pub use key::{Key, LockMode};

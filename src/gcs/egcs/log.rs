@@ -1,0 +1,5 @@
+//! The group log.
+
+/// One record of the log.
+#[derive(Debug)]
+pub struct Record;

@@ -1,0 +1,2 @@
+//! egcs.
+pub mod log;

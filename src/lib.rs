@@ -1,0 +1,28 @@
+//! Postgres-R: synchronous update-everywhere replication below SQL.
+//!
+//! ```text
+//!  client ── worker ─ executor ─► capture ─► changeset (built in imessage memory, no copy)
+//!                       COMMIT ─► imsg ───► coordinator ─► gcs (total order + durable group log)
+//!                                                             │ the same order on every member
+//!                                              certifier ◄────┘  verdict + dependency GID
+//!               origin: verdict imessage ─► worker ─┐      others: changeset imessage ─► helper ─► heap apply
+//!                                                   └──► commit gate: commits in GID order ◄─────┘
+//! ```
+
+#[cfg(all(feature = "server", feature = "cli"))]
+compile_error!("`server` is the library inside PostgreSQL and `cli` the command outside: build them apart");
+
+pub mod certifier;
+pub mod changeset;
+pub mod coordinator;
+pub mod gcs;
+pub mod ids;
+pub mod imsg;
+pub mod limits;
+
+#[cfg(feature = "server")]
+pub mod apply;
+#[cfg(feature = "server")]
+pub mod capture;
+#[cfg(feature = "server")]
+pub mod pg;

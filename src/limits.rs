@@ -1,0 +1,41 @@
+//! Every bound of the system, related to each other at compile time.
+
+/// Members a group can ever have at one time.
+pub const MEMBERS_MAX: usize = 64;
+/// Bytes of one changeset, header included (a larger one fails at the origin with 54000).
+pub const CHANGESET_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one record in the group log, and so of one batch of messages.
+pub const LOG_RECORD_BYTES_MAX: usize = CHANGESET_BYTES_MAX + (1 << 20);
+/// Bytes of one frame between members.
+pub const FRAME_BYTES_MAX: usize = LOG_RECORD_BYTES_MAX + (1 << 20);
+/// Bytes of one preallocated segment of the group log; a larger record gets a segment of its own size.
+pub const LOG_SEGMENT_BYTES: usize = 16 << 20;
+/// Payload bytes that the leader gathers into one log entry before it starts the next.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Messages in one log entry.
+pub const BATCH_MESSAGES_MAX: usize = 512;
+/// Connections that have not yet authenticated.
+pub const HALF_OPEN_MAX: usize = 16;
+/// Bytes of a block of the imessage pool.
+pub const POOL_BLOCK_BYTES: usize = 8 << 10;
+/// Keys that the certifier retains; beyond it the oldest go and late windows fail with 40001.
+pub const CERTIFIER_KEYS_MAX: usize = 4 << 20;
+/// Delivered messages between two checkpoints of the certification state.
+pub const CHECKPOINT_EVERY_MESSAGES: u64 = 10_000;
+/// Most transactions of one member between multicast and verdict.
+pub const IN_FLIGHT_MAX: usize = 4096;
+/// Slots of the table of waiters for a commit turn: certified transactions in flight on one server.
+pub const COMMIT_TURNS: usize = 4096;
+/// Length of the name of a group (as a PostgreSQL identifier).
+pub const GROUP_NAME_BYTES_MAX: usize = 63;
+/// Helpers that `replication_helpers` allows.
+pub const HELPERS_MAX: usize = 64;
+/// Bytes of the group secret file's key.
+pub const SECRET_BYTES: usize = 32;
+
+const _: () = assert!(CHANGESET_BYTES_MAX < LOG_RECORD_BYTES_MAX);
+const _: () = assert!(LOG_RECORD_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
+const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
+const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
