@@ -318,6 +318,10 @@ impl Node {
         if !wire::is_sent(&m) {
             return;
         }
+        if m.get_msg_type() == MessageType::MsgAppend {
+            // Raft leaves this field free; it tells the receiver what it is known to have.
+            m.commit_term = self.raft.raft.prs().get(m.to).map_or(0, |p| p.matched);
+        }
         while m.entries.len() > 1 {
             let mut bytes = 0;
             let fits = m.entries.iter().take_while(|e| {
@@ -515,12 +519,10 @@ impl Node {
         );
         match m.get_msg_type() {
             MessageType::MsgHeartbeat if m.term >= term && m.commit > last => {
-                // The leader knows from this member that it had the entry on stable storage.
-                return self.fail(format!(
-                    "the group log here ends at entry {last}, but had entry {} before: it lost \
-                     entries that it had acknowledged",
-                    m.commit
-                ));
+                return self.lost(m.commit);
+            }
+            MessageType::MsgAppend if m.term >= term && m.commit_term > last => {
+                return self.lost(m.commit_term);
             }
             MessageType::MsgAppend if m.term >= term => {
                 let conflict = m
@@ -545,6 +547,15 @@ impl Node {
         }
         // An error says that the message is of no use now, as after a change of leader.
         let _ = self.raft.step(m);
+    }
+
+    /// The leader knows from this member that it had the entry on stable storage.
+    fn lost(&mut self, index: u64) {
+        let last = self.raft.raft.raft_log.last_index();
+        self.fail(format!(
+            "the group log here ends at entry {last}, but had entry {index} before: it lost \
+             entries that it had acknowledged"
+        ));
     }
 
     fn forwarded(

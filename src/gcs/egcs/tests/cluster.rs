@@ -166,7 +166,9 @@ impl Cluster {
 
     /// A server whose request to join was accepted starts.
     pub fn admit(&mut self, member: MemberId, gid: Gid) {
-        self.add_server(member, MemDisk::new(), gid);
+        let disk = MemDisk::new();
+        recover::create_empty(&disk, GROUP, member).unwrap();
+        self.add_server(member, disk, gid);
         self.start(member);
     }
 
@@ -501,7 +503,9 @@ impl Cluster {
                     node.checkpoint(d.seq, Gid(d.seq), state(d.seq, hash));
                     app.flushed = app.flushed.max(d.seq.saturating_sub(every / 2));
                     let own = Gid(app.flushed);
-                    node.stable(own, own);
+                    let all = self.servers.values().map(|s| s.app.flushed).min();
+                    let node = self.servers.get_mut(&id).unwrap().node.as_mut().unwrap();
+                    node.stable(own, Gid(all.unwrap()));
                 }
             }
             Event::View(view) => app.view = view,
