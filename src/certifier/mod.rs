@@ -7,6 +7,10 @@
 mod checkpoint;
 mod history;
 mod index;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
 
 pub use checkpoint::DecodeError;
 
@@ -125,7 +129,8 @@ impl Certifier {
 
     /// A member joined; its windows reach down to `low` (not below the floor).
     pub fn member_added(&mut self, member: MemberId, low: Gid) {
-        self.lows.insert(member, low.min(self.last_gid()));
+        let low = low.min(self.last_gid());
+        self.lows.entry(member).or_insert(low);
         self.raise_floor();
     }
 
