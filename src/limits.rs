@@ -32,6 +32,20 @@ pub const GROUP_NAME_BYTES_MAX: usize = 63;
 pub const HELPERS_MAX: usize = 64;
 /// Bytes of the group secret file's key.
 pub const SECRET_BYTES: usize = 32;
+/// GIDs between two comparisons of the members' verdict digests.
+pub const DIGEST_EVERY_GIDS: u64 = 1024;
+/// Digest points that are remembered to judge members that report late.
+pub const DIGEST_POINTS_MAX: usize = 64;
+/// Delivered messages after the first difference of two digests by which it is decided who is right.
+pub const DIGEST_DECIDE_MESSAGES: u64 = 256;
+/// Ticks without a majority after which commits that write are refused; beyond the engine's election timeouts.
+pub const QUORUM_LOST_TICKS: u32 = 30;
+/// Idle ticks after which a member reports its moved positions by a message of its own.
+pub const STATUS_IDLE_TICKS: u32 = 5;
+/// Bytes of changesets that wait for a helper in memory; those beyond are read from the group log again.
+pub const APPLY_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Tries of helpers on one changeset before the member fails.
+pub const HELPER_ATTEMPTS_MAX: u32 = 5;
 
 const _: () = assert!(CHANGESET_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < FRAME_BYTES_MAX);
@@ -39,3 +53,4 @@ const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
 const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
 const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
+const _: () = assert!(APPLY_QUEUE_BYTES_MAX > CHANGESET_BYTES_MAX);
