@@ -16,11 +16,38 @@ pub type Ticket = (u32, u64);
 #[derive(Clone, Debug)]
 pub struct Own {
     /// Whose; None is a status message.
-    pub ticket: Option<Ticket>,
+    worker: Option<OwnWorker>,
     /// Sealed message.
-    pub payload: Bytes,
-    /// The worker gave up after it was sent: true if its session ended too.
-    pub abandoned: Option<bool>,
+    payload: Bytes,
+}
+
+/// Who multicast a changeset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnWorker {
+    /// Its name.
+    pub ticket: Ticket,
+    /// It gave up after the message was sent.
+    pub abandoned: Option<Abandoning>,
+}
+
+/// How a worker gives up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Abandoning {
+    /// Rolled back.
+    SessionGoesOn,
+    /// Ended; what its session held ended with it.
+    SessionEnds,
+}
+
+impl Own {
+    /// The worker, unless it is a status message.
+    pub fn into_worker(self) -> Option<OwnWorker> {
+        self.worker
+    }
+
+    fn ticket(&self) -> Option<Ticket> {
+        self.worker.map(|w| w.ticket)
+    }
 }
 
 /// A changeset between verdict and commit.
@@ -96,14 +123,20 @@ impl Ledger {
             ticket.1
         );
         self.held.push_back(Own {
-            ticket: Some(ticket),
+            worker: Some(OwnWorker {
+                ticket,
+                abandoned: None,
+            }),
             payload,
-            abandoned: None,
         });
     }
 
-    /// The next message to offer to the engine, oldest first.
+    /// The next message to offer to the engine, oldest first; the one after it when this one was
+    /// taken.
     pub fn offer(&mut self) -> Option<(u64, Bytes)> {
+        if self.offered.values().any(|own| own.worker.is_some()) {
+            return None;
+        }
         let own = self.held.pop_front()?;
         Some(self.offer_own(own))
     }
@@ -112,9 +145,8 @@ impl Ledger {
     pub fn offer_status(&mut self, payload: Bytes) -> (u64, Bytes) {
         self.status_out = true;
         self.offer_own(Own {
-            ticket: None,
+            worker: None,
             payload,
-            abandoned: None,
         })
     }
 
@@ -135,7 +167,7 @@ impl Ledger {
             self.sent.back().is_none_or(|(last, _)| *last < number),
             "message numbers must rise"
         );
-        if let Some(ticket) = own.ticket {
+        if let Some(ticket) = own.ticket() {
             self.places.insert(ticket, Place::Sent(number));
         }
         self.sent.push_back((number, own));
@@ -147,7 +179,7 @@ impl Ledger {
             .offered
             .remove(&token)
             .expect("the engine answers each offer once");
-        if own.ticket.is_some() {
+        if own.ticket().is_some() {
             self.held.push_front(own);
         } else {
             self.status_out = false;
@@ -160,18 +192,18 @@ impl Ledger {
             .offered
             .remove(&token)
             .expect("the engine answers each offer once");
-        match own.ticket {
+        match own.ticket() {
             Some(ticket) => {
                 self.places.remove(&ticket);
             }
             None => self.status_out = false,
         }
-        own.ticket
+        own.ticket()
     }
 
     /// Takes out all that is held.
     pub fn refuse_held(&mut self) -> Vec<Ticket> {
-        let tickets: Vec<Ticket> = self.held.drain(..).filter_map(|own| own.ticket).collect();
+        let tickets: Vec<Ticket> = self.held.drain(..).filter_map(|own| own.ticket()).collect();
         for ticket in &tickets {
             self.places.remove(ticket);
         }
@@ -183,7 +215,7 @@ impl Ledger {
         let tickets: Vec<Ticket> = self
             .sent
             .drain(..)
-            .filter_map(|(_, own)| own.ticket)
+            .filter_map(|(_, own)| own.ticket())
             .collect();
         for ticket in &tickets {
             self.places.remove(ticket);
@@ -198,7 +230,7 @@ impl Ledger {
             return None;
         }
         let (_, own) = self.sent.pop_front()?;
-        match own.ticket {
+        match own.ticket() {
             Some(ticket) => {
                 self.places.remove(&ticket);
             }
@@ -222,12 +254,12 @@ impl Ledger {
     }
 
     /// A worker does not commit its multicast any more.
-    pub fn abandon(&mut self, ticket: Ticket, gone: bool) -> Abandoned {
+    pub fn abandon(&mut self, ticket: Ticket, how: Abandoning) -> Abandoned {
         match self.places.get(&ticket) {
             None => Abandoned::Over,
             Some(Place::Held) => {
                 self.places.remove(&ticket);
-                self.held.retain(|own| own.ticket != Some(ticket));
+                self.held.retain(|own| own.ticket() != Some(ticket));
                 Abandoned::Unsent
             }
             Some(&Place::Sent(number)) => {
@@ -235,8 +267,10 @@ impl Ledger {
                     .sent
                     .binary_search_by_key(&number, |(n, _)| *n)
                     .expect("a sent message");
-                let own = &mut self.sent[at].1;
-                own.abandoned = Some(gone || own.abandoned == Some(true));
+                let worker = self.sent[at].1.worker.as_mut().expect("a worker's message");
+                if worker.abandoned != Some(Abandoning::SessionEnds) {
+                    worker.abandoned = Some(how);
+                }
                 Abandoned::Sent
             }
             Some(&Place::Passed(gid)) => {

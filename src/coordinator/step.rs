@@ -1,47 +1,44 @@
 //! The coordinator's core: one event in, effects out. It does no I/O and reads no clock.
 #![forbid(unsafe_code)]
 
-use super::dispatch::{Content, Dispatch, Work};
+use super::dispatch::Dispatch;
 use super::event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Stats};
-use super::ledger::{Abandoned, Ledger, Passed, Ticket};
-use super::message::{self, DigestPoint, ENVELOPE_BYTES, Message, Report};
+use super::ledger::{Ledger, Ticket};
+use super::message::{self, DigestPoint, Message, Report};
 use super::opening::Opening;
 use super::replicated::Replicated;
-use crate::certifier::Verdict;
-use crate::changeset::decode::{Changeset, FLAG_LOCAL_EFFECTS};
-use crate::gcs::{self, Delivery, MemberInfo, Refused, View};
+use crate::gcs::{MemberInfo, View};
 use crate::group_state::GroupState;
-use crate::ids::{Gid, MessageId};
-use crate::limits::IN_FLIGHT_MAX;
+use crate::ids::Gid;
 use bytes::Bytes;
 
 /// The core. One for each group of a server.
 #[derive(Debug)]
 pub struct Coordinator {
-    config: Config,
-    state: GroupState,
-    failure: Option<String>,
+    pub(super) config: Config,
+    pub(super) state: GroupState,
+    pub(super) failure: Option<String>,
     /// Function of the total order.
-    replicated: Replicated,
+    pub(super) replicated: Replicated,
     /// Log entry of the last delivery; 0 before the first.
-    last_index: u64,
+    pub(super) last_index: u64,
     /// Own multicasts.
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// Changesets for helpers.
-    dispatch: Dispatch,
+    pub(super) dispatch: Dispatch,
     /// When the group opens and closes to writers.
-    opening: Opening,
+    pub(super) opening: Opening,
     /// This member's positions.
-    progress: Report,
+    pub(super) progress: Report,
     /// What the last own message said, and the ticks since.
-    reported: (Report, DigestPoint),
-    quiet_ticks: u32,
+    pub(super) reported: (Report, DigestPoint),
+    pub(super) quiet_ticks: u32,
     /// Last [`GcsCommand::Stable`].
-    stable: (Gid, Gid),
-    view: View,
-    stopping: bool,
-    remove_sent: bool,
-    counts: Stats,
+    pub(super) stable: (Gid, Gid),
+    pub(super) view: View,
+    pub(super) stopping: bool,
+    pub(super) remove_sent: bool,
+    pub(super) counts: Stats,
 }
 
 impl Coordinator {
@@ -192,7 +189,7 @@ impl Coordinator {
             Event::Tick => self.tick(out),
             Event::StopGroup => self.stopping = true,
         }
-        if self.state != GroupState::Failed {
+        if !matches!(self.state, GroupState::Failed | GroupState::Left) {
             self.settle(out);
         }
     }
@@ -218,351 +215,9 @@ impl Coordinator {
         }
     }
 
-    // ---- the total order ----
-
-    fn gcs(&mut self, event: gcs::Event, out: &mut Vec<Effect>) {
-        match event {
-            gcs::Event::Deliver(delivery) => self.deliver(delivery, out),
-            gcs::Event::View(view) => {
-                // An engine also tells where it stands when it starts; only a view of this very
-                // position is an event of the order.
-                if view.seq == self.replicated.seq {
-                    self.end_of_entry(out);
-                    self.last_index = 0;
-                    self.replicated.view(&view);
-                }
-                self.view = view.clone();
-                out.push(Effect::SetView(view));
-            }
-            gcs::Event::Primary(primary) => {
-                self.opening.primary(primary);
-                if primary {
-                    self.offer_held(out);
-                }
-            }
-            gcs::Event::CaughtUp => self.caught_up(out),
-            gcs::Event::Restore { seq, state } => self.restore(seq, &state, out),
-            gcs::Event::Removed => self.left(out),
-            gcs::Event::Fatal(reason) => self.fail(reason, out),
-        }
-    }
-
-    fn deliver(&mut self, delivery: Delivery, out: &mut Vec<Effect>) {
-        if delivery.index != self.last_index {
-            self.end_of_entry(out);
-            self.last_index = delivery.index;
-        }
-        if delivery.seq != self.replicated.seq + 1 {
-            let seq = self.replicated.seq;
-            return self.fail(
-                format!(
-                    "delivery {} follows delivery {seq}: the order has a gap",
-                    delivery.seq
-                ),
-                out,
-            );
-        }
-        self.replicated.seq = delivery.seq;
-        let own = delivery.id.member == self.config.me
-            && delivery.id.incarnation == self.config.incarnation;
-        let own = if own {
-            match self.ledger.delivered(delivery.id.number) {
-                Some(own) => Some(own),
-                None => {
-                    let id = delivery.id;
-                    return self.fail(
-                        format!("own message {id} was delivered out of its turn"),
-                        out,
-                    );
-                }
-            }
-        } else {
-            None
-        };
-        match message::parse(&delivery.payload) {
-            Ok(Message::Changeset(report, bytes)) => {
-                let ticket = own.and_then(|own| own.ticket.map(|t| (t, own.abandoned)));
-                self.changeset(&delivery, bytes, ticket, out);
-                self.replicated.report(delivery.id.member, report);
-            }
-            Ok(Message::Status(report, point)) => {
-                self.replicated.report(delivery.id.member, report);
-                if self
-                    .replicated
-                    .vote(delivery.id.member, point)
-                    .contains(&self.config.me)
-                {
-                    let gid = point.gid;
-                    self.fail(
-                        format!(
-                            "this member's verdicts differ from the group's, seen at GID {gid}"
-                        ),
-                        out,
-                    );
-                }
-            }
-            // The same bytes everywhere, so every member passes over it.
-            Err(_) => {}
-        }
-        if !self.ledger.is_idle() && self.state == GroupState::Online {
-            self.offer_held(out);
-        }
-    }
-
-    /// Certifies a delivered changeset and sends it on its way. `ticket`: the own worker that
-    /// multicast it, and whether it gave up since.
-    fn changeset(
-        &mut self,
-        delivery: &Delivery,
-        bytes: Bytes,
-        ticket: Option<(Ticket, Option<bool>)>,
-        out: &mut Vec<Effect>,
-    ) {
-        let origin = delivery.id.member;
-        // A sender checks before it sends; what does not decode gets no GID on any member.
-        let Some((snapshot, local_effects)) = self.open(&bytes, delivery.id) else {
-            return self.verdict(ticket.map(|t| t.0), Outcome::Malformed, out);
-        };
-        let changeset = Changeset::parse(&bytes).expect("opened just now");
-        let verdict = self.replicated.certify(
-            origin,
-            snapshot,
-            changeset.keys(),
-            self.config.pace.digest_gids,
-        );
-        let (gid, depends_on) = match verdict {
-            Verdict::Pass { gid, depends_on } => (gid, depends_on),
-            Verdict::Conflict {
-                relation,
-                gid,
-                origin,
-            } => {
-                self.counts.certification_failures += u64::from(ticket.is_some());
-                return self.verdict(
-                    ticket.map(|t| t.0),
-                    Outcome::Conflict {
-                        relation,
-                        gid,
-                        origin,
-                    },
-                    out,
-                );
-            }
-            Verdict::BelowFloor => {
-                self.counts.certification_failures += u64::from(ticket.is_some());
-                return self.verdict(ticket.map(|t| t.0), Outcome::BelowFloor, out);
-            }
-        };
-        if gid <= self.config.recovered {
-            return;
-        }
-        let mut work = Work {
-            depends_on,
-            origin,
-            content: Content::Memory(bytes.clone()),
-            replay_for: None,
-            attempts: 0,
-        };
-        match ticket {
-            None => self.dispatch.push(gid, work, delivery.seq, delivery.index),
-            Some((ticket, None)) => {
-                self.counts.passed += 1;
-                self.ledger.pass(
-                    gid,
-                    Passed {
-                        ticket,
-                        changeset: bytes,
-                        depends_on,
-                        origin,
-                        local_effects,
-                    },
-                );
-                self.verdict(Some(ticket), Outcome::Pass { gid }, out);
-            }
-            Some((ticket, Some(gone))) => {
-                self.counts.passed += 1;
-                if local_effects && !gone {
-                    return self.cannot_replay(gid, out);
-                }
-                work.replay_for = Some(ticket);
-                self.dispatch.push(gid, work, delivery.seq, delivery.index);
-            }
-        }
-    }
-
-    /// Snapshot GID and LOCAL_EFFECTS of a changeset, if it is whole and of this message's sender.
-    fn open(&self, bytes: &[u8], id: MessageId) -> Option<(Gid, bool)> {
-        let changeset = Changeset::parse(bytes).ok()?;
-        let header = changeset.header();
-        let fits = header.group == self.config.group
-            && header.origin == id.member
-            && header.incarnation == id.incarnation;
-        fits.then_some((header.snapshot_gid, header.flags & FLAG_LOCAL_EFFECTS != 0))
-    }
-
-    /// Checkpoints are due at the first end of a log entry after a fixed number of deliveries, so
-    /// they lie at the same positions on every member.
-    fn end_of_entry(&mut self, out: &mut Vec<Effect>) {
-        let seq = self.replicated.seq;
-        let due = seq - self.replicated.checkpoint_seq >= self.config.pace.checkpoint_messages;
-        if self.last_index == 0 || !due {
-            return;
-        }
-        self.replicated.checkpoint_seq = seq;
-        let (gid, state) = (
-            self.replicated.last_gid(),
-            Bytes::from(self.replicated.encode()),
-        );
-        out.push(Effect::Gcs(GcsCommand::Checkpoint { seq, gid, state }));
-    }
-
-    // ---- recovery ----
-
-    fn restore(&mut self, seq: u64, state: &[u8], out: &mut Vec<Effect>) {
-        let restored = match Replicated::decode(state, &self.config.pace) {
-            Ok(restored) if restored.seq == seq => restored,
-            Ok(restored) => {
-                let wrong = restored.seq;
-                return self.fail(
-                    format!("checkpoint at delivery {seq} says that it is at {wrong}"),
-                    out,
-                );
-            }
-            Err(error) => return self.fail(error, out),
-        };
-        let (mine, theirs) = (
-            self.config.recovered.max(self.replicated.last_gid()),
-            restored.last_gid(),
-        );
-        if theirs > mine {
-            return self.fail(
-                format!(
-                    "the group's oldest retained checkpoint is at GID {theirs}, but this copy has only GID {mine}: \
-                     it needs a new copy of the data"
-                ),
-                out,
-            );
-        }
-        if self.ledger.in_flight() > 0 {
-            return self.fail(
-                "lagged beyond the group's log while transactions were in flight".into(),
-                out,
-            );
-        }
-        self.replicated = restored;
-        self.last_index = 0;
-    }
-
-    fn caught_up(&mut self, out: &mut Vec<Effect>) {
-        let (ordered, recovered) = (self.replicated.last_gid(), self.config.recovered);
-        if ordered < recovered {
-            return self.fail(
-                format!(
-                    "this copy has GID {recovered}, but the group's order ends at GID {ordered}: \
-                     its data is of another history"
-                ),
-                out,
-            );
-        }
-        self.opening.caught_up(ordered);
-    }
-
-    // ---- own multicasts ----
-
-    fn multicast(&mut self, ticket: Ticket, mut message: Vec<u8>, out: &mut Vec<Effect>) {
-        if self.state != GroupState::Online || self.stopping {
-            return self.verdict(Some(ticket), Outcome::NotPrimary, out);
-        }
-        if self.ledger.in_flight() >= IN_FLIGHT_MAX {
-            return self.verdict(Some(ticket), Outcome::Busy, out);
-        }
-        let sender = MessageId {
-            member: self.config.me,
-            incarnation: self.config.incarnation,
-            number: 0,
-        };
-        if message.len() < ENVELOPE_BYTES || self.open(&message[ENVELOPE_BYTES..], sender).is_none()
-        {
-            return self.verdict(Some(ticket), Outcome::Malformed, out);
-        }
-        message::seal_changeset(&mut message, self.progress);
-        self.reported.0 = self.progress;
-        self.quiet_ticks = 0;
-        self.ledger.hold(ticket, Bytes::from(message));
-        self.offer_held(out);
-    }
-
-    /// Offers all that is held to the engine; what it refuses for now comes back to be held.
-    fn offer_held(&mut self, out: &mut Vec<Effect>) {
-        while let Some((token, payload)) = self.ledger.offer() {
-            out.push(Effect::Gcs(GcsCommand::Multicast { token, payload }));
-        }
-    }
-
-    fn sent(&mut self, token: u64, result: Result<MessageId, Refused>, out: &mut Vec<Effect>) {
-        match result {
-            Ok(id) => {
-                debug_assert_eq!(
-                    (id.member, id.incarnation),
-                    (self.config.me, self.config.incarnation)
-                );
-                self.ledger.sent(token, id.number);
-            }
-            // It may pass before the group is given up for lost: see `Opening`.
-            Err(Refused::Busy | Refused::NotPrimary) => self.ledger.hold_again(token),
-            Err(Refused::TooBig) => {
-                let ticket = self.ledger.drop_offer(token);
-                self.verdict(ticket, Outcome::TooBig, out);
-            }
-        }
-    }
-
-    fn refuse_held(&mut self, out: &mut Vec<Effect>) {
-        for ticket in self.ledger.refuse_held() {
-            self.verdict(Some(ticket), Outcome::NotPrimary, out);
-        }
-    }
-
-    fn abandon(&mut self, ticket: Ticket, gone: bool, out: &mut Vec<Effect>) {
-        match self.ledger.abandon(ticket, gone) {
-            Abandoned::Over | Abandoned::Sent => {}
-            Abandoned::Unsent => self.verdict(Some(ticket), Outcome::Withdrawn, out),
-            Abandoned::Passed(gid, passed) if passed.local_effects && !gone => {
-                self.ledger.pass(gid, passed);
-                self.cannot_replay(gid, out);
-            }
-            Abandoned::Passed(gid, passed) => {
-                let Passed {
-                    changeset,
-                    depends_on,
-                    origin,
-                    ..
-                } = passed;
-                let content = Content::Memory(changeset);
-                self.dispatch.replay(
-                    gid,
-                    Work {
-                        depends_on,
-                        origin,
-                        content,
-                        replay_for: Some(ticket),
-                        attempts: 0,
-                    },
-                );
-            }
-        }
-    }
-
-    fn cannot_replay(&mut self, gid: Gid, out: &mut Vec<Effect>) {
-        self.fail(
-            format!("GID {gid} was rolled back here after it was certified, and has effects that only its session had"),
-            out,
-        );
-    }
-
     // ---- helpers and positions ----
 
-    fn applied(&mut self, gid: Gid, replay_for: Option<Ticket>, out: &mut Vec<Effect>) {
+    pub(super) fn applied(&mut self, gid: Gid, replay_for: Option<Ticket>, out: &mut Vec<Effect>) {
         match replay_for {
             None => self.counts.applied += 1,
             Some(ticket) => {
@@ -574,14 +229,13 @@ impl Coordinator {
 
     fn progress(&mut self, now: Report) {
         let before = self.progress;
+        let rises = now.committed >= before.committed && now.flushed >= before.flushed;
         assert!(
-            now.committed >= before.committed && now.flushed >= before.flushed,
+            rises && now.low <= now.committed,
             "{now:?} after {before:?}"
         );
-        assert!(
-            now.low <= now.committed && now.flushed <= now.committed,
-            "{now:?}"
-        );
+        // A transaction that is about to publish its `since` may show a value that it will not
+        // use; what was reported once holds.
         self.progress = Report {
             low: now.low.max(before.low),
             ..now
@@ -638,7 +292,7 @@ impl Coordinator {
 
     // ---- the end ----
 
-    fn leave(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn leave(&mut self, out: &mut Vec<Effect>) {
         if self.view.members.len() == 1 {
             if self.progress.committed == self.replicated.last_gid() {
                 self.left(out);
@@ -649,12 +303,12 @@ impl Coordinator {
         out.push(Effect::Gcs(GcsCommand::Remove(self.config.me)));
     }
 
-    fn left(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn left(&mut self, out: &mut Vec<Effect>) {
         self.set_state(GroupState::Left, out);
         self.give_up_own(out);
     }
 
-    fn fail(&mut self, reason: String, out: &mut Vec<Effect>) {
+    pub(super) fn fail(&mut self, reason: String, out: &mut Vec<Effect>) {
         self.set_state(GroupState::Failed, out);
         self.failure = Some(reason.clone());
         out.push(Effect::Fail(reason));
@@ -692,12 +346,17 @@ impl Coordinator {
 
     // ---- small ----
 
-    fn set_state(&mut self, next: GroupState, out: &mut Vec<Effect>) {
+    pub(super) fn set_state(&mut self, next: GroupState, out: &mut Vec<Effect>) {
         self.state = self.state.to(next);
         out.push(Effect::SetState(next));
     }
 
-    fn verdict(&mut self, ticket: Option<Ticket>, outcome: Outcome, out: &mut Vec<Effect>) {
+    pub(super) fn verdict(
+        &mut self,
+        ticket: Option<Ticket>,
+        outcome: Outcome,
+        out: &mut Vec<Effect>,
+    ) {
         if let Some((worker, ticket)) = ticket {
             out.push(Effect::Verdict {
                 worker,
