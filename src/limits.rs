@@ -32,13 +32,20 @@ pub const GROUP_NAME_BYTES_MAX: usize = 63;
 pub const HELPERS_MAX: usize = 64;
 /// Bytes of the group secret file's key.
 pub const SECRET_BYTES: usize = 32;
-
-const _: () = assert!(CHANGESET_BYTES_MAX < LOG_RECORD_BYTES_MAX);
-const _: () = assert!(LOG_RECORD_BYTES_MAX < FRAME_BYTES_MAX);
-const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
-const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
-const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
-const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
+/// GIDs between two comparisons of the members' verdict digests.
+pub const DIGEST_EVERY_GIDS: u64 = 1024;
+/// Digest points that are remembered to judge members that report late.
+pub const DIGEST_POINTS_MAX: usize = 64;
+/// Delivered messages after the first difference of two digests by which it is decided who is right.
+pub const DIGEST_DECIDE_MESSAGES: u64 = 256;
+/// Ticks without a majority after which commits that write are refused; beyond the engine's election timeouts.
+pub const QUORUM_LOST_TICKS: u32 = 30;
+/// Idle ticks after which a member reports its moved positions by a message of its own.
+pub const STATUS_IDLE_TICKS: u32 = 5;
+/// Bytes of changesets that wait for a helper in memory; those beyond are read from the group log again.
+pub const APPLY_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Tries of helpers on one changeset before the member fails.
+pub const HELPER_ATTEMPTS_MAX: u32 = 5;
 /// Bytes of a checkpoint of the certification state; it may exceed a record of messages.
 pub const CHECKPOINT_BYTES_MAX: usize = 512 << 20;
 /// Length of an address `host:port`.
@@ -62,6 +69,13 @@ pub const HEARTBEAT_TICKS: usize = 2;
 /// Entries that a learner may lack and still count as in step.
 pub const IN_STEP_ENTRIES_MAX: u64 = 64;
 
+const _: () = assert!(CHANGESET_BYTES_MAX < LOG_RECORD_BYTES_MAX);
+const _: () = assert!(LOG_RECORD_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
+const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
+const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
+const _: () = assert!(APPLY_QUEUE_BYTES_MAX > CHANGESET_BYTES_MAX);
 const _: () = assert!(FRAME_PART_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_WHOLE_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
