@@ -39,3 +39,30 @@ const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
 const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
 const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
+/// Bytes of a checkpoint of the certification state; it may exceed a record of messages.
+pub const CHECKPOINT_BYTES_MAX: usize = 512 << 20;
+/// Length of an address `host:port`.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Bytes of a frame between members; a longer message of the engine is sent in parts.
+pub const FRAME_PART_BYTES: usize = 1 << 20;
+/// Bytes of one message of the engine, put together from its parts.
+pub const FRAME_WHOLE_BYTES_MAX: usize = CHECKPOINT_BYTES_MAX + LOG_RECORD_BYTES_MAX;
+/// Log entries proposed and not yet committed, before the leader gathers more into one.
+pub const PIPELINE_ENTRIES_MAX: u64 = 8;
+/// Payload bytes of own messages that are not yet delivered.
+pub const OUTBOX_BYTES_MAX: usize = 2 * CHANGESET_BYTES_MAX;
+/// Payload bytes that a leader holds for entries that are not yet proposed.
+pub const PROPOSALS_BYTES_MAX: usize = 4 * CHANGESET_BYTES_MAX;
+/// Bytes of log entries that stay in memory for members that lag.
+pub const LOG_CACHE_BYTES_MAX: usize = 64 << 20;
+/// Ticks of silence after which a follower seeks a new leader (and up to twice that, at random).
+pub const ELECTION_TICKS: usize = 10;
+/// Ticks between a leader's heartbeats.
+pub const HEARTBEAT_TICKS: usize = 2;
+/// Entries that a learner may lack and still count as in step.
+pub const IN_STEP_ENTRIES_MAX: u64 = 64;
+
+const _: () = assert!(FRAME_PART_BYTES < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_WHOLE_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
+const _: () = assert!(OUTBOX_BYTES_MAX >= CHANGESET_BYTES_MAX);

@@ -1,2 +1,32 @@
-//! egcs.
+//! The embedded engine: Raft, whose replicated log is the group log. See `README.md`.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod disk;
 pub mod log;
+pub mod members;
+pub mod recover;
+pub mod segment;
+pub mod writer;
+
+use crate::ids::{Gid, GroupId, Incarnation, MemberId};
+
+/// What a member's engine starts with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The group.
+    pub group: GroupId,
+    /// This member's number, from its identity.
+    pub me: MemberId,
+    /// This life, from its identity.
+    pub incarnation: Incarnation,
+    /// The data here has every GID up to this one: delivery starts at the newest checkpoint at or
+    /// below it.
+    pub recovered: Gid,
+    /// Compared for equality with what a server that joins sends.
+    pub fingerprint: String,
+    /// Bytes of the log that are kept for members that lag; half of it also for servers to join.
+    pub keep_bytes: u64,
+    /// Of the randomness in election timeouts.
+    pub seed: u64,
+}
