@@ -34,6 +34,8 @@ pub enum Token {
     Log,
     /// The preparation of the group log's next segment.
     Segment,
+    /// The removal of the group log's oldest segment.
+    Sweep,
 }
 
 /// An operation. It owns (or shares) what it works on until its completion, so that neither a

@@ -3,6 +3,8 @@
 
 pub mod backend;
 mod gather;
+pub mod log;
 pub mod net;
 mod poll;
+mod segments;
 mod uring;
