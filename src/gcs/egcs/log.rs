@@ -71,6 +71,9 @@ pub struct Checkpoint {
     pub next_member: u16,
     /// Sorted by number.
     pub members: Vec<Member>,
+    /// The member to whom this checkpoint was sent, if it was added only at a later position:
+    /// Raft wants to see it in the configuration already.
+    pub guest: Option<Member>,
     /// Last message accepted of each member, sorted by member.
     pub seen: Vec<Seen>,
     /// What the layer above wants back.
@@ -239,6 +242,10 @@ impl Checkpoint {
         for m in &self.members {
             m.encode(out);
         }
+        put_count(out, self.guest.iter().len());
+        if let Some(m) = &self.guest {
+            m.encode(out);
+        }
         put_count(out, self.seen.len());
         for s in &self.seen {
             out.extend_from_slice(&s.member.0.to_le_bytes());
@@ -256,6 +263,10 @@ impl Checkpoint {
         let members = (0..n)
             .map(|_| Member::decode(f))
             .collect::<Result<Vec<_>, _>>()?;
+        let guest = match f.count(1, 31)? {
+            0 => None,
+            _ => Some(Member::decode(f)?),
+        };
         let n = f.count(usize::from(u16::MAX), 14)?;
         let seen = (0..n)
             .map(|_| {
@@ -280,6 +291,7 @@ impl Checkpoint {
             gid,
             next_member,
             members,
+            guest,
             seen,
             state,
         })

@@ -3,11 +3,25 @@
 
 pub mod codec;
 pub mod disk;
+mod joining;
 pub mod log;
+pub mod mem_disk;
 pub mod members;
+pub mod node;
+pub mod order;
+pub mod outbox;
+pub mod reader;
+mod ready;
 pub mod recover;
 pub mod segment;
+pub mod store;
+pub mod wire;
 pub mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use node::{Node, StartError};
 
 use crate::ids::{Gid, GroupId, Incarnation, MemberId};
 

@@ -86,7 +86,7 @@ pub fn create(
     member: MemberId,
     birth: Checkpoint,
 ) -> Result<(), LogError> {
-    let mut writer = create_empty(group, member);
+    let mut writer = new_log(group, member);
     let hard_state = HardState {
         term: birth.term,
         vote: 0,
@@ -97,8 +97,16 @@ pub fn create(
     perform(disk, &steps)
 }
 
-/// The end of the empty log of a member that joins.
-pub fn create_empty(group: GroupId, member: MemberId) -> Writer {
+/// Begins the log of a member that joins. It must be there before the identity names the number,
+/// for an identity whose log is missing must never be used again.
+pub fn create_empty(disk: &impl Disk, group: GroupId, member: MemberId) -> Result<(), LogError> {
+    let mut steps = Vec::new();
+    let nothing = Record::HardState(HardState::default());
+    new_log(group, member).append(1, &[nothing], &mut steps);
+    perform(disk, &steps)
+}
+
+fn new_log(group: GroupId, member: MemberId) -> Writer {
     Writer::new(
         group,
         member,
@@ -137,7 +145,6 @@ pub fn perform(disk: &impl Disk, steps: &[Step]) -> Result<(), LogError> {
 }
 
 /// Reads the log of a member, cuts a torn tail off and returns what is there and where to go on.
-/// An empty directory is an empty log.
 pub fn recover(
     disk: &impl Disk,
     group: GroupId,
@@ -152,10 +159,10 @@ pub fn recover(
         cut(disk, last, at)?;
     }
     let Some(last) = segments.last() else {
-        return Ok((recovered, create_empty(group, member)));
+        return Err(damaged(1, 0, "the group log is missing"));
     };
-    let name = |s: u64| segment::file_name(s);
-    disk.sync(&name(last.header.segment))
+    // A process that died may have written what the system has not.
+    disk.sync(&segment::file_name(last.header.segment))
         .map_err(|e| io_error(last.header.segment, e))?;
     let (End::Clean(offset) | End::Torn(offset) | End::Damaged(offset)) = last.end;
     let writer = Writer::new(
