@@ -18,6 +18,7 @@ pub mod certifier;
 pub mod changeset;
 pub mod coordinator;
 pub mod gcs;
+pub mod group_state;
 pub mod ids;
 pub mod imsg;
 pub mod limits;
