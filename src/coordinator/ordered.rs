@@ -37,7 +37,7 @@ impl Coordinator {
                 }
             }
             gcs::Event::CaughtUp => self.caught_up(out),
-            gcs::Event::Restore { seq, state } => self.restore(seq, &state, out),
+            gcs::Event::Restore { seq, state, .. } => self.restore(seq, &state, out),
             gcs::Event::Removed => self.left(out),
             gcs::Event::Fatal(reason) => self.fail(reason, out),
         }
