@@ -39,13 +39,21 @@ enum State {
 
 impl Dials {
     pub fn new(me: MemberId) -> Dials {
-        Dials { me, targets: BTreeMap::new() }
+        Dials {
+            me,
+            targets: BTreeMap::new(),
+        }
     }
 
     /// Takes the membership over. Returns those who are in it no more.
     pub fn set_view(&mut self, view: &View) -> Vec<MemberId> {
         let member = |id: MemberId| view.members.iter().find(|m| m.id == id);
-        let gone: Vec<MemberId> = self.targets.keys().copied().filter(|id| member(*id).is_none()).collect();
+        let gone: Vec<MemberId> = self
+            .targets
+            .keys()
+            .copied()
+            .filter(|id| member(*id).is_none())
+            .collect();
         for id in &gone {
             self.targets.remove(id);
         }
@@ -106,7 +114,10 @@ impl Dials {
 
     /// Dialling led to nothing.
     pub fn failed(&mut self, id: MemberId) {
-        let failures = self.targets.get(&id).map_or(0, |t| t.failures.saturating_add(1));
+        let failures = self
+            .targets
+            .get(&id)
+            .map_or(0, |t| t.failures.saturating_add(1));
         let pause = self.pause(id, failures);
         if let Some(target) = self.targets.get_mut(&id)
             && !matches!(target.state, State::Up)
@@ -117,7 +128,11 @@ impl Dials {
     }
 
     fn pause(&self, id: MemberId, failures: u32) -> u32 {
-        let grown = if failures == 0 { 0 } else { 1 << failures.min(PAUSE_TICKS_MAX.ilog2()) };
+        let grown = if failures == 0 {
+            0
+        } else {
+            1 << failures.min(PAUSE_TICKS_MAX.ilog2())
+        };
         grown + if self.me < id { 0 } else { HEAD_START_TICKS }
     }
 }
@@ -133,7 +148,10 @@ mod tests {
             address: format!("127.0.0.1:{}", 7000 + id),
             voter: true,
         };
-        View { seq: 0, members: ids.iter().map(member).collect() }
+        View {
+            seq: 0,
+            members: ids.iter().map(member).collect(),
+        }
     }
 
     /// Ticks until this member is dialled.
@@ -141,7 +159,10 @@ mod tests {
         for tick in 0..100 {
             let mut now = Vec::new();
             dials.tick(&mut now);
-            if now.iter().any(|(m, a)| *m == MemberId(id) && a.port() == 7000 + id) {
+            if now
+                .iter()
+                .any(|(m, a)| *m == MemberId(id) && a.port() == 7000 + id)
+            {
                 return tick;
             }
         }

@@ -30,13 +30,19 @@ impl Lookup {
         let address = address.to_owned();
         let mut before = SigSet::empty();
         // A new thread has the mask of the one that starts it.
-        let masked = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
+        let masked = pthread_sigmask(
+            SigmaskHow::SIG_SETMASK,
+            Some(&SigSet::all()),
+            Some(&mut before),
+        );
         let started = masked.map_err(io::Error::from).and_then(|()| {
             let look = move || {
                 // Nobody waits any more: then nobody needs the answer.
                 let _ = answer.send(first(&address));
             };
-            thread::Builder::new().name("pgr resolver".into()).spawn(look)
+            thread::Builder::new()
+                .name("pgr resolver".into())
+                .spawn(look)
         });
         let restored = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
         assert!(restored.is_ok(), "a mask that was set can be set again");
