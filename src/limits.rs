@@ -25,6 +25,7 @@ pub const HANDSHAKE_TICKS: u32 = 30;
 pub const KEEPALIVE_TICKS: u32 = 10;
 /// Ticks without a sign of life after which a connection is dropped.
 pub const SILENCE_TICKS: u32 = 50;
+const _: () = assert!(KEEPALIVE_TICKS * 3 < SILENCE_TICKS);
 /// Bytes of a block of the imessage pool.
 pub const POOL_BLOCK_BYTES: usize = 8 << 10;
 /// Keys that the certifier retains; beyond it the oldest go and late windows fail with 40001.
@@ -55,13 +56,6 @@ pub const STATUS_IDLE_TICKS: u32 = 5;
 pub const APPLY_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Tries of helpers on one changeset before the member fails.
 pub const HELPER_ATTEMPTS_MAX: u32 = 5;
-
-const _: () = assert!(CHANGESET_BYTES_MAX < LOG_RECORD_BYTES_MAX);
-const _: () = assert!(LOG_RECORD_BYTES_MAX < FRAME_BYTES_MAX);
-const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
-const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
-const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
-const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
 /// Bytes of a checkpoint of the certification state; it may exceed a record of messages.
 pub const CHECKPOINT_BYTES_MAX: usize = 512 << 20;
 /// Length of an address `host:port`.
@@ -85,9 +79,14 @@ pub const HEARTBEAT_TICKS: usize = 2;
 /// Entries that a learner may lack and still count as in step.
 pub const IN_STEP_ENTRIES_MAX: u64 = 64;
 
+const _: () = assert!(CHANGESET_BYTES_MAX < LOG_RECORD_BYTES_MAX);
+const _: () = assert!(LOG_RECORD_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
+const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
+const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
+const _: () = assert!(APPLY_QUEUE_BYTES_MAX > CHANGESET_BYTES_MAX);
 const _: () = assert!(FRAME_PART_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_WHOLE_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(OUTBOX_BYTES_MAX >= CHANGESET_BYTES_MAX);
-const _: () = assert!(APPLY_QUEUE_BYTES_MAX > CHANGESET_BYTES_MAX);
-const _: () = assert!(KEEPALIVE_TICKS * 3 < SILENCE_TICKS);

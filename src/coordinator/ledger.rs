@@ -224,8 +224,16 @@ impl Ledger {
     }
 
     /// An own message of this life was delivered: the oldest sent one, or the engine broke its
-    /// promise (None).
+    /// promise (None). Only status messages may be missing before it: a checkpoint that was
+    /// restored covered them.
     pub fn delivered(&mut self, number: u64) -> Option<Own> {
+        while let Some((skipped, own)) = self.sent.front()
+            && *skipped < number
+            && own.worker.is_none()
+        {
+            self.sent.pop_front();
+            self.status_out = false;
+        }
         if self.sent.front()?.0 != number {
             return None;
         }

@@ -11,7 +11,7 @@ use crate::certifier::Verdict;
 use crate::changeset::decode::{Changeset, FLAG_LOCAL_EFFECTS};
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
-use crate::ids::MessageId;
+use crate::ids::{Gid, MessageId};
 use bytes::Bytes;
 
 impl Coordinator {
@@ -37,7 +37,7 @@ impl Coordinator {
                 }
             }
             gcs::Event::CaughtUp => self.caught_up(out),
-            gcs::Event::Restore { seq, state, .. } => self.restore(seq, &state, out),
+            gcs::Event::Restore { seq, gid, state } => self.restore(seq, gid, &state, out),
             gcs::Event::Removed => self.left(out),
             gcs::Event::Fatal(reason) => self.fail(reason, out),
         }
@@ -198,36 +198,30 @@ impl Coordinator {
         out.push(Effect::Gcs(GcsCommand::Checkpoint { seq, gid, state }));
     }
 
-    fn restore(&mut self, seq: u64, state: &[u8], out: &mut Vec<Effect>) {
+    /// The order goes on from a checkpoint, which must not contain what this copy lacks.
+    fn restore(&mut self, seq: u64, gid: Gid, state: &[u8], out: &mut Vec<Effect>) {
         let restored = match Replicated::decode(state, &self.config.pace) {
-            Ok(restored) if restored.seq == seq => restored,
-            Ok(restored) => {
-                let wrong = restored.seq;
-                return self.fail(
-                    format!("checkpoint at delivery {seq} says that it is at {wrong}"),
-                    out,
-                );
-            }
+            Ok(restored) => restored,
             Err(error) => return self.fail(error, out),
         };
-        let (mine, theirs) = (
-            self.config.recovered.max(self.replicated.last_gid()),
-            restored.last_gid(),
-        );
-        if theirs > mine {
-            return self.fail(
-                format!(
-                    "the group's oldest retained checkpoint is at GID {theirs}, but this copy has only GID {mine}: \
-                     it needs a new copy of the data"
-                ),
-                out,
+        if (restored.seq, restored.last_gid()) != (seq, gid) {
+            let (s, g) = (restored.seq, restored.last_gid());
+            let reason =
+                format!("the checkpoint of position {seq}, GID {gid} is of position {s}, GID {g}");
+            return self.fail(reason, out);
+        }
+        let mine = self.config.recovered.max(self.replicated.last_gid());
+        if gid > mine {
+            let reason = format!(
+                "the group's oldest retained checkpoint is at GID {gid}, but this copy has only GID {mine}: \
+                 it needs a new copy of the data"
             );
+            return self.fail(reason, out);
         }
         if self.ledger.in_flight() > 0 {
-            return self.fail(
-                "lagged beyond the group's log while transactions were in flight".into(),
-                out,
-            );
+            let reason =
+                "this member lagged beyond the group's log while transactions were in flight";
+            return self.fail(reason.into(), out);
         }
         self.replicated = restored;
         self.last_index = 0;

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use crate::changeset::Key;
-use crate::changeset::decode::HEADER_BYTES;
-use crate::ids::{Gid, GroupId, Incarnation, MemberId};
+use crate::changeset::decode::Header;
+use crate::changeset::encode::Builder;
+use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 
-/// A changeset with these keys, and `rows` behind them.
+/// A changeset with these keys and no rows.
 pub fn changeset(
     group: GroupId,
     origin: MemberId,
@@ -13,21 +14,25 @@ pub fn changeset(
     snapshot: Gid,
     flags: u16,
     keys: &[Key],
-    rows: &[u8],
 ) -> Vec<u8> {
-    let mut out = vec![0; HEADER_BYTES];
-    out[6..8].copy_from_slice(&flags.to_le_bytes());
-    out[8..16].copy_from_slice(&group.0.to_le_bytes());
-    out[16..18].copy_from_slice(&origin.0.to_le_bytes());
-    out[20..24].copy_from_slice(&incarnation.0.to_le_bytes());
-    out[32..40].copy_from_slice(&snapshot.0.to_le_bytes());
-    out[72..76].copy_from_slice(&(keys.len() as u32).to_le_bytes());
+    let mut builder = Builder::new(Vec::new(), Vec::new());
     for key in keys {
-        out.extend_from_slice(&key.hash.to_le_bytes());
-        out.extend_from_slice(&key.since.0.to_le_bytes());
-        out.extend_from_slice(&key.relation.to_le_bytes());
-        out.extend_from_slice(&[key.mode as u8, key.flags, 0, 0]);
+        builder.key(*key).expect("a Vec is never full");
     }
-    out.extend_from_slice(rows);
-    out
+    let (header, keys, entries) = builder.finish(Header {
+        flags,
+        group,
+        origin,
+        incarnation,
+        isolation: 1,
+        xid: 1000,
+        snapshot_gid: snapshot,
+        commit_ts: 0,
+        database: Oid(5),
+        keys_count: 0,
+        entries_count: 0,
+        keys_bytes: 0,
+        entries_bytes: 0,
+    });
+    [&header[..], &keys, &entries].concat()
 }

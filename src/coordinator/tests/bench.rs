@@ -1,7 +1,7 @@
 //! A core on a bench: an engine that numbers what it is given and delivers when told, workers and
 //! helpers that do as they are told.
 
-use crate::changeset::decode::HEADER_BYTES;
+use crate::changeset::encode::HEADER_BYTES;
 use crate::changeset::key::{KEY_BYTES, Key, LockMode};
 use crate::coordinator::message::{self, DigestPoint, ENVELOPE_BYTES, Report};
 use crate::coordinator::{Config, Coordinator, Effect, Event, GcsCommand, Outcome, Pace};
@@ -67,15 +67,7 @@ pub fn writes(
         mode: LockMode::Update,
         flags: 0,
     };
-    super::super::testing::changeset(
-        GROUP,
-        origin,
-        incarnation,
-        Gid(snapshot),
-        flags,
-        &[key],
-        b"",
-    )
+    super::super::testing::changeset(GROUP, origin, incarnation, Gid(snapshot), flags, &[key])
 }
 
 pub fn two_voters(seq: u64) -> View {

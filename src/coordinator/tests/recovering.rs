@@ -65,7 +65,7 @@ fn checkpoints_lie_at_the_ends_of_entries_and_restart_from_them_is_exact() {
 
     let (seq, gid, state) = checkpoints[1].clone();
     let mut b = Bench::new(config(gid.0));
-    b.gcs(gcs::Event::Restore { seq, state });
+    b.gcs(gcs::Event::Restore { seq, gid, state });
     (b.seq, b.index) = (seq, seq + 1);
     for row in seq..20 {
         b.deliver_other(row.max(3) - 3, row % 5);
@@ -95,9 +95,9 @@ fn a_checkpoint_beyond_the_copy_is_refused() {
     for row in 0..5 {
         a.deliver_other(0, row);
     }
-    let (seq, _, state) = a.checkpoints().remove(0);
+    let (seq, gid, state) = a.checkpoints().remove(0);
     let mut b = Bench::new(config(3));
-    b.gcs(gcs::Event::Restore { seq, state });
+    b.gcs(gcs::Event::Restore { seq, gid, state });
     assert!(
         b.failure()
             .contains("checkpoint is at GID 4, but this copy has only GID 3")
@@ -111,13 +111,14 @@ fn a_damaged_checkpoint_is_refused() {
     for row in 0..5 {
         a.deliver_other(0, row);
     }
-    let (seq, _, state) = a.checkpoints().remove(0);
+    let (seq, gid, state) = a.checkpoints().remove(0);
     for at in 0..state.len() {
         let mut damaged = state.to_vec();
         damaged[at] ^= 0x10;
         let mut b = Bench::new(config(100));
         b.gcs(gcs::Event::Restore {
             seq,
+            gid,
             state: Bytes::from(damaged),
         });
         assert_eq!(b.state(), GroupState::Failed, "byte {at}");
