@@ -3,6 +3,7 @@
 //! loop's.
 #![forbid(unsafe_code)]
 
+use bytes::Bytes;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -20,6 +21,11 @@ pub trait Disk {
     fn sync_dir(&self) -> io::Result<()>;
     /// Up to `len` bytes from an offset; fewer at the end of the file.
     fn read(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+    /// A whole file.
+    fn whole(&self, name: &str) -> io::Result<Bytes> {
+        let len = usize::try_from(self.size(name)?).map_err(io::Error::other)?;
+        self.read(name, 0, len).map(Bytes::from)
+    }
     /// Size of a file.
     fn size(&self, name: &str) -> io::Result<u64>;
     /// Names of all files, sorted.

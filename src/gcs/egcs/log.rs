@@ -7,6 +7,8 @@ use crate::ids::{Gid, Incarnation, MemberId};
 use crate::limits::{ADDRESS_BYTES_MAX, CHECKPOINT_BYTES_MAX, LOG_RECORD_BYTES_MAX, MEMBERS_MAX};
 use bytes::Bytes;
 
+pub use super::inspect::inspect;
+
 /// One record of the log. Each is written and read whole or not at all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Record {
@@ -226,7 +228,8 @@ impl Checkpoint {
     }
 
     fn size_hint(&self) -> usize {
-        let members: usize = self.members.iter().map(|m| 64 + m.address.len()).sum();
+        let members = self.members.iter().chain(&self.guest);
+        let members: usize = members.map(|m| 64 + m.address.len()).sum();
         64 + members + self.seen.len() * 16 + self.state.len()
     }
 

@@ -1,8 +1,9 @@
 //! The embedded engine: Raft, whose replicated log is the group log. See `README.md`.
-#![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod codec;
 pub mod disk;
+mod inspect;
 mod joining;
 pub mod log;
 pub mod mem_disk;

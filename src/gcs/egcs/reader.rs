@@ -55,9 +55,8 @@ impl<D: Disk> DiskReader<D> {
     }
 
     fn scan(&self, header: &Header) -> io::Result<Scan> {
-        let len = usize::try_from(header.size).map_err(io::Error::other)?;
         let name = segment::file_name(header.segment);
-        Ok(Scan::new(header, self.disk.read(&name, 0, len)?.into()))
+        Ok(Scan::new(header, self.disk.whole(&name)?))
     }
 
     fn cached(&self, low: u64, term: u64, high: u64) -> Option<Vec<Entry>> {

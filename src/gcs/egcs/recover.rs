@@ -106,8 +106,11 @@ pub fn create_empty(disk: &impl Disk, group: GroupId, member: MemberId) -> Resul
     perform(disk, &steps)
 }
 
+/// Bytes of a log's first segment, which holds little.
+const FIRST_BYTES: u64 = 64 << 10;
+
 fn new_log(group: GroupId, member: MemberId) -> Writer {
-    Writer::new(
+    let mut writer = Writer::new(
         group,
         member,
         Position {
@@ -119,7 +122,9 @@ fn new_log(group: GroupId, member: MemberId) -> Writer {
             next_index: 1,
             hard_state: HardState::default(),
         },
-    )
+    );
+    writer.set_segment_bytes(FIRST_BYTES);
+    writer
 }
 
 /// Carries out steps at once.
@@ -150,9 +155,7 @@ pub fn recover(
     group: GroupId,
     member: MemberId,
 ) -> Result<(Recovered, Writer), LogError> {
-    let mut fold = Fold::default();
-    let segments = walk(disk, group, member, &mut |_, found| fold.take(found))?;
-    let recovered = fold.finish(&segments)?;
+    let (recovered, segments) = check(disk, group, member, &mut |_, _| ())?;
     if let Some(last) = segments.last()
         && let End::Torn(at) = last.end
     {
@@ -181,6 +184,22 @@ pub fn recover(
     Ok((recovered, writer))
 }
 
+/// Reads the whole log and changes nothing; `see` is shown each record.
+pub fn check(
+    disk: &impl Disk,
+    group: GroupId,
+    member: MemberId,
+    see: &mut dyn FnMut(&Header, &segment::Found),
+) -> Result<(Recovered, Vec<Segment>), LogError> {
+    let mut fold = Fold::default();
+    let segments = walk(disk, group, member, &mut |header, found| {
+        see(header, found);
+        fold.take(found)
+    })?;
+    let recovered = fold.finish(&segments)?;
+    Ok((recovered, segments))
+}
+
 /// A segment that was read.
 #[derive(Debug)]
 pub struct Segment {
@@ -196,7 +215,7 @@ pub struct Segment {
 
 /// Reads all segments in order and shows each record to `see`, which may refuse it with a reason.
 /// Fails on anything but a torn tail of the last segment.
-pub fn walk(
+fn walk(
     disk: &impl Disk,
     group: GroupId,
     member: MemberId,
@@ -238,7 +257,8 @@ pub fn walk(
                 return Err(damaged(before.header.segment, at, what));
             }
         }
-        segments.push(scan_segment(header, bytes, see)?);
+        let size = usize::try_from(header.size).expect("not beyond the file's");
+        segments.push(scan_segment(header, bytes.slice(..size), see)?);
     }
     Ok(segments)
 }
@@ -296,7 +316,7 @@ fn header_of(
             );
             return Err(damaged(number, 0, &what));
         }
-        if header.size != bytes.len() as u64 {
+        if header.size > bytes.len() as u64 {
             return Err(damaged(number, bytes.len() as u64, "the file was cut"));
         }
         return Ok(Some(header));
@@ -317,11 +337,8 @@ fn header_of(
 }
 
 fn read_segment(disk: &impl Disk, number: u64) -> Result<Bytes, LogError> {
-    let name = segment::file_name(number);
-    let size = disk.size(&name).map_err(|e| io_error(number, e))?;
-    let len = usize::try_from(size).map_err(|_| damaged(number, 0, "it is too large"))?;
-    let bytes = disk.read(&name, 0, len).map_err(|e| io_error(number, e))?;
-    Ok(bytes.into())
+    disk.whole(&segment::file_name(number))
+        .map_err(|e| io_error(number, e))
 }
 
 /// Overwrites the remains of a torn tail, so that none of them can be taken for a later record.

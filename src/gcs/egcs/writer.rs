@@ -59,6 +59,8 @@ pub struct Writer {
     first_index: u64,
     /// Size of the current segment.
     size: u64,
+    /// Usual size of the next.
+    segment_bytes: u64,
     /// Where the next record goes.
     offset: u64,
     /// Up to here the current segment is durable.
@@ -103,6 +105,7 @@ impl Writer {
             segments: at.segments,
             first_index: at.first_index,
             size: at.size,
+            segment_bytes: LOG_SEGMENT_BYTES as u64,
             offset: at.offset,
             synced: at.offset,
             number: at.number,
@@ -110,6 +113,11 @@ impl Writer {
             hard_state: at.hard_state,
             pending: VecDeque::new(),
         }
+    }
+
+    /// Segments begun from now on have this size instead of [`LOG_SEGMENT_BYTES`].
+    pub fn set_segment_bytes(&mut self, bytes: u64) {
+        self.segment_bytes = bytes;
     }
 
     /// Appends to `steps` what makes these records durable. Appends come in ticket order; several
@@ -161,7 +169,7 @@ impl Writer {
     /// The segment that comes next, to be created ahead: number and usual size. A file that was
     /// made ahead and is smaller than [`Step::Create`] asks for later must be made again.
     pub fn upcoming(&self) -> (u64, u64) {
-        (self.current() + 1, LOG_SEGMENT_BYTES as u64)
+        (self.current() + 1, self.segment_bytes)
     }
 
     /// Bytes written to the current segment and its size, to see when the next should be made.
@@ -220,7 +228,7 @@ impl Writer {
         let state = Record::HardState(self.hard_state);
         let mut bytes = Vec::new();
         let preamble = HEADER_BYTES + segment::record_bytes(state.size_hint());
-        self.size = (LOG_SEGMENT_BYTES as u64).max(preamble as u64 + len);
+        self.size = self.segment_bytes.max(preamble as u64 + len);
         self.first_index = self.next_index;
         self.synced = 0;
         steps.push(Step::Create {

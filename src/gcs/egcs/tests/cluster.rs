@@ -83,6 +83,7 @@ pub struct Cluster {
     pub replies: BTreeMap<u64, JoinReply>,
     pub checkpoint_every: u64,
     pub keep_bytes: u64,
+    pub segment_bytes: u64,
     /// Position by position: message, and the running hash after it.
     pub history: Vec<(MessageId, u64)>,
     seen: BTreeSet<MessageId>,
@@ -115,6 +116,7 @@ impl Cluster {
             rng: Some(Rng(seed)),
             checkpoint_every: 50,
             keep_bytes: 1 << 30,
+            segment_bytes: 64 << 10,
             ..Self::default()
         };
         let disk = MemDisk::new();
@@ -183,9 +185,10 @@ impl Cluster {
     pub fn try_start(&mut self, id: MemberId) -> Result<(), LogError> {
         let seed = self.random().next();
         let keep_bytes = self.keep_bytes;
+        let segment_bytes = self.segment_bytes;
         let s = self.servers.get_mut(&id).unwrap();
         assert!(s.node.is_none());
-        let (recovered, writer) = recover::recover(&s.disk, GROUP, id)?;
+        let (recovered, mut writer) = recover::recover(&s.disk, GROUP, id)?;
         assert!(
             recovered.last_index >= s.app.index,
             "{id}: the log ends at {} and {} was delivered",
@@ -204,6 +207,7 @@ impl Cluster {
         };
         let reader = Box::new(DiskReader::new(s.disk.clone(), GROUP, id));
         s.node = Some(Node::new(config, recovered, reader).unwrap());
+        writer.set_segment_bytes(segment_bytes);
         s.writer = Some(writer);
         s.steps.clear();
         s.app = App {

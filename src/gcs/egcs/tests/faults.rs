@@ -275,11 +275,12 @@ fn joins_under_load_start_from_a_checkpoint() {
 fn log_is_cut_and_members_that_lagged_within_it_catch_up() {
     let mut c = Cluster::of(16, 3);
     c.checkpoint_every = 10;
-    let big = Bytes::from(vec![1; 200 << 10]);
+    c.segment_bytes = 1 << 20;
+    let big = Bytes::from(vec![1; 20 << 10]);
     for m in [1, 2, 3] {
         c.crash(id(m));
     }
-    c.keep_bytes = 30 << 20;
+    c.keep_bytes = 3 << 20;
     for m in [1, 2, 3] {
         c.start(id(m));
     }
@@ -302,7 +303,7 @@ fn log_is_cut_and_members_that_lagged_within_it_catch_up() {
     for s in c.servers.values() {
         use crate::gcs::egcs::disk::Disk;
         let files = s.disk.list().unwrap().len();
-        assert!(files <= 5, "member {}: {files} segments of 16 MiB", s.id);
+        assert!(files <= 5, "member {}: {files} segments of 1 MiB", s.id);
     }
     for m in [1, 2, 3] {
         c.crash(id(m));
