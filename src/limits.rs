@@ -16,6 +16,16 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_MESSAGES_MAX: usize = 512;
 /// Connections that have not yet authenticated.
 pub const HALF_OPEN_MAX: usize = 16;
+/// Bytes that wait to be sent on one connection. One message of the engine at its largest fits, and
+/// all the entries that it sends ahead of an answer; a connection that gathers more is dropped.
+pub const SEND_QUEUE_BYTES_MAX: usize = FRAME_WHOLE_BYTES_MAX + (256 << 20);
+/// Ticks that a connection may take to be made and authenticated.
+pub const HANDSHAKE_TICKS: u32 = 30;
+/// Idle ticks after which something is sent on a connection, so that the other side knows.
+pub const KEEPALIVE_TICKS: u32 = 10;
+/// Ticks without a sign of life after which a connection is dropped.
+pub const SILENCE_TICKS: u32 = 50;
+const _: () = assert!(KEEPALIVE_TICKS * 3 < SILENCE_TICKS);
 /// Bytes of a block of the imessage pool.
 pub const POOL_BLOCK_BYTES: usize = 8 << 10;
 /// Keys that the certifier retains; beyond it the oldest go and late windows fail with 40001.

@@ -3,6 +3,7 @@
 mod digests;
 mod dispatch;
 pub mod event;
+pub mod io;
 mod ledger;
 pub mod message;
 mod opening;
