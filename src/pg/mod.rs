@@ -3,3 +3,8 @@
 pub mod elog;
 pub mod guard;
 pub mod sys;
+
+/// Which patch series the library was built for.
+pub mod patchset {
+    include!(concat!(env!("OUT_DIR"), "/patchset.rs"));
+}
