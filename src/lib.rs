@@ -10,13 +10,16 @@
 //! ```
 
 #[cfg(all(feature = "server", feature = "cli"))]
-compile_error!("`server` is the library inside PostgreSQL and `cli` the command outside: build them apart");
+compile_error!(
+    "`server` is the library inside PostgreSQL and `cli` the command outside: build them apart"
+);
 
 pub mod capture;
 pub mod certifier;
 pub mod changeset;
 pub mod coordinator;
 pub mod gcs;
+pub mod group_state;
 pub mod ids;
 pub mod imsg;
 pub mod limits;

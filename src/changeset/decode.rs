@@ -1,1 +1,393 @@
-//! TBD
+//! Reads a changeset, which may come from another member: every length is checked, nothing is
+//! copied, no memory is taken for what a length claims.
+#![forbid(unsafe_code)]
+
+use super::encode::{
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_RELATION, ENTRY_UPDATE, HEADER_BYTES,
+};
+use super::key::{KEY_BYTES, Key, LockMode};
+use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
+use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use crate::limits::CHANGESET_BYTES_MAX;
+use std::fmt;
+
+/// "PGRC", little endian.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"PGRC");
+/// Of the format.
+pub const VERSION: u16 = 1;
+/// The transaction has effects that its changeset does not carry (temporary tables, cursors WITH
+/// HOLD, LISTEN), so that no helper can stand in for its worker.
+pub const FLAG_LOCAL_EFFECTS: u16 = 1;
+
+/// What stands in front of every changeset: 96 bytes, little endian, no padding.
+///
+/// magic u32, version u16, flags u16, group u64, origin u16, isolation u8, 0 u8, incarnation u32,
+/// xid u64, snapshot GID u64, commit time i64, database u32, 20 zeros, counts of keys and entries
+/// u32, bytes of keys and entries u32, 4 zeros, CRC32 u32 over everything with this field 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// `FLAG_*`.
+    pub flags: u16,
+    /// Group for which it was made.
+    pub group: GroupId,
+    /// Member on which the transaction ran.
+    pub origin: MemberId,
+    /// That member's life.
+    pub incarnation: Incarnation,
+    /// `XactIsoLevel`.
+    pub isolation: u8,
+    /// `FullTransactionId` at the origin.
+    pub xid: u64,
+    /// The origin's last committed GID when the changeset was multicast.
+    pub snapshot_gid: Gid,
+    /// `TimestampTz`, when the commit began at the origin.
+    pub commit_ts: i64,
+    /// The replicated database.
+    pub database: Oid,
+    /// Keys in the writeset.
+    pub keys_count: u32,
+    /// Entries.
+    pub entries_count: u32,
+    /// Bytes of the writeset.
+    pub keys_bytes: u32,
+    /// Bytes of the entries.
+    pub entries_bytes: u32,
+}
+
+const _: () =
+    assert!(4 + 2 + 2 + 8 + 2 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 20 + 4 * 4 + 4 + 4 == HEADER_BYTES);
+
+/// These bytes are no changeset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DecodeError {
+    /// Shorter than its own lengths say, or longer.
+    Length,
+    /// Longer than [`CHANGESET_BYTES_MAX`].
+    TooBig,
+    /// Not ours.
+    Magic,
+    /// Of another version of the format.
+    Version(u16),
+    /// The checksum does not match.
+    Checksum,
+    /// A key with a mode that there is not.
+    Key,
+    /// An entry of an unknown kind, at this byte of the entries.
+    Kind(u8, usize),
+    /// An entry that is cut off or contradicts itself, at this byte of the entries.
+    Entry(usize),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length => write!(f, "the changeset's length contradicts its header"),
+            Self::TooBig => write!(
+                f,
+                "the changeset is larger than {CHANGESET_BYTES_MAX} bytes"
+            ),
+            Self::Magic => write!(f, "these bytes are no changeset"),
+            Self::Version(v) => write!(
+                f,
+                "the changeset has format version {v}, this server knows {VERSION}"
+            ),
+            Self::Checksum => write!(f, "the changeset's checksum does not match"),
+            Self::Key => write!(f, "the changeset has a key with an unknown mode"),
+            Self::Kind(kind, at) => write!(
+                f,
+                "the changeset has an entry of unknown kind {kind} at byte {at}"
+            ),
+            Self::Entry(at) => write!(f, "the changeset has a broken entry at byte {at}"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// A changeset whose lengths and checksum are right.
+#[derive(Clone, Copy, Debug)]
+pub struct Changeset<'a> {
+    header: Header,
+    keys: &'a [u8],
+    entries: &'a [u8],
+}
+
+/// One entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry<'a> {
+    /// What follows belongs to this relation.
+    Relation {
+        /// Its OID, the same on all members.
+        oid: Oid,
+        /// Of its row layout.
+        fingerprint: u64,
+        /// Its attributes, dropped ones included.
+        natts: u16,
+    },
+    /// A new row.
+    Insert(TupleBytes<'a>),
+    /// A changed row.
+    Update {
+        /// The replica identity of the row before.
+        identity: TupleBytes<'a>,
+        /// Which columns changed.
+        changed: Bitmap<'a>,
+        /// Their values; the others are null here.
+        new: TupleBytes<'a>,
+    },
+    /// A row that is gone: its replica identity.
+    Delete(TupleBytes<'a>),
+    /// Many new rows.
+    Batch(Rows<'a>),
+}
+
+impl<'a> Changeset<'a> {
+    /// Checks the header, all lengths and the checksum, then each key and entry.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > CHANGESET_BYTES_MAX {
+            return Err(DecodeError::TooBig);
+        }
+        let head: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(DecodeError::Length)?;
+        let header = decode_header(head)?;
+        let rest = &bytes[HEADER_BYTES..];
+        let keys_bytes = header.keys_bytes as usize;
+        if rest.len() as u64 != u64::from(header.keys_bytes) + u64::from(header.entries_bytes)
+            || keys_bytes as u64 != u64::from(header.keys_count) * KEY_BYTES as u64
+        {
+            return Err(DecodeError::Length);
+        }
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&head[..HEADER_BYTES - 4]);
+        crc.update(&[0; 4]);
+        crc.update(rest);
+        if crc.finalize().to_le_bytes() != head[HEADER_BYTES - 4..] {
+            return Err(DecodeError::Checksum);
+        }
+        let (keys, entries) = rest.split_at(keys_bytes);
+        let changeset = Changeset {
+            header,
+            keys,
+            entries,
+        };
+        if keys
+            .chunks_exact(KEY_BYTES)
+            .any(|k| decode_key(k).is_none())
+        {
+            return Err(DecodeError::Key);
+        }
+        let mut count = 0u32;
+        for entry in changeset.entries() {
+            entry?;
+            count += 1;
+        }
+        if count == header.entries_count {
+            Ok(changeset)
+        } else {
+            Err(DecodeError::Length)
+        }
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The writeset.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + 'a {
+        self.keys.chunks_exact(KEY_BYTES).filter_map(decode_key)
+    }
+
+    /// The entries, in the order of execution. None is an error in a changeset that was parsed.
+    #[must_use]
+    pub fn entries(&self) -> Entries<'a> {
+        Entries {
+            cursor: Cursor {
+                bytes: self.entries,
+                at: 0,
+            },
+            failed: false,
+        }
+    }
+}
+
+fn decode_header(b: &[u8; HEADER_BYTES]) -> Result<Header, DecodeError> {
+    let u16_at = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
+    let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+    let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
+    if u32_at(0) != MAGIC {
+        return Err(DecodeError::Magic);
+    }
+    if u16_at(4) != VERSION {
+        return Err(DecodeError::Version(u16_at(4)));
+    }
+    Ok(Header {
+        flags: u16_at(6),
+        group: GroupId(u64_at(8)),
+        origin: MemberId(u16_at(16)),
+        isolation: b[18],
+        incarnation: Incarnation(u32_at(20)),
+        xid: u64_at(24),
+        snapshot_gid: Gid(u64_at(32)),
+        commit_ts: u64_at(40).cast_signed(),
+        database: Oid(u32_at(48)),
+        keys_count: u32_at(72),
+        entries_count: u32_at(76),
+        keys_bytes: u32_at(80),
+        entries_bytes: u32_at(84),
+    })
+}
+
+fn decode_key(b: &[u8]) -> Option<Key> {
+    let b: &[u8; KEY_BYTES] = b.try_into().ok()?;
+    let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+    let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
+    Some(Key {
+        hash: u64_at(0),
+        since: Gid(u64_at(8)),
+        relation: u32_at(16),
+        mode: *LockMode::ALL.get(usize::from(b[20]))?,
+        flags: b[21],
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(count)?;
+        let taken = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(taken)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn tuple(&mut self) -> Option<TupleBytes<'a>> {
+        let natts = u16::try_from(self.varint()?).ok()?;
+        let length = self.varint()?;
+        let bitmap = if length & 1 == 1 {
+            Some(self.take(bitmap_bytes(natts))?)
+        } else {
+            None
+        };
+        let data = self.take(usize::try_from(length >> 1).ok()?)?;
+        Some(TupleBytes {
+            natts,
+            bitmap,
+            data,
+        })
+    }
+
+    fn entry(&mut self, kind: u8) -> Option<Entry<'a>> {
+        Some(match kind {
+            ENTRY_RELATION => {
+                let b: [u8; 14] = self.take(14)?.try_into().ok()?;
+                Entry::Relation {
+                    oid: Oid(u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                    fingerprint: u64::from_le_bytes([
+                        b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11],
+                    ]),
+                    natts: u16::from_le_bytes([b[12], b[13]]),
+                }
+            }
+            ENTRY_INSERT => Entry::Insert(self.tuple()?),
+            ENTRY_UPDATE => {
+                let identity = self.tuple()?;
+                let new = self.tuple()?;
+                Entry::Update {
+                    identity,
+                    changed: Bitmap(self.take(bitmap_bytes(new.natts))?),
+                    new,
+                }
+            }
+            ENTRY_DELETE => Entry::Delete(self.tuple()?),
+            ENTRY_BATCH => {
+                let count = self.varint()?;
+                let rows = Rows {
+                    cursor: *self,
+                    left: count,
+                };
+                for _ in 0..count {
+                    self.tuple()?;
+                }
+                Entry::Batch(Rows {
+                    cursor: Cursor {
+                        bytes: &self.bytes[..self.at],
+                        at: rows.cursor.at,
+                    },
+                    left: count,
+                })
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Iterator over entries; after an error it ends.
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    cursor: Cursor<'a>,
+    failed: bool,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let at = self.cursor.at;
+        if self.failed || at == self.cursor.bytes.len() {
+            return None;
+        }
+        let kind = self.cursor.take(1)?[0];
+        let entry = self.cursor.entry(kind);
+        self.failed = entry.is_none();
+        let error = if (ENTRY_RELATION..=ENTRY_BATCH).contains(&kind) {
+            DecodeError::Entry(at)
+        } else {
+            DecodeError::Kind(kind, at)
+        };
+        Some(entry.ok_or(error))
+    }
+}
+
+/// The rows of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rows<'a> {
+    cursor: Cursor<'a>,
+    left: u64,
+}
+
+impl<'a> Iterator for Rows<'a> {
+    type Item = TupleBytes<'a>;
+
+    fn next(&mut self) -> Option<TupleBytes<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        self.cursor.tuple()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.left as usize;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Rows<'_> {}

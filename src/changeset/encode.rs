@@ -1,1 +1,316 @@
-//! TBD
+//! Builds a changeset while its transaction runs.
+#![forbid(unsafe_code)]
+
+use super::decode::{Header, MAGIC, VERSION};
+use super::key::{KEY_BYTES, Key};
+use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
+use crate::ids::Oid;
+
+/// Bytes of [`Header`] on the wire.
+pub const HEADER_BYTES: usize = 96;
+
+/// Entry kinds. 6 to 11 are kept for truncate, sequence, DDL, notify and large object.
+pub const ENTRY_RELATION: u8 = 1;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_INSERT: u8 = 2;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_UPDATE: u8 = 3;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_DELETE: u8 = 4;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_BATCH: u8 = 5;
+
+/// There is no room for what was to be appended. What was appended before is whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full;
+
+/// Where bytes go: a `Vec` in tests, blocks of the imessage pool in the server.
+pub trait Sink {
+    /// Appends all of it or nothing.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Full>;
+    /// Bytes so far.
+    fn len(&self) -> usize;
+    /// Nothing so far.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Cuts off what lies beyond `len`, which was a length before.
+    fn truncate(&mut self, len: usize);
+    /// Visits the bytes in order, in pieces.
+    fn each(&self, visit: &mut dyn FnMut(&[u8]));
+}
+
+impl Sink for Vec<u8> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn len(&self) -> usize {
+        Vec::len(self)
+    }
+    fn truncate(&mut self, len: usize) {
+        Vec::truncate(self, len);
+    }
+    fn each(&self, visit: &mut dyn FnMut(&[u8])) {
+        visit(self);
+    }
+}
+
+/// A state to which a builder can go back: the start of a subtransaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark {
+    keys_bytes: usize,
+    entries_bytes: usize,
+    keys_count: u32,
+    entries_count: u32,
+    relation: Option<Oid>,
+}
+
+/// How many of the last keys are compared with a new one.
+const RECENT_KEYS: usize = 8;
+
+/// A changeset under construction: its writeset and its entries grow side by side.
+#[derive(Debug)]
+pub struct Builder<S: Sink> {
+    keys: S,
+    entries: S,
+    keys_count: u32,
+    entries_count: u32,
+    /// The relation that the next row entry belongs to.
+    relation: Option<Oid>,
+    recent: [Option<Key>; RECENT_KEYS],
+    recent_next: usize,
+    scratch: Vec<u8>,
+}
+
+impl<S: Sink> Builder<S> {
+    /// An empty changeset over two empty sinks.
+    pub fn new(keys: S, entries: S) -> Self {
+        Self {
+            keys,
+            entries,
+            keys_count: 0,
+            entries_count: 0,
+            relation: None,
+            recent: [None; RECENT_KEYS],
+            recent_next: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Whether it holds no entry: then there is nothing to send, whatever was locked.
+    #[must_use]
+    pub fn has_no_entries(&self) -> bool {
+        self.entries_count == 0
+    }
+
+    /// Keys and entries so far.
+    #[must_use]
+    pub fn counts(&self) -> (u32, u32) {
+        (self.keys_count, self.entries_count)
+    }
+
+    /// Bytes of the finished changeset if it ended here.
+    #[must_use]
+    pub fn total_bytes(&self) -> usize {
+        HEADER_BYTES + self.keys.len() + self.entries.len()
+    }
+
+    /// Rows that follow belong to this relation. `fingerprint` is that of its row layout, which the
+    /// other members compare with theirs. Costs nothing if it is the relation of the last row.
+    pub fn relation(&mut self, oid: Oid, fingerprint: u64, natts: u16) -> Result<(), Full> {
+        if self.relation == Some(oid) {
+            return Ok(());
+        }
+        let mut entry = [0; 15];
+        entry[0] = ENTRY_RELATION;
+        entry[1..5].copy_from_slice(&oid.0.to_le_bytes());
+        entry[5..13].copy_from_slice(&fingerprint.to_le_bytes());
+        entry[13..15].copy_from_slice(&natts.to_le_bytes());
+        self.entries.append(&entry)?;
+        self.entries_count += 1;
+        self.relation = Some(oid);
+        Ok(())
+    }
+
+    /// A new row of the current relation.
+    pub fn insert(&mut self, row: &TupleBytes<'_>) -> Result<(), Full> {
+        self.entry(ENTRY_INSERT, |out| put_tuple(out, row))
+    }
+
+    /// A changed row: what named it before, which columns changed, and their new values.
+    ///
+    /// `new` has all attributes of the relation; the unchanged ones are null in it.
+    pub fn update(
+        &mut self,
+        identity: &TupleBytes<'_>,
+        changed: Bitmap<'_>,
+        new: &TupleBytes<'_>,
+    ) -> Result<(), Full> {
+        assert_eq!(
+            changed.0.len(),
+            bitmap_bytes(new.natts),
+            "a bit for each attribute"
+        );
+        self.entry(ENTRY_UPDATE, |out| {
+            put_tuple(out, identity);
+            put_tuple(out, new);
+            out.extend_from_slice(changed.0);
+        })
+    }
+
+    /// A row that is gone.
+    pub fn delete(&mut self, identity: &TupleBytes<'_>) -> Result<(), Full> {
+        self.entry(ENTRY_DELETE, |out| put_tuple(out, identity))
+    }
+
+    /// Many new rows of the current relation.
+    pub fn batch<'a>(
+        &mut self,
+        rows: impl ExactSizeIterator<Item = TupleBytes<'a>>,
+    ) -> Result<(), Full> {
+        let count = rows.len() as u64;
+        self.entry(ENTRY_BATCH, |out| {
+            put_varint(out, count);
+            for row in rows {
+                put_tuple(out, &row);
+            }
+        })
+    }
+
+    /// A key of the writeset. One that says nothing beyond one of the last few is left out.
+    pub fn key(&mut self, key: Key) -> Result<(), Full> {
+        let covered = |old: &Key| {
+            old.hash == key.hash
+                && old.flags == key.flags
+                && old.mode >= key.mode
+                && old.since <= key.since
+        };
+        if self.recent.iter().flatten().any(covered) {
+            return Ok(());
+        }
+        self.keys.append(&encode_key(&key))?;
+        self.keys_count += 1;
+        self.recent[self.recent_next] = Some(key);
+        self.recent_next = (self.recent_next + 1) % RECENT_KEYS;
+        Ok(())
+    }
+
+    /// Where it ends now.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark {
+            keys_bytes: self.keys.len(),
+            entries_bytes: self.entries.len(),
+            keys_count: self.keys_count,
+            entries_count: self.entries_count,
+            relation: self.relation,
+        }
+    }
+
+    /// Takes back everything since a mark.
+    pub fn rollback(&mut self, mark: Mark) {
+        assert!(
+            mark.keys_bytes <= self.keys.len() && mark.entries_bytes <= self.entries.len(),
+            "a mark of the past"
+        );
+        self.keys.truncate(mark.keys_bytes);
+        self.entries.truncate(mark.entries_bytes);
+        self.keys_count = mark.keys_count;
+        self.entries_count = mark.entries_count;
+        self.relation = mark.relation;
+        // Some of them may be gone.
+        self.recent = [None; RECENT_KEYS];
+    }
+
+    /// Ends it: fills in the counts and the checksum of `header`, and gives back the sinks.
+    /// The changeset is the header's bytes, then those of the first sink, then of the second.
+    pub fn finish(self, mut header: Header) -> ([u8; HEADER_BYTES], S, S) {
+        header.keys_count = self.keys_count;
+        header.entries_count = self.entries_count;
+        header.keys_bytes = self.keys.len() as u32;
+        header.entries_bytes = self.entries.len() as u32;
+        let mut bytes = encode_header(&header);
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&bytes);
+        self.keys.each(&mut |b| crc.update(b));
+        self.entries.each(&mut |b| crc.update(b));
+        bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.finalize().to_le_bytes());
+        (bytes, self.keys, self.entries)
+    }
+
+    /// The two sinks of a changeset that is given up.
+    pub fn into_sinks(self) -> (S, S) {
+        (self.keys, self.entries)
+    }
+
+    fn entry(&mut self, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), Full> {
+        assert!(self.relation.is_some(), "a row entry follows its relation");
+        self.scratch.clear();
+        self.scratch.push(kind);
+        fill(&mut self.scratch);
+        self.entries.append(&self.scratch)?;
+        self.entries_count += 1;
+        Ok(())
+    }
+}
+
+/// The header with checksum 0.
+fn encode_header(h: &Header) -> [u8; HEADER_BYTES] {
+    let mut out = [0; HEADER_BYTES];
+    let mut at = 0;
+    let mut put = |bytes: &[u8]| {
+        out[at..at + bytes.len()].copy_from_slice(bytes);
+        at += bytes.len();
+    };
+    put(&MAGIC.to_le_bytes());
+    put(&VERSION.to_le_bytes());
+    put(&h.flags.to_le_bytes());
+    put(&h.group.0.to_le_bytes());
+    put(&h.origin.0.to_le_bytes());
+    put(&[h.isolation, 0]);
+    put(&h.incarnation.0.to_le_bytes());
+    put(&h.xid.to_le_bytes());
+    put(&h.snapshot_gid.0.to_le_bytes());
+    put(&h.commit_ts.to_le_bytes());
+    put(&h.database.0.to_le_bytes());
+    put(&[0; 20]);
+    put(&h.keys_count.to_le_bytes());
+    put(&h.entries_count.to_le_bytes());
+    put(&h.keys_bytes.to_le_bytes());
+    put(&h.entries_bytes.to_le_bytes());
+    put(&[0; 8]);
+    assert_eq!(at, HEADER_BYTES);
+    out
+}
+
+fn encode_key(key: &Key) -> [u8; KEY_BYTES] {
+    let mut out = [0; KEY_BYTES];
+    out[..8].copy_from_slice(&key.hash.to_le_bytes());
+    out[8..16].copy_from_slice(&key.since.0.to_le_bytes());
+    out[16..20].copy_from_slice(&key.relation.to_le_bytes());
+    out[20] = key.mode as u8;
+    out[21] = key.flags;
+    out
+}
+
+/// Seven bits a byte, the lowest first (LEB128).
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_tuple(out: &mut Vec<u8>, row: &TupleBytes<'_>) {
+    put_varint(out, row.natts.into());
+    put_varint(
+        out,
+        (row.data.len() as u64) << 1 | u64::from(row.bitmap.is_some()),
+    );
+    if let Some(bitmap) = row.bitmap {
+        out.extend_from_slice(&bitmap[..bitmap_bytes(row.natts)]);
+    }
+    out.extend_from_slice(row.data);
+}
