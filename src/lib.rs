@@ -14,6 +14,7 @@ compile_error!(
     "`server` is the library inside PostgreSQL and `cli` the command outside: build them apart"
 );
 
+pub mod capture;
 pub mod certifier;
 pub mod changeset;
 pub mod coordinator;
@@ -25,7 +26,5 @@ pub mod limits;
 
 #[cfg(feature = "server")]
 pub mod apply;
-#[cfg(feature = "server")]
-pub mod capture;
 #[cfg(feature = "server")]
 pub mod pg;
