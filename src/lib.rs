@@ -10,10 +10,14 @@
 //! ```
 
 #[cfg(all(feature = "server", feature = "cli"))]
-compile_error!("`server` is the library inside PostgreSQL and `cli` the command outside: build them apart");
+compile_error!(
+    "`server` is the library inside PostgreSQL and `cli` the command outside: build them apart"
+);
 
 pub mod certifier;
 pub mod changeset;
+#[cfg(feature = "cli")]
+pub mod cluster;
 pub mod coordinator;
 pub mod gcs;
 pub mod ids;
