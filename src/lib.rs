@@ -17,6 +17,8 @@ compile_error!(
 pub mod capture;
 pub mod certifier;
 pub mod changeset;
+#[cfg(feature = "cli")]
+pub mod cluster;
 pub mod coordinator;
 pub mod gcs;
 pub mod group_state;
