@@ -1,1 +1,5 @@
-//! TBD
+//! What a transaction does, written down as it does it. See `README.md` beside this file.
+
+pub mod hash;
+pub mod layout;
+pub mod marks;

@@ -194,7 +194,7 @@ impl<'a> Changeset<'a> {
     }
 
     /// The writeset.
-    pub fn keys(&self) -> impl Iterator<Item = Key> + 'a {
+    pub fn keys(&self) -> impl Iterator<Item = Key> + Clone + 'a {
         self.keys.chunks_exact(KEY_BYTES).filter_map(decode_key)
     }
 
