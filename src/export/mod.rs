@@ -9,4 +9,4 @@ mod server;
 mod stat;
 mod wal;
 
-pub use server::{enabled, refresh};
+pub use server::{enabled, refresh_if_new};

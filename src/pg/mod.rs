@@ -1,7 +1,14 @@
 //! The edge to PostgreSQL. See `README.md` beside this file.
 
+pub mod bgworker;
+pub mod ddl;
 pub mod elog;
 pub mod guard;
+pub mod guc;
+pub mod latch;
+pub mod shmem;
+pub mod stat;
+pub mod state_file;
 pub mod sys;
 
 /// Which patch series the library was built for.
