@@ -2,4 +2,10 @@
 
 pub mod elog;
 pub mod guard;
+pub mod heap;
+pub mod owner;
+pub mod relation;
 pub mod sys;
+pub mod transaction;
+pub mod tuple;
+pub mod victim;
