@@ -28,3 +28,5 @@ pub mod limits;
 pub mod apply;
 #[cfg(feature = "server")]
 pub mod pg;
+#[cfg(feature = "server")]
+pub mod worker;

@@ -1,5 +1,6 @@
 //! The edge to PostgreSQL. See `README.md` beside this file.
 
+pub mod backend;
 pub mod elog;
 pub mod guard;
 pub mod heap;
@@ -9,3 +10,8 @@ pub mod sys;
 pub mod transaction;
 pub mod tuple;
 pub mod victim;
+
+/// Which patch series the library was built for.
+pub mod patchset {
+    include!(concat!(env!("OUT_DIR"), "/patchset.rs"));
+}
