@@ -148,9 +148,7 @@ fn without_a_majority_writes_are_refused_until_it_is_back() {
             c.state(0) == GroupState::NoQuorum
         });
         cluster.members[0].server.commit(1);
-        cluster.until("it is refused", |c| {
-            c.server(0, |s| !s.waiting.is_empty()) == false
-        });
+        cluster.until("it is refused", |c| c.server(0, |s| s.waiting.is_empty()));
         cluster.server(0, |s| {
             assert_eq!(s.outcomes.last(), Some(&Outcome::NotPrimary))
         });
