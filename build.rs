@@ -40,6 +40,18 @@ mod server {
         }
         bindings(&includes, &out);
         shim(&includes);
+        patchset(&out);
+    }
+
+    /// A symbol that names the patch set: the server is linked only with a library of its own.
+    fn patchset(out: &Path) {
+        println!("cargo:rerun-if-env-changed=PGR_PATCHSET");
+        let set = env::var("PGR_PATCHSET").unwrap_or_else(|_| "none".to_owned());
+        let text = format!(
+            "/// Identifies the patch series.\npub const PATCHSET: &str = \"{set}\";\n\
+             #[used]\n#[unsafe(export_name = \"pgr_patchset_{set}\")]\nstatic MARK: u8 = 1;\n"
+        );
+        fs::write(out.join("patchset.rs"), text).expect("write patchset.rs");
     }
 
     fn variable(name: &str) -> String {

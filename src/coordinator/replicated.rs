@@ -116,7 +116,7 @@ impl Replicated {
         &mut self,
         origin: MemberId,
         snapshot: Gid,
-        keys: impl Iterator<Item = Key>,
+        keys: impl Iterator<Item = Key> + Clone,
         digest_gids: u64,
     ) -> Verdict {
         let verdict = self.certifier.certify(origin, snapshot, keys);

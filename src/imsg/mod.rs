@@ -1,1 +1,15 @@
-//! imessages.
+//! Messages between the processes of one server, in shared memory. See `README.md`.
+
+pub mod dependents;
+pub mod layout;
+pub mod members;
+pub mod message;
+pub mod pool;
+pub mod queue;
+pub mod since;
+mod sync;
+pub mod turn;
+pub mod wake;
+
+pub use layout::{Control, ProcSlot, Shape, Shared, SlotNo};
+pub use pool::{Chain, ChainWriter, Class, Pool};

@@ -1,0 +1,51 @@
+# Postgres-R. `make help` lists what there is to do; each target sets up what it needs.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long bench pg pg-check pg-stock lib pgr lint clean pg-edit pg-refresh pg-round-trip setup FORCE
+
+BUILD := $(CURDIR)/build
+JOBS ?= $(shell nproc)
+CARGO ?= cargo
+export JOBS CARGO
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: pg ## three members under pgbench, verified to be identical
+	build/pgsql/bin/pgr demo
+
+test: pg-check ## every test: pure, simulation, PostgreSQL's suites, real groups
+	scripts/test
+
+test-long: pg-check ## more seeds, Miri, loom, longer faults
+	scripts/test --long
+
+bench: pg pg-stock ## throughput and cost against stock PostgreSQL, in one run
+	scripts/bench
+
+pg: setup ## the patched PostgreSQL, in build/pgsql
+	scripts/build-pg pgsql
+
+pg-check: setup ## the same with assertions and injection points, in build/check
+	scripts/build-pg check
+
+pg-stock: setup ## unpatched PostgreSQL with the same flags, in build/stock
+	scripts/build-pg stock
+
+lib: pg ## the library alone, again, in the tree of build/pgsql
+
+lint: setup ## formatting, clippy for every feature set, the patch series' round trip
+	scripts/lint
+
+pg-edit: setup ## the patched tree as a git repository with a commit a patch, in build/edit
+	scripts/patches edit
+
+pg-refresh: ## writes the commits of build/edit back to pg-patches/
+	scripts/patches refresh
+
+setup:
+	@scripts/setup
+
+clean: ## removes build/ and target/
+	rm -rf build target

@@ -1,0 +1,15 @@
+//! Every function that the patched server calls, as `src/include/replication/postgres_r.h` in the
+//! patched tree declares them. Each is a thin shell: [`guard::boundary`](crate::pg::guard::boundary)
+//! round one call of the part of the library that does the work.
+#![allow(clippy::missing_safety_doc)] // The header there states the contracts.
+
+mod capture;
+mod commit;
+mod ddl;
+mod helper;
+mod server;
+mod stat;
+mod victim;
+mod wal;
+
+pub use server::{enabled, refresh_if_new};

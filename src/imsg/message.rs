@@ -1,0 +1,322 @@
+//! What the processes say to each other: one enum a conversation, packed into a ring's words.
+
+use super::pool::Chain;
+use super::queue::Words;
+use crate::ids::{Gid, MemberId};
+
+/// Words that are no message of this conversation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadMessage;
+
+/// To the coordinator, from a worker or a helper; the queue tells from whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ToCoordinator {
+    /// A transaction's changeset. The chain is the coordinator's from here on.
+    Multicast {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// Header, writeset and entries.
+        changeset: Chain,
+    },
+    /// The worker no longer waits for this transaction and has rolled it back: if the group orders
+    /// and certifies it all the same, a helper applies it.
+    Abandon {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
+    /// A helper has connected and wants work.
+    HelperReady,
+    /// A helper has committed a changeset.
+    Applied {
+        /// Which.
+        gid: Gid,
+    },
+    /// A helper could not apply a changeset and has rolled it back.
+    HelperFailed {
+        /// Which.
+        gid: Gid,
+        /// SQLSTATE, as `MAKE_SQLSTATE` packs it.
+        sqlstate: u32,
+    },
+    /// A helper ends.
+    HelperGone,
+    /// START REPLICATION: form a group of one; name, id and database are in `Control`.
+    StartGroup,
+    /// STOP REPLICATION: leave the group.
+    StopGroup,
+}
+
+/// To a worker, from the coordinator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ToWorker {
+    /// Certified: it commits at its turn.
+    Pass {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// Its position.
+        gid: Gid,
+    },
+    /// Lost against a transaction that was ordered before.
+    Conflict {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// Relation of the key.
+        relation: u32,
+        /// The winner.
+        gid: Gid,
+        /// Where the winner came from.
+        origin: MemberId,
+    },
+    /// Its window reached below what the certifier retains.
+    BelowFloor {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
+    /// Not sent: there is no majority.
+    NotPrimary {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
+    /// Not sent: too much is under way.
+    Busy {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
+    /// START or STOP is done.
+    Done,
+    /// START or STOP has failed; the reason is in `Control::failure`.
+    Failed,
+}
+
+/// To a helper, from the coordinator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ToHelper {
+    /// Apply and commit this at its turn. The chain is the helper's from here on.
+    Apply {
+        /// Its position.
+        gid: Gid,
+        /// It may begin once this is committed.
+        depends_on: Gid,
+        /// Where it came from.
+        origin: MemberId,
+        /// Header, writeset and entries.
+        changeset: Chain,
+    },
+    /// End.
+    Quit,
+}
+
+fn chain_words(c: Chain) -> [u64; 2] {
+    [
+        u64::from(c.head) | u64::from(c.tail) << 32,
+        u64::from(c.len) | u64::from(c.blocks) << 32,
+    ]
+}
+
+fn chain_of(a: u64, b: u64) -> Chain {
+    Chain {
+        head: a as u32,
+        tail: (a >> 32) as u32,
+        len: b as u32,
+        blocks: (b >> 32) as u32,
+    }
+}
+
+macro_rules! words {
+    ($($word:expr),* $(,)?) => {{
+        let mut words: Words = [0; 7];
+        let mut at = 0;
+        $( words[at] = $word; at += 1; )*
+        let _ = at;
+        words
+    }};
+}
+
+impl From<ToCoordinator> for Words {
+    fn from(message: ToCoordinator) -> Words {
+        match message {
+            ToCoordinator::Multicast { ticket, changeset } => {
+                let [a, b] = chain_words(changeset);
+                words![1, ticket, a, b]
+            }
+            ToCoordinator::Abandon { ticket } => words![2, ticket],
+            ToCoordinator::HelperReady => words![3],
+            ToCoordinator::Applied { gid } => words![4, gid.0],
+            ToCoordinator::HelperFailed { gid, sqlstate } => words![5, gid.0, sqlstate.into()],
+            ToCoordinator::HelperGone => words![6],
+            ToCoordinator::StartGroup => words![7],
+            ToCoordinator::StopGroup => words![8],
+        }
+    }
+}
+
+impl TryFrom<Words> for ToCoordinator {
+    type Error = BadMessage;
+    fn try_from(w: Words) -> Result<Self, BadMessage> {
+        Ok(match w[0] {
+            1 => Self::Multicast {
+                ticket: w[1],
+                changeset: chain_of(w[2], w[3]),
+            },
+            2 => Self::Abandon { ticket: w[1] },
+            3 => Self::HelperReady,
+            4 => Self::Applied { gid: Gid(w[1]) },
+            5 => Self::HelperFailed {
+                gid: Gid(w[1]),
+                sqlstate: w[2] as u32,
+            },
+            6 => Self::HelperGone,
+            7 => Self::StartGroup,
+            8 => Self::StopGroup,
+            _ => return Err(BadMessage),
+        })
+    }
+}
+
+impl From<ToWorker> for Words {
+    fn from(message: ToWorker) -> Words {
+        match message {
+            ToWorker::Pass { ticket, gid } => words![1, ticket, gid.0],
+            ToWorker::Conflict {
+                ticket,
+                relation,
+                gid,
+                origin,
+            } => {
+                words![
+                    2,
+                    ticket,
+                    gid.0,
+                    u64::from(relation) | u64::from(origin.0) << 32
+                ]
+            }
+            ToWorker::BelowFloor { ticket } => words![3, ticket],
+            ToWorker::NotPrimary { ticket } => words![4, ticket],
+            ToWorker::Busy { ticket } => words![5, ticket],
+            ToWorker::Done => words![6],
+            ToWorker::Failed => words![7],
+        }
+    }
+}
+
+impl TryFrom<Words> for ToWorker {
+    type Error = BadMessage;
+    fn try_from(w: Words) -> Result<Self, BadMessage> {
+        let ticket = w[1];
+        Ok(match w[0] {
+            1 => Self::Pass {
+                ticket,
+                gid: Gid(w[2]),
+            },
+            2 => Self::Conflict {
+                ticket,
+                relation: w[3] as u32,
+                gid: Gid(w[2]),
+                origin: MemberId((w[3] >> 32) as u16),
+            },
+            3 => Self::BelowFloor { ticket },
+            4 => Self::NotPrimary { ticket },
+            5 => Self::Busy { ticket },
+            6 => Self::Done,
+            7 => Self::Failed,
+            _ => return Err(BadMessage),
+        })
+    }
+}
+
+impl From<ToHelper> for Words {
+    fn from(message: ToHelper) -> Words {
+        match message {
+            ToHelper::Apply {
+                gid,
+                depends_on,
+                origin,
+                changeset,
+            } => {
+                let [a, b] = chain_words(changeset);
+                words![1, gid.0, depends_on.0, origin.0.into(), a, b]
+            }
+            ToHelper::Quit => words![2],
+        }
+    }
+}
+
+impl TryFrom<Words> for ToHelper {
+    type Error = BadMessage;
+    fn try_from(w: Words) -> Result<Self, BadMessage> {
+        Ok(match w[0] {
+            1 => Self::Apply {
+                gid: Gid(w[1]),
+                depends_on: Gid(w[2]),
+                origin: MemberId(w[3] as u16),
+                changeset: chain_of(w[4], w[5]),
+            },
+            2 => Self::Quit,
+            _ => return Err(BadMessage),
+        })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::fmt::Debug;
+
+    fn survives<M>(messages: &[M])
+    where
+        M: Copy + PartialEq + Debug + Into<Words> + TryFrom<Words, Error = BadMessage>,
+    {
+        for m in messages {
+            assert_eq!(M::try_from((*m).into()), Ok(*m));
+        }
+        assert!(M::try_from([99; 7]).is_err());
+        assert!(M::try_from([0; 7]).is_err());
+    }
+
+    #[test]
+    fn every_message_survives_its_words() {
+        let changeset = Chain {
+            head: 1,
+            tail: u32::MAX,
+            len: 3,
+            blocks: 4,
+        };
+        let (ticket, gid) = (u64::MAX, Gid(u64::MAX - 1));
+        survives(&[
+            ToCoordinator::Multicast { ticket, changeset },
+            ToCoordinator::Abandon { ticket },
+            ToCoordinator::HelperReady,
+            ToCoordinator::Applied { gid },
+            ToCoordinator::HelperFailed {
+                gid,
+                sqlstate: u32::MAX,
+            },
+            ToCoordinator::HelperGone,
+            ToCoordinator::StartGroup,
+            ToCoordinator::StopGroup,
+        ]);
+        survives(&[
+            ToWorker::Pass { ticket, gid },
+            ToWorker::Conflict {
+                ticket,
+                relation: u32::MAX,
+                gid,
+                origin: MemberId(u16::MAX),
+            },
+            ToWorker::BelowFloor { ticket },
+            ToWorker::NotPrimary { ticket },
+            ToWorker::Busy { ticket },
+            ToWorker::Done,
+            ToWorker::Failed,
+        ]);
+        survives(&[
+            ToHelper::Apply {
+                gid,
+                depends_on: Gid(1),
+                origin: MemberId(9),
+                changeset,
+            },
+            ToHelper::Quit,
+        ]);
+    }
+}
