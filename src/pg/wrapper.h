@@ -9,3 +9,4 @@
 #include "storage/proc.h"
 #include "tcop/utility.h"
 #include "utils/wait_event.h"
+#include "utils/rel.h"
