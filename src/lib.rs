@@ -32,3 +32,5 @@ pub mod apply;
 pub mod export;
 #[cfg(feature = "server")]
 pub mod pg;
+#[cfg(feature = "server")]
+pub mod worker;

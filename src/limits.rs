@@ -1,5 +1,7 @@
 //! Every bound of the system, related to each other at compile time.
 
+use crate::changeset::key::KEY_BYTES;
+
 /// Members a group can ever have at one time.
 pub const MEMBERS_MAX: usize = 64;
 /// Bytes of one changeset, header included (a larger one fails at the origin with 54000).
@@ -90,3 +92,5 @@ const _: () = assert!(FRAME_PART_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_WHOLE_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(OUTBOX_BYTES_MAX >= CHANGESET_BYTES_MAX);
+// The largest writeset leaves room for others in the certifier's index.
+const _: () = assert!(CHANGESET_BYTES_MAX / KEY_BYTES < CERTIFIER_KEYS_MAX);

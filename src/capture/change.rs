@@ -7,8 +7,8 @@ use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::TupleBytes;
-use crate::pg::guard::{Error, Result};
-use crate::pg::heap::{self, Context, Executor};
+use crate::pg::guard::{PgError, Result};
+use crate::pg::heap::{self, internal, Context, Executor};
 use crate::pg::relation::Handle;
 use crate::pg::sys;
 use crate::pg::tuple::{self, Row};
@@ -253,7 +253,7 @@ fn whole<'a>(
         row = unsafe { tuple::row(tuple) };
     }
     layout::walk(&relation.attrs, row.natts, row.bitmap, row.data, spans)
-        .map_err(|e| Error::internal(format!("row of relation {}: {e}", relation.oid)))?;
+        .map_err(|e| internal(format!("row of relation {}: {e}", relation.oid)))?;
     Ok((tuple, row))
 }
 
@@ -334,7 +334,7 @@ fn need_identity(rel: Handle, relation: &Relation, verb: &str, what: &str) -> Re
         return Ok(());
     }
     let name = crate::pg::relation::name(rel);
-    Err(Error::new(
+    Err(PgError::new(
         "0A000",
         format!(
             "cannot {verb} table \"{name}\" because it does not have a replica identity and its database replicates {what}"

@@ -1,5 +1,5 @@
 use super::decode::{Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header};
-use super::encode::{Builder, HEADER_BYTES};
+use super::encode::{Builder, Full, HEADER_BYTES, Sink};
 use super::key::{KEY_LOCK_ONLY, KEY_UNIQUE, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -189,6 +189,82 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
+/// A sink with room for so many bytes.
+#[derive(Debug)]
+struct Small(Vec<u8>, usize);
+
+impl Sink for Small {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if self.0.len() + bytes.len() > self.1 {
+            return Err(Full);
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+    fn each(&self, visit: &mut dyn FnMut(&[u8])) {
+        // In pieces, as from shared memory.
+        self.0.chunks(7).for_each(visit);
+    }
+}
+
+#[test]
+fn half_an_entry_stays_when_memory_ends() {
+    for room in 0..200 {
+        let mut b = Builder::new(Small(Vec::new(), room), Small(Vec::new(), room));
+        let long = [7; 30];
+        let rows = || [row(9, Some(&[1, 0]), &long), row(3, None, &long)];
+        let (mut entries, mut keys) = (0, 0);
+        if b.relation(Oid(1), 2, 9).is_ok() {
+            entries += 1;
+            entries += u32::from(b.insert(&rows()[0]).is_ok());
+            let update = b.update(&rows()[1], Bitmap(&[3, 0]), &rows()[0]);
+            entries += u32::from(update.is_ok());
+            entries += u32::from(b.batch(rows().into_iter()).is_ok());
+            entries += u32::from(b.delete(&row(1, None, b"x")).is_ok());
+        }
+        for hash in 0..9 {
+            let key = Key {
+                hash,
+                since: Gid(1),
+                relation: 1,
+                mode: LockMode::Update,
+                flags: 0,
+            };
+            keys += u32::from(b.key(key).is_ok());
+        }
+        assert_eq!(b.counts(), (keys, entries));
+        let (head, first, second) = b.finish(header());
+        let bytes = [head.to_vec(), first.0, second.0].concat();
+        let c = Changeset::parse(&bytes).expect("what was accepted is whole");
+        assert_eq!(c.header().entries_count, entries);
+        assert_eq!(c.header().keys_count, keys);
+    }
+}
+
+#[test]
+fn a_relation_whose_layout_changed_is_not_opened_again() {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    for (fingerprint, natts) in [(1, 2), (1, 2), (5, 3)] {
+        b.relation(Oid(1), fingerprint, natts).expect("room");
+        b.insert(&row(natts, None, b"x")).expect("room");
+    }
+    assert_eq!(b.counts().1, 5);
+    let mark = b.mark();
+    b.relation(Oid(2), 1, 1).expect("room");
+    b.rollback(mark);
+    b.relation(Oid(2), 1, 1).expect("room");
+    b.insert(&row(1, None, b"x")).expect("room");
+    let bytes = whole(b);
+    let c = Changeset::parse(&bytes).expect("whole");
+    assert_eq!(c.header().entries_count, 7);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -204,7 +280,7 @@ proptest! {
                 continue;
             }
             match step {
-                Step::Relation(r) => { b.relation(Oid(r), 7, 4).unwrap(); relation = r; }
+                Step::Relation(r) => { b.relation(Oid(r), 7, 20).unwrap(); relation = r; }
                 Step::Insert(d) => { b.insert(&row(4, None, &d)).unwrap(); rows.push((relation, d)); }
                 Step::Delete(d) => { b.delete(&row(1, Some(&[1]), &d)).unwrap(); rows.push((relation, d)); }
                 Step::Update(d, n) => {
@@ -289,4 +365,21 @@ fn versions_and_kinds_that_are_unknown_are_named() {
     let entries = HEADER_BYTES + 3 * super::key::KEY_BYTES;
     assert_eq!(fixed(&|b| b[entries] = 11), DecodeError::Kind(11, 0));
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 20] = 4), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 16), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[HEADER_BYTES + 23] = 1), DecodeError::Key);
+    for at in (52..72).chain(88..92).chain([19]) {
+        assert_eq!(fixed(&|b| b[at] = 1), DecodeError::Reserved);
+    }
+    // The first row without its relation; a row with more attributes than its relation.
+    let no_relation = fixed(&|b| {
+        b.drain(entries..entries + 15);
+        b[84] -= 15;
+        b[76] -= 1;
+    });
+    assert_eq!(no_relation, DecodeError::Entry(0));
+    assert_eq!(fixed(&|b| b[entries + 13] = 2), DecodeError::Entry(15));
+    // Counts that promise more than there is.
+    assert_eq!(fixed(&|b| b[76] += 1), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[72] += 1), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[79] = 0xff), DecodeError::Length);
 }

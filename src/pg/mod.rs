@@ -9,7 +9,14 @@ pub mod latch;
 pub mod shmem;
 pub mod stat;
 pub mod state_file;
+pub mod backend;
+pub mod heap;
+pub mod owner;
+pub mod relation;
 pub mod sys;
+pub mod transaction;
+pub mod tuple;
+pub mod victim;
 
 /// Which patch series the library was built for.
 pub mod patchset {

@@ -9,6 +9,7 @@ pub mod net;
 pub mod nonce;
 pub mod peers;
 mod poll;
+pub mod reread;
 pub mod resolve;
 mod segments;
 mod uring;
