@@ -17,6 +17,8 @@ compile_error!(
 pub mod capture;
 pub mod certifier;
 pub mod changeset;
+#[cfg(feature = "cli")]
+pub mod cluster;
 pub mod coordinator;
 pub mod gcs;
 pub mod group_state;
@@ -26,6 +28,8 @@ pub mod limits;
 
 #[cfg(feature = "server")]
 pub mod apply;
+#[cfg(feature = "server")]
+pub mod export;
 #[cfg(feature = "server")]
 pub mod pg;
 #[cfg(feature = "server")]

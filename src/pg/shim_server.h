@@ -6,6 +6,7 @@
 #define PGR_SHIM_SERVER_H
 
 #include "fmgr.h"
+#include "nodes/parsenodes.h"
 #include "storage/lock.h"
 #include "utils/elog.h"
 #include "utils/rel.h"
@@ -33,6 +34,13 @@ extern bool pgr_shim_is_client(void);
 extern bool pgr_shim_has_xid(void);
 extern void pgr_shim_guc_refuse(const char *detail, const char *hint);
 
+extern int	pgr_shim_on_exit(void (*callback) (int, Datum), ErrorData **edata);
+extern bool pgr_shim_is_superuser(void);
+extern bool pgr_shim_wal_is_minimal(void);
+extern bool pgr_shim_in_block(void);
+extern bool pgr_shim_strong_random(uint64 *out);
+extern bool pgr_shim_process_lives(int pid);
+
 extern int	pgr_shim_not_in_block(bool is_top_level, const char *statement,
 								  ErrorData **edata);
 extern int	pgr_shim_database_oid(const char *name, Oid *out, ErrorData **edata);
@@ -46,5 +54,12 @@ extern int	pgr_shim_rows_add(FunctionCallInfo fcinfo, void *state, char **values
 							  ErrorData **edata);
 
 extern int	pgr_shim_persistence(const RangeVar *relation, char *out, ErrorData **edata);
+
+extern int	pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
+										ErrorData **edata);
+extern char pgr_shim_relation_persistence(Relation rel);
+extern int	pgr_shim_command_name(Node *statement, const char **out, ErrorData **edata);
+extern int	pgr_shim_list_length(const List *list);
+extern Node *pgr_shim_list_nth(const List *list, int n);
 
 #endif
