@@ -28,4 +28,6 @@ pub mod apply;
 #[cfg(feature = "server")]
 pub mod capture;
 #[cfg(feature = "server")]
+pub mod export;
+#[cfg(feature = "server")]
 pub mod pg;

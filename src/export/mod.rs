@@ -1,0 +1,6 @@
+//! Every function that the patched server calls, as `src/include/replication/postgres_r.h` in the
+//! patched tree declares them. Each is a thin shell: [`guard::boundary`](crate::pg::guard::boundary)
+//! round one call of the part of the library that does the work.
+#![allow(clippy::missing_safety_doc)] // The header there states the contracts.
+
+mod version;
