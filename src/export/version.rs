@@ -10,5 +10,9 @@ extern "C" fn postgres_r_version(_call: sys::FunctionCallInfo) -> sys::Datum {
 
 #[unsafe(no_mangle)]
 extern "C" fn postgres_r_test_guard(call: sys::FunctionCallInfo) -> sys::Datum {
-    boundary(|| text::datum(&guard_test::run(&text::argument(call, 0)?)?))
+    boundary(|| {
+        // SAFETY: `call` comes from PostgreSQL, as it is.
+        let what = unsafe { text::argument(call, 0) }?;
+        text::datum(&guard_test::run(&what)?)
+    })
 }

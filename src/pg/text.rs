@@ -27,8 +27,11 @@ pub fn datum(text: &str) -> Result<sys::Datum> {
 }
 
 /// Argument `number` (from 0) of a strict function that takes `text` there.
-pub fn argument(call: sys::FunctionCallInfo, number: usize) -> Result<String> {
-    // SAFETY: `call` is what PostgreSQL called the function with; the catalog gives it that type.
+///
+/// # Safety
+/// `call` is what PostgreSQL called the function with.
+pub unsafe fn argument(call: sys::FunctionCallInfo, number: usize) -> Result<String> {
+    // SAFETY: the caller's; the catalog gives the argument that type.
     let text = guard::call(ptr::null(), |out, e| unsafe {
         pgr_shim_text_argument(call, number as c_int, out, e)
     })?;
