@@ -29,4 +29,10 @@ pub mod limits;
 #[cfg(feature = "server")]
 pub mod apply;
 #[cfg(feature = "server")]
+pub mod export;
+#[cfg(feature = "server")]
+pub mod export;
+#[cfg(feature = "server")]
 pub mod pg;
+#[cfg(feature = "server")]
+pub mod worker;

@@ -3,8 +3,8 @@
 use super::tables::{BATCH_ROWS, Index, Table, Tables};
 use crate::capture::layout::{self, Attr, Span};
 use crate::changeset::tuple::TupleBytes;
-use crate::pg::guard::{Error, Result};
-use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, UniqueCheck};
+use crate::pg::guard::{PgError, Result};
+use crate::pg::heap::{self, internal, Context, Indexes, Outcome, Slot, UniqueCheck};
 use crate::pg::sys;
 use crate::pg::transaction;
 use crate::pg::tuple::{self, TupleBuffer};
@@ -40,7 +40,7 @@ impl<'t> Applier<'t> {
     pub fn relation(&mut self, oid: u32, fingerprint: u64, natts: u16) -> Result<()> {
         let table = self.tables.get(oid)?;
         if table.fingerprint != fingerprint || table.attrs.len() != usize::from(natts) {
-            return Err(Error::internal(format!(
+            return Err(internal(format!(
                 "the columns of relation {oid} differ from those at the origin"
             )));
         }
@@ -195,14 +195,14 @@ impl<'t> Applier<'t> {
         for column in &table.identity_columns {
             let i = usize::from(*column);
             let bytes = self.spans[i].of(identity.data).ok_or_else(|| {
-                Error::internal(format!("row of relation {oid} named by a null"))
+                internal(format!("row of relation {oid} named by a null"))
             })?;
             values.push(tuple::datum(table.attrs[i], bytes));
         }
         if self.tables.find(oid, &values, self.snapshot)? {
             return Ok(());
         }
-        Err(Error::internal(format!("a row of relation {oid} that was changed is not here")))
+        Err(internal(format!("a row of relation {oid} that was changed is not here")))
     }
 
     /// The row was changed between our snapshot and now, by one that certification puts before us.
@@ -212,26 +212,26 @@ impl<'t> Applier<'t> {
     }
 }
 
-fn moved(oid: u32) -> Error {
-    Error::internal(format!("a row of relation {oid} is being changed by others again and again"))
+fn moved(oid: u32) -> PgError {
+    internal(format!("a row of relation {oid} is being changed by others again and again"))
 }
 
 /// Finds the values of a row that came from another member.
 fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> Result<()> {
     if usize::from(row.natts) != attrs.len() {
-        return Err(Error::internal(format!(
+        return Err(internal(format!(
             "a row has {} columns instead of {}",
             row.natts,
             attrs.len()
         )));
     }
     layout::walk(attrs, attrs.len(), row.bitmap, row.data, spans)
-        .map_err(|e| Error::internal(e.to_string()))?;
+        .map_err(|e| internal(e.to_string()))?;
     let external = attrs.iter().zip(spans.iter()).any(|(attr, span)| {
         span.of(row.data).is_some_and(|value| layout::is_external(*attr, value))
     });
     if external {
-        return Err(Error::internal("a row points to values of another server"));
+        return Err(internal("a row points to values of another server"));
     }
     Ok(())
 }

@@ -6,8 +6,8 @@
 //! again as needed: no state is ever repaired.
 
 use crate::capture::layout::Attr;
-use crate::pg::guard::{Error, Result};
-use crate::pg::heap::{self, Context, Executor, Search, Slot};
+use crate::pg::guard::Result;
+use crate::pg::heap::{self, internal, Context, Executor, Search, Slot};
 use crate::pg::owner::Owner;
 use crate::pg::relation::{self, Handle};
 use crate::pg::sys;
@@ -113,7 +113,7 @@ impl Tables {
             self.open.insert(oid, Box::new(table));
         }
         let transaction = self.transaction;
-        let table = self.open.get_mut(&oid).ok_or_else(|| Error::internal("table is gone"))?;
+        let table = self.open.get_mut(&oid).ok_or_else(|| internal("table is gone"))?;
         table.locked_in = transaction;
         Ok(table)
     }
@@ -141,13 +141,13 @@ impl Tables {
         snapshot: sys::Snapshot,
     ) -> Result<bool> {
         let Some(table) = self.open.get_mut(&oid) else {
-            return Err(Error::internal("search in a table that is not open"));
+            return Err(internal("search in a table that is not open"));
         };
         let search = match &mut table.search {
             Some(search) => search,
             none => {
                 let Some(index) = table.identity_index else {
-                    return Err(Error::internal(format!(
+                    return Err(internal(format!(
                         "relation {oid} has no replica identity, but one of its rows was changed"
                     )));
                 };
@@ -189,7 +189,7 @@ impl Tables {
 /// Opens a table that is locked.
 fn open(oid: u32) -> Result<Table> {
     let handle = relation::open(oid, 0)?.ok_or_else(|| {
-        Error::internal(format!("relation {oid} does not exist here"))
+        internal(format!("relation {oid} does not exist here"))
     })?;
     let columns = relation::columns(handle);
     let identity = relation::identity_index(handle)?;

@@ -3,3 +3,10 @@
 pub mod hash;
 pub mod layout;
 pub mod marks;
+
+#[cfg(feature = "server")]
+pub mod change;
+#[cfg(feature = "server")]
+pub mod relation;
+#[cfg(feature = "server")]
+pub mod transaction;

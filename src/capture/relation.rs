@@ -31,6 +31,8 @@ pub enum Kind {
 pub struct Relation {
     /// Its OID.
     pub oid: u32,
+    /// Its name, for messages.
+    pub name: String,
     /// Whether its rows are captured.
     pub kind: Kind,
     /// Storage of its columns.
@@ -177,9 +179,15 @@ pub fn lookup(rel: Handle) -> Result<Rc<Relation>> {
     Ok(found)
 }
 
+/// What to call a relation in a message, without looking into a catalog.
+#[must_use]
+pub fn described(oid: u32) -> String {
+    let known = CACHE.with(|cache| cache.borrow().get(&oid).map(|r| r.name.clone()));
+    known.map_or_else(|| format!("relation {oid}"), |name| format!("table \"{name}\""))
+}
+
 /// Relcache callback. Only marks: a relation may be in use right now.
 extern "C" fn changed(_arg: sys::Datum, relation: sys::Oid) {
-    let relation: u32 = relation.into();
     CHANGES.set(CHANGES.get() + 1);
     CACHE.with(|cache| {
         let cache = cache.borrow();
@@ -201,6 +209,7 @@ fn build(rel: Handle) -> Result<Relation> {
     let columns = relation::columns(rel);
     let mut built = Relation {
         oid,
+        name: relation::name(rel),
         kind: kind(oid, form),
         attrs: columns.iter().map(|c| c.attr).collect(),
         fingerprint: relation::fingerprint(&columns),

@@ -8,7 +8,8 @@
 #![forbid(unsafe_code)]
 
 use super::event::{Effect, GcsCommand};
-use crate::ids::{Gid, MemberId};
+use crate::gcs::Delivery;
+use crate::ids::{Gid, MemberId, MessageId};
 use crate::limits::{HELPER_ATTEMPTS_MAX, HELPERS_MAX};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -34,7 +35,12 @@ pub enum Content {
     /// In memory.
     Memory(Bytes),
     /// Only in the group log, at this delivery; `asked` once it is being read.
-    Log { seq: u64, index: u64, asked: bool },
+    Log {
+        seq: u64,
+        index: u64,
+        id: MessageId,
+        asked: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -89,16 +95,16 @@ impl Dispatch {
         self.bytes
     }
 
-    /// Queues a changeset delivered at (`seq`, `index`). What exceeds the memory bound is left in
-    /// the log.
-    pub fn push(&mut self, gid: Gid, mut work: Work, seq: u64, index: u64) {
+    /// Queues a delivered changeset. What exceeds the memory bound is left in the log.
+    pub fn push(&mut self, gid: Gid, mut work: Work, delivery: &Delivery) {
         if let Content::Memory(bytes) = &work.content
             && self.bytes + bytes.len() > self.bytes_max
             && !self.queue.is_empty()
         {
             work.content = Content::Log {
-                seq,
-                index,
+                seq: delivery.seq,
+                index: delivery.index,
+                id: delivery.id,
                 asked: false,
             };
         }
@@ -252,6 +258,7 @@ impl Dispatch {
             if let Content::Log {
                 seq,
                 index,
+                id,
                 asked: asked @ false,
             } = &mut work.content
             {
@@ -260,6 +267,7 @@ impl Dispatch {
                 out.push(Effect::Gcs(GcsCommand::Read {
                     seq: *seq,
                     index: *index,
+                    id: *id,
                 }));
             }
         }

@@ -199,6 +199,8 @@ pub enum GcsCommand {
         seq: u64,
         /// Its log entry.
         index: u64,
+        /// The message in it.
+        id: MessageId,
     },
 }
 

@@ -10,6 +10,7 @@ mod opening;
 mod ordered;
 mod own;
 mod replicated;
+pub mod run;
 mod step;
 
 pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};

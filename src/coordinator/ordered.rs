@@ -169,7 +169,7 @@ impl Coordinator {
                     replay_for: ticket,
                     attempts: 0,
                 };
-                self.dispatch.push(gid, work, delivery.seq, delivery.index);
+                self.dispatch.push(gid, work, delivery);
             }
         }
     }

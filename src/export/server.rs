@@ -57,6 +57,15 @@ pub fn refresh() {
     }
 }
 
+/// The same if something has changed since the last time.
+pub fn refresh_if_new() {
+    // SAFETY: a variable of the process, and what it points at is never unmapped.
+    let new = unsafe { pgr_epoch.read_volatile() != pgr_epoch_seen };
+    if new {
+        refresh();
+    }
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn pgr_refresh() {
     boundary_nofail(refresh);

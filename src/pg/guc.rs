@@ -71,14 +71,11 @@ pub fn insecure_network() -> bool {
 /// Whether `value` is a `replication_gcs`; tells the user what is wrong with it if not.
 #[must_use]
 pub fn check_gcs(value: &str) -> bool {
-    if value.is_empty() {
-        return true;
-    }
     match options::parse(value) {
         Ok(_) => true,
         Err(wrong) => {
             let detail = CString::new(wrong.to_string().replace('\0', "?")).unwrap_or_default();
-            let hint = c"Write it as in: egcs:listen=127.0.0.1:7001;seeds=127.0.0.1:7002,127.0.0.1:7003";
+            let hint = CString::new(format!("Write it as in: {}", options::EXAMPLE)).unwrap_or_default();
             // SAFETY: C strings; called in a check hook.
             unsafe { pgr_shim_guc_refuse(detail.as_ptr(), hint.as_ptr()) };
             false

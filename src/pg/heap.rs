@@ -1,7 +1,7 @@
 //! What capture and apply do with rows: values, slots, the heap's own operations, index entries
 //! and searches.
 
-use super::guard::{self, Result};
+use super::guard::{self, PgError, Result};
 use super::relation::{Handle, HashProc};
 use super::sys;
 use std::ffi::{CStr, c_int};
@@ -133,6 +133,11 @@ unsafe extern "C" {
 /// A tuple table slot; valid until it is dropped by whoever made it, or with its context.
 pub type Slot = *mut sys::TupleTableSlot;
 
+/// An error that should never be.
+pub fn internal(message: impl Into<String>) -> PgError {
+    PgError::new("XX000", message)
+}
+
 /* ---------------- memory ---------------- */
 
 /// A memory context of ours; deleted with all that is in it when this is dropped.
@@ -152,7 +157,7 @@ impl Context {
     fn new(under_cache: bool, name: &'static CStr) -> Result<Context> {
         let mut out = std::ptr::null_mut();
         // SAFETY: `name` is static, as MemoryContextCreate wants it.
-        guard::call(|e| unsafe {
+        guard::call0(|e| unsafe {
             pgr_shim_context_new(under_cache, name.as_ptr(), &raw mut out, e)
         })?;
         Ok(Context(out))
@@ -204,7 +209,7 @@ pub fn current_context() -> sys::MemoryContext {
 pub fn hash(function: HashProc, collation: u32, value: sys::Datum, seed: u64) -> Result<u64> {
     let mut out = 0;
     // SAFETY: the function lives in the type cache; `value` is of its type.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_hash(function.0, collation, value, seed, &raw mut out, e)
     })?;
     Ok(out)
@@ -215,7 +220,7 @@ pub fn hash(function: HashProc, collation: u32, value: sys::Datum, seed: u64) ->
 pub fn detoast<'a>(pointer: &[u8]) -> Result<&'a [u8]> {
     let mut out = std::ptr::null_mut();
     // SAFETY: `pointer` is a whole varlena; detoasting doesn't write to it.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_detoast(pointer.as_ptr().cast_mut().cast(), &raw mut out, e)
     })?;
     // SAFETY: a varlena in line with a four-byte header; the length comes from it.
@@ -230,7 +235,7 @@ pub fn detoast<'a>(pointer: &[u8]) -> Result<&'a [u8]> {
 pub fn expand(tuple: sys::HeapTuple, rel: Handle) -> Result<sys::HeapTuple> {
     let mut out = std::ptr::null_mut();
     // SAFETY: a tuple of this relation.
-    guard::call(|e| unsafe { pgr_shim_expand_tuple(tuple, rel, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_expand_tuple(tuple, rel, &raw mut out, e) })?;
     Ok(out)
 }
 
@@ -238,7 +243,7 @@ pub fn expand(tuple: sys::HeapTuple, rel: Handle) -> Result<sys::HeapTuple> {
 pub fn slot_tuple(slot: Slot) -> Result<sys::HeapTuple> {
     let mut out = std::ptr::null_mut();
     // SAFETY: a live slot.
-    guard::call(|e| unsafe { pgr_shim_slot_tuple(slot, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_slot_tuple(slot, &raw mut out, e) })?;
     Ok(out)
 }
 
@@ -250,7 +255,7 @@ impl Executor {
     pub fn new() -> Result<Executor> {
         let mut out = std::ptr::null_mut();
         // SAFETY: a plain constructor.
-        guard::call(|e| unsafe { pgr_shim_estate_new(&raw mut out, e) })?;
+        guard::call0(|e| unsafe { pgr_shim_estate_new(&raw mut out, e) })?;
         Ok(Executor(out))
     }
 
@@ -261,7 +266,7 @@ impl Executor {
             unsafe { pgr_shim_index_info_reset(info) };
         }
         // SAFETY: made by new(), used no more.
-        guard::call(|e| unsafe { pgr_shim_estate_free(self.0, e) })
+        guard::call0(|e| unsafe { pgr_shim_estate_free(self.0, e) })
     }
 
     fn raw(executor: Option<&Executor>) -> *mut sys::EState {
@@ -290,7 +295,7 @@ pub fn index_values(
     };
     let mut satisfied = false;
     // SAFETY: the arrays have room for any index.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_index_values(
             info,
             slot,
@@ -324,7 +329,7 @@ pub fn is_summarizing(info: *const sys::IndexInfo) -> bool {
 pub fn slot_new(rel: Handle) -> Result<Slot> {
     let mut out = std::ptr::null_mut();
     // SAFETY: an open relation.
-    guard::call(|e| unsafe { pgr_shim_slot_new(rel, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_slot_new(rel, &raw mut out, e) })?;
     Ok(out)
 }
 
@@ -332,26 +337,26 @@ pub fn slot_new(rel: Handle) -> Result<Slot> {
 pub fn slot_new_buffered(rel: Handle) -> Result<Slot> {
     let mut out = std::ptr::null_mut();
     // SAFETY: an open relation.
-    guard::call(|e| unsafe { pgr_shim_slot_new_buffered(rel, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_slot_new_buffered(rel, &raw mut out, e) })?;
     Ok(out)
 }
 
 /// Frees a slot.
 pub fn slot_drop(slot: Slot) -> Result<()> {
     // SAFETY: a slot of slot_new, used no more.
-    guard::call(|e| unsafe { pgr_shim_slot_drop(slot, e) })
+    guard::call0(|e| unsafe { pgr_shim_slot_drop(slot, e) })
 }
 
 /// Lets a slot point to a tuple, which stays the caller's.
 pub fn slot_store(slot: Slot, tuple: sys::HeapTuple) -> Result<()> {
     // SAFETY: the tuple outlives the slot's use of it.
-    guard::call(|e| unsafe { pgr_shim_slot_store(slot, tuple, e) })
+    guard::call0(|e| unsafe { pgr_shim_slot_store(slot, tuple, e) })
 }
 
 /// Empties a slot.
 pub fn slot_clear(slot: Slot) -> Result<()> {
     // SAFETY: a live slot.
-    guard::call(|e| unsafe { pgr_shim_slot_clear(slot, e) })
+    guard::call0(|e| unsafe { pgr_shim_slot_clear(slot, e) })
 }
 
 /// Where the row in a slot lies.
@@ -366,13 +371,13 @@ pub fn slot_tid(slot: Slot) -> sys::ItemPointerData {
 /// Inserts a row; its place is in `t_self` then.
 pub fn insert(rel: Handle, tuple: sys::HeapTuple, cid: u32) -> Result<()> {
     // SAFETY: a tuple of this relation in writable memory.
-    guard::call(|e| unsafe { pgr_shim_heap_insert(rel, tuple, cid, e) })
+    guard::call0(|e| unsafe { pgr_shim_heap_insert(rel, tuple, cid, e) })
 }
 
 /// Inserts many rows; their places are in the slots then.
 pub fn insert_many(rel: Handle, slots: &mut [Slot], cid: u32) -> Result<()> {
     // SAFETY: as many live slots as said.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_heap_multi_insert(rel, slots.as_mut_ptr(), slots.len() as c_int, cid, e)
     })
 }
@@ -399,9 +404,9 @@ pub enum Indexes {
 
 fn outcome(result: sys::TM_Result) -> Result<Outcome> {
     match result {
-        sys::TM_Result_TM_Ok => Ok(Outcome::Done),
-        sys::TM_Result_TM_Updated | sys::TM_Result_TM_Deleted => Ok(Outcome::Moved),
-        other => Err(guard::Error::internal(format!("row can't be changed: TM_Result {other}"))),
+        sys::TM_Ok => Ok(Outcome::Done),
+        sys::TM_Updated | sys::TM_Deleted => Ok(Outcome::Moved),
+        other => Err(internal(format!("row can't be changed: TM_Result {other}"))),
     }
 }
 
@@ -412,10 +417,10 @@ pub fn update(
     tuple: sys::HeapTuple,
     cid: u32,
 ) -> Result<(Outcome, Indexes)> {
-    let mut result = sys::TM_Result_TM_Ok;
-    let mut indexes = sys::TU_UpdateIndexes_TU_None;
+    let mut result = sys::TM_Ok;
+    let mut indexes = sys::TU_None;
     // SAFETY: a tuple of this relation in writable memory.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_heap_update(
             rel,
             &raw mut tid,
@@ -427,8 +432,8 @@ pub fn update(
         )
     })?;
     let indexes = match indexes {
-        sys::TU_UpdateIndexes_TU_All => Indexes::All,
-        sys::TU_UpdateIndexes_TU_Summarizing => Indexes::Summarizing,
+        sys::TU_All => Indexes::All,
+        sys::TU_Summarizing => Indexes::Summarizing,
         _ => Indexes::None,
     };
     Ok((outcome(result)?, indexes))
@@ -436,9 +441,9 @@ pub fn update(
 
 /// Deletes the row at `tid`; waits for those who have it locked.
 pub fn delete(rel: Handle, mut tid: sys::ItemPointerData, cid: u32) -> Result<Outcome> {
-    let mut result = sys::TM_Result_TM_Ok;
+    let mut result = sys::TM_Ok;
     // SAFETY: an open relation.
-    guard::call(|e| unsafe { pgr_shim_heap_delete(rel, &raw mut tid, cid, &raw mut result, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_heap_delete(rel, &raw mut tid, cid, &raw mut result, e) })?;
     outcome(result)
 }
 
@@ -452,7 +457,7 @@ pub fn modify(
 ) -> Result<sys::HeapTuple> {
     let mut out = std::ptr::null_mut();
     // SAFETY: the caller's slices have an element for each column.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_modify_tuple(
             tuple,
             rel,
@@ -470,7 +475,7 @@ pub fn modify(
 pub fn fetch(rel: Handle, mut tid: sys::ItemPointerData, slot: Slot) -> Result<bool> {
     let mut found = false;
     // SAFETY: an open relation and a live slot.
-    guard::call(|e| unsafe { pgr_shim_fetch(rel, &raw mut tid, slot, &raw mut found, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_fetch(rel, &raw mut tid, slot, &raw mut found, e) })?;
     Ok(found)
 }
 
@@ -501,14 +506,14 @@ pub fn index_insert(
     info: *mut sys::IndexInfo,
 ) -> Result<bool> {
     let check = match check {
-        UniqueCheck::No => sys::IndexUniqueCheck_UNIQUE_CHECK_NO,
-        UniqueCheck::Now => sys::IndexUniqueCheck_UNIQUE_CHECK_YES,
-        UniqueCheck::Later => sys::IndexUniqueCheck_UNIQUE_CHECK_PARTIAL,
-        UniqueCheck::Existing => sys::IndexUniqueCheck_UNIQUE_CHECK_EXISTING,
+        UniqueCheck::No => sys::UNIQUE_CHECK_NO,
+        UniqueCheck::Now => sys::UNIQUE_CHECK_YES,
+        UniqueCheck::Later => sys::UNIQUE_CHECK_PARTIAL,
+        UniqueCheck::Existing => sys::UNIQUE_CHECK_EXISTING,
     };
     let mut unique = false;
     // SAFETY: the arrays have room for any index.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_index_insert(
             index,
             entry.values.as_mut_ptr(),
@@ -541,14 +546,14 @@ impl Search {
             // SAFETY: a plain C structure, which the shim fills.
             let mut key: sys::ScanKeyData = unsafe { std::mem::zeroed() };
             // SAFETY: see above.
-            guard::call(|e| unsafe {
+            guard::call0(|e| unsafe {
                 pgr_shim_scan_key(&raw mut key, column as c_int, strategy, function, collation, e)
             })?;
             keys.push(key);
         }
         let mut scan = std::ptr::null_mut();
         // SAFETY: open relations and a live snapshot.
-        guard::call(|e| unsafe {
+        guard::call0(|e| unsafe {
             pgr_shim_scan_begin(heap, index, snapshot, nkeys as c_int, &raw mut scan, e)
         })?;
         Ok(Search { scan, keys })
@@ -561,7 +566,7 @@ impl Search {
         }
         let mut found = false;
         // SAFETY: the scan is open; `values` outlive the call.
-        guard::call(|e| unsafe {
+        guard::call0(|e| unsafe {
             pgr_shim_scan_find(
                 self.scan,
                 snapshot,
@@ -578,7 +583,7 @@ impl Search {
     /// Empties the slot and lets go of all buffers, until the next find().
     pub fn rest(&self, slot: Slot) -> Result<()> {
         // SAFETY: the scan is open, the slot alive.
-        guard::call(|e| unsafe { pgr_shim_scan_rest(self.scan, slot, e) })
+        guard::call0(|e| unsafe { pgr_shim_scan_rest(self.scan, slot, e) })
     }
 }
 
@@ -598,9 +603,9 @@ struct User {
 pub fn as_owner<T>(rel: Handle, f: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut saved = User { user: 0, context: 0, guc_level: 0 };
     // SAFETY: an open relation.
-    guard::call(|e| unsafe { pgr_shim_become_owner(rel, &raw mut saved, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_become_owner(rel, &raw mut saved, e) })?;
     let result = f()?;
     // SAFETY: `saved` is from just before.
-    guard::call(|e| unsafe { pgr_shim_become_self(&raw const saved, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_become_self(&raw const saved, e) })?;
     Ok(result)
 }

@@ -38,13 +38,13 @@ impl Owner {
     pub fn renew(&mut self) -> Result<()> {
         let old = std::mem::replace(&mut self.0, make()?);
         // SAFETY: nobody else has it.
-        guard::call(|e| unsafe { pgr_shim_owner_free(old, e) })
+        guard::call0(|e| unsafe { pgr_shim_owner_free(old, e) })
     }
 }
 
 fn make() -> Result<sys::ResourceOwner> {
     let mut out = std::ptr::null_mut();
     // SAFETY: a plain constructor.
-    guard::call(|e| unsafe { pgr_shim_owner_new(&raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_owner_new(&raw mut out, e) })?;
     Ok(out)
 }

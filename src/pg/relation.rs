@@ -71,27 +71,27 @@ pub struct Column {
 pub fn open(oid: u32, mode: i32) -> Result<Option<Handle>> {
     let mut out = std::ptr::null_mut();
     // SAFETY: all pointers are to live locals.
-    guard::call(|e| unsafe { pgr_shim_relation_open(oid, mode, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_relation_open(oid, mode, &raw mut out, e) })?;
     Ok((!out.is_null()).then_some(out))
 }
 
 /// Locks a relation until the end of the transaction, and processes pending invalidations.
 pub fn lock(oid: u32, mode: i32) -> Result<()> {
     // SAFETY: plain integers.
-    guard::call(|e| unsafe { pgr_shim_lock_relation(oid, mode, e) })
+    guard::call0(|e| unsafe { pgr_shim_lock_relation(oid, mode, e) })
 }
 
 /// Closes it; with mode 0 the lock stays until the end of the transaction.
 pub fn close(rel: Handle, mode: i32) -> Result<()> {
     // SAFETY: the caller opened it.
-    guard::call(|e| unsafe { pgr_shim_relation_close(rel, mode, e) })
+    guard::call0(|e| unsafe { pgr_shim_relation_close(rel, mode, e) })
 }
 
 /// OID of an open relation.
 #[must_use]
 pub fn oid(rel: Handle) -> u32 {
     // SAFETY: an open relation's descriptor.
-    unsafe { (*rel).rd_id.into() }
+    unsafe { (*rel).rd_id }
 }
 
 /// Name of an open relation, for messages.
@@ -158,7 +158,7 @@ pub fn fingerprint(columns: &[Column]) -> u64 {
 pub fn identity_index(rel: Handle) -> Result<Option<u32>> {
     let mut out = 0;
     // SAFETY: an open relation.
-    guard::call(|e| unsafe { pgr_shim_identity_index(rel, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_identity_index(rel, &raw mut out, e) })?;
     Ok((out != 0).then_some(out))
 }
 
@@ -166,14 +166,14 @@ pub fn identity_index(rel: Handle) -> Result<Option<u32>> {
 pub fn indexes(rel: Handle) -> Result<Vec<u32>> {
     let mut list = std::ptr::null_mut();
     // SAFETY: an open relation.
-    guard::call(|e| unsafe { pgr_shim_index_list(rel, &raw mut list, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_index_list(rel, &raw mut list, e) })?;
     if list.is_null() {
         return Ok(Vec::new());
     }
     // SAFETY: an OID list of `length` cells, palloc'd in the current context, which frees it.
     let oids = unsafe {
         let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
-        cells.iter().map(|c| c.oid_value.into()).collect()
+        cells.iter().map(|c| c.oid_value).collect()
     };
     Ok(oids)
 }
@@ -190,21 +190,21 @@ pub fn index_columns(index: Handle) -> Vec<i16> {
 #[must_use]
 pub fn index_collation(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_indcollation has an entry for each key column.
-    unsafe { (*(*index).rd_indcollation.add(column)).into() }
+    unsafe { (*(*index).rd_indcollation.add(column)) }
 }
 
 /// Operator family of a key column of an index.
 #[must_use]
 pub fn index_family(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_opfamily has an entry for each key column.
-    unsafe { (*(*index).rd_opfamily.add(column)).into() }
+    unsafe { (*(*index).rd_opfamily.add(column)) }
 }
 
 /// Text of an index's expressions and predicate; `None` if it has neither.
 pub fn index_definition(index: Handle) -> Result<Option<Vec<u8>>> {
     let mut out: *mut c_char = std::ptr::null_mut();
     // SAFETY: an open index.
-    guard::call(|e| unsafe { pgr_shim_index_definition(index, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_index_definition(index, &raw mut out, e) })?;
     if out.is_null() {
         return Ok(None);
     }
@@ -216,7 +216,7 @@ pub fn index_definition(index: Handle) -> Result<Option<Vec<u8>>> {
 pub fn index_hash(index: Handle, column: usize, typid: u32) -> Result<Option<HashProc>> {
     let mut out = std::ptr::null_mut();
     // SAFETY: an open index.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_index_hash(index, column as c_int, typid, &raw mut out, e)
     })?;
     Ok((!out.is_null()).then_some(HashProc(out)))
@@ -226,7 +226,7 @@ pub fn index_hash(index: Handle, column: usize, typid: u32) -> Result<Option<Has
 pub fn index_search(index: Handle, column: usize) -> Result<(u16, u32)> {
     let (mut strategy, mut function) = (0, 0);
     // SAFETY: an open index.
-    guard::call(|e| unsafe {
+    guard::call0(|e| unsafe {
         pgr_shim_index_search(index, column as c_int, &raw mut strategy, &raw mut function, e)
     })?;
     Ok((strategy, function))
@@ -236,7 +236,7 @@ pub fn index_search(index: Handle, column: usize) -> Result<(u16, u32)> {
 pub fn index_info(index: Handle, context: sys::MemoryContext) -> Result<*mut sys::IndexInfo> {
     let mut out = std::ptr::null_mut();
     // SAFETY: an open index and a live context.
-    guard::call(|e| unsafe { pgr_shim_index_info(index, context, &raw mut out, e) })?;
+    guard::call0(|e| unsafe { pgr_shim_index_info(index, context, &raw mut out, e) })?;
     Ok(out)
 }
 
@@ -247,5 +247,5 @@ pub struct HashProc(pub(super) *mut sys::FmgrInfo);
 /// Has `callback(0, relation)` called for every change of a relation's definition (0: any).
 pub fn on_change(callback: sys::RelcacheCallbackFunction) -> Result<()> {
     // SAFETY: registers a function pointer.
-    guard::call(|e| unsafe { pgr_shim_on_relcache(callback, e) })
+    guard::call0(|e| unsafe { pgr_shim_on_relcache(callback, e) })
 }

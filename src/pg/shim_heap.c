@@ -4,7 +4,7 @@
  * Each returns 0, or 1 with the error in *edata (CopyErrorData, in the caller's
  * memory context); no Rust frame is ever jumped over.  Thin wrappers only.
  */
-#include "postgres.h"
+#include "shim.h"
 
 #include "access/detoast.h"
 #include "access/genam.h"
@@ -18,16 +18,19 @@
 #include "catalog/pg_index.h"
 #include "executor/executor.h"
 #include "fmgr.h"
-#include "libpq/libpq-be.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "replication/postgres_r.h"
+#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -38,28 +41,12 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 #include "utils/typcache.h"
 
 #include "shim_heap.h"
 
-#define GUARD(stmt) \
-	do { \
-		MemoryContext guard_context_ = CurrentMemoryContext; \
-		volatile int guard_failed_ = 0; \
-		PG_TRY(); \
-		{ \
-			stmt; \
-		} \
-		PG_CATCH(); \
-		{ \
-			MemoryContextSwitchTo(guard_context_); \
-			*edata = CopyErrorData(); \
-			FlushErrorState(); \
-			guard_failed_ = 1; \
-		} \
-		PG_END_TRY(); \
-		return guard_failed_; \
-	} while (0)
+#define GUARD(statement) PGR_GUARD(edata, statement)
 
 /* ---------------- memory ---------------- */
 
@@ -563,12 +550,6 @@ pgr_shim_on_xact(XactCallback xact, SubXactCallback subxact, ErrorData **edata)
 	GUARD(RegisterXactCallback(xact, NULL); RegisterSubXactCallback(subxact, NULL));
 }
 
-int
-pgr_shim_check_interrupts(ErrorData **edata)
-{
-	GUARD(CHECK_FOR_INTERRUPTS());
-}
-
 /* ---------------- a table's owner ---------------- */
 
 static void
@@ -620,4 +601,93 @@ int
 pgr_shim_abort_block(ErrorData **edata)
 {
 	GUARD(LockErrorCleanup(); AbortWholeTransactionBlock());
+}
+
+/* Never raises. */
+void
+pgr_shim_lock_error_cleanup(void)
+{
+	LockErrorCleanup();
+}
+
+/* Is there anything to abort, at any level? */
+bool
+pgr_shim_holds_transaction(void)
+{
+	return IsTransactionOrTransactionBlock() &&
+		!(IsAbortedTransactionBlockState() && !IsSubTransaction());
+}
+
+/* 0 between transactions. */
+LocalTransactionId
+pgr_shim_local_xid(void)
+{
+	return MyProc->vxid.lxid;
+}
+
+static void
+look_again(void)
+{
+	/* the timeout's own handler has set the latch */
+}
+
+static void
+look_again_in(int milliseconds)
+{
+	static TimeoutId timeout = MAX_TIMEOUTS;
+
+	if (timeout == MAX_TIMEOUTS)
+		timeout = RegisterTimeout(USER_TIMEOUT, look_again);
+	enable_timeout_after(timeout, milliseconds);
+}
+
+int
+pgr_shim_look_again_in(int milliseconds, ErrorData **edata)
+{
+	GUARD(look_again_in(milliseconds));
+}
+
+void
+pgr_shim_terminate(int pid)
+{
+	kill(pid, SIGTERM);
+}
+
+int
+pgr_shim_before_exit(pg_on_exit_callback callback, ErrorData **edata)
+{
+	GUARD(before_shmem_exit(callback, (Datum) 0));
+}
+
+/* ---------------- a helper's process ---------------- */
+
+static void
+helper_start(Oid database)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	/* no setting of the database or of a role, and no timeout, reaches a helper */
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
+											  BGWORKER_BYPASS_ALLOWCONN | BGWORKER_BYPASS_ROLELOGINCHECK);
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+int
+pgr_shim_helper_start(Oid database, ErrorData **edata)
+{
+	GUARD(helper_start(database));
+}
+
+/* What this process shows in pg_stat_activity; never raises. */
+void
+pgr_shim_report_activity(bool busy, const char *what)
+{
+	pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE, what);
 }

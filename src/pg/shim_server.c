@@ -24,17 +24,18 @@
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
 #include "storage/shmem.h"
+#include "tcop/cmdtag.h"
+#include "tcop/utility.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 #include "utils/wait_event.h"
 
 #include "shim_server.h"
-
-#define GUARD(...) PGR_GUARD(edata, __VA_ARGS__)
 
 /* ---------------- shared state ---------------- */
 
@@ -42,7 +43,7 @@ int
 pgr_shim_shmem_init(const char *name, Size size, void **out, bool *found,
 					ErrorData **edata)
 {
-	GUARD(*out = ShmemInitStruct(name, size, found));
+	PGR_GUARD(edata, *out = ShmemInitStruct(name, size, found));
 }
 
 /* One for each process that has a PGPROC, auxiliary ones included. */
@@ -67,7 +68,7 @@ pgr_shim_state_unlock(void)
 int
 pgr_shim_wal_flush(XLogRecPtr upto, ErrorData **edata)
 {
-	GUARD(XLogFlush(upto));
+	PGR_GUARD(edata, XLogFlush(upto));
 }
 
 XLogRecPtr
@@ -97,6 +98,13 @@ init_worker(BackgroundWorker *worker, const char *type, const char *function)
 	worker->bgw_restart_time = BGW_NEVER_RESTART;
 }
 
+static int
+start_worker(BackgroundWorker *worker, BackgroundWorkerHandle **handle,
+			 bool *started, ErrorData **edata)
+{
+	PGR_GUARD(edata, *started = RegisterDynamicBackgroundWorker(worker, handle));
+}
+
 int
 pgr_shim_register_coordinator(int restart_seconds, ErrorData **edata)
 {
@@ -104,29 +112,104 @@ pgr_shim_register_coordinator(int restart_seconds, ErrorData **edata)
 
 	init_worker(&worker, "replication coordinator", "PgrCoordinatorMain");
 	worker.bgw_restart_time = restart_seconds;
-	GUARD(RegisterBackgroundWorker(&worker));
+	PGR_GUARD(edata, RegisterBackgroundWorker(&worker));
 }
+
+/*
+ * Helpers that this process, the coordinator, has started, by number.  Handles
+ * live in TopMemoryContext as long as the process.
+ */
+static BackgroundWorkerHandle *helper_handles[65];
 
 int
 pgr_shim_start_helper(uint32 number, bool *started, ErrorData **edata)
 {
 	BackgroundWorker worker;
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	int			failed;
 
 	init_worker(&worker, "replication helper", "PgrHelperMain");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "replication helper %u", number);
 	worker.bgw_flags |= BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_main_arg = UInt32GetDatum(number);
 	worker.bgw_notify_pid = MyProcPid;
-	GUARD(*started = RegisterDynamicBackgroundWorker(&worker, NULL));
+	failed = start_worker(&worker, &helper_handles[number], started, edata);
+	MemoryContextSwitchTo(old);
+	return failed;
 }
 
-/* For a worker that handles SIGTERM as a backend does: in ProcessInterrupts(). */
+/* Has the helper ended, or will it never start? */
+bool
+pgr_shim_helper_ended(uint32 number)
+{
+	pid_t		pid;
+
+	if (helper_handles[number] == NULL ||
+		GetBackgroundWorkerPid(helper_handles[number], &pid) != BGWH_STOPPED)
+		return false;
+	pfree(helper_handles[number]);
+	helper_handles[number] = NULL;
+	return true;
+}
+
+void
+pgr_shim_stop_helpers(void)
+{
+	for (int i = 0; i < lengthof(helper_handles); i++)
+		if (helper_handles[i] != NULL)
+			TerminateBackgroundWorker(helper_handles[i]);
+}
+
+static void
+connect_helper(Oid database)
+{
+	static const char *const settings[][2] = {
+		{"session_replication_role", "replica"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"transaction_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"search_path", "pg_catalog"},
+	};
+
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
+											  BGWORKER_BYPASS_ALLOWCONN |
+											  BGWORKER_BYPASS_ROLELOGINCHECK);
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* Connects a helper as the bootstrap superuser, out of reach of anyone's settings. */
 int
-pgr_shim_worker_signals(ErrorData **edata)
+pgr_shim_connect_helper(Oid database, ErrorData **edata)
+{
+	PGR_GUARD(edata, connect_helper(database));
+}
+
+static void
+worker_signals(bool finish_in_order)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	GUARD(BackgroundWorkerUnblockSignals());
+	pqsignal(SIGTERM, finish_in_order ? SignalHandlerForShutdownRequest : die);
+	BackgroundWorkerUnblockSignals();
+}
+
+/*
+ * Signals of a background worker.  On SIGTERM it ends in ProcessInterrupts(),
+ * as a backend does, or when it asks pgr_shim_shutdown_requested().
+ */
+int
+pgr_shim_worker_signals(bool finish_in_order, ErrorData **edata)
+{
+	PGR_GUARD(edata, worker_signals(finish_in_order));
+}
+
+bool
+pgr_shim_shutdown_requested(void)
+{
+	return ShutdownRequestPending;
 }
 
 bool
@@ -141,7 +224,7 @@ pgr_shim_take_reload(void)
 int
 pgr_shim_reload(ErrorData **edata)
 {
-	GUARD(ProcessConfigFile(PGC_SIGHUP));
+	PGR_GUARD(edata, ProcessConfigFile(PGC_SIGHUP));
 }
 
 /*
@@ -191,91 +274,151 @@ pgr_shim_has_xid(void)
 	return TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
+int
+pgr_shim_on_exit(void (*callback) (int, Datum), ErrorData **edata)
+{
+	PGR_GUARD(edata, before_shmem_exit(callback, 0));
+}
+
+bool
+pgr_shim_is_superuser(void)
+{
+	return superuser();
+}
+
+bool
+pgr_shim_wal_is_minimal(void)
+{
+	return wal_level < WAL_LEVEL_REPLICA;
+}
+
+bool
+pgr_shim_in_block(void)
+{
+	return IsTransactionBlock();
+}
+
+bool
+pgr_shim_strong_random(uint64 *out)
+{
+	return pg_strong_random(out, sizeof(*out));
+}
+
+bool
+pgr_shim_process_lives(int pid)
+{
+	return kill(pid, 0) == 0 || errno != ESRCH;
+}
+
 /* ---------------- START and STOP REPLICATION ---------------- */
 
 int
 pgr_shim_not_in_block(bool is_top_level, const char *statement, ErrorData **edata)
 {
-	GUARD(PreventInTransactionBlock(is_top_level, statement));
+	PGR_GUARD(edata, PreventInTransactionBlock(is_top_level, statement));
 }
 
 int
 pgr_shim_database_oid(const char *name, Oid *out, ErrorData **edata)
 {
-	GUARD(*out = get_database_oid(name, false));
+	PGR_GUARD(edata, *out = get_database_oid(name, false));
 }
 
 /* NULL if there is none; palloc'd. */
 int
 pgr_shim_database_name(Oid oid, const char **out, ErrorData **edata)
 {
-	GUARD(*out = get_database_name(oid));
+	PGR_GUARD(edata, *out = get_database_name(oid));
+}
+
+static void
+system_sql(const char *sql)
+{
+	int			nest = NewGUCNestLevel();
+
+	(void) set_config_option("allow_system_table_mods", "on", PGC_SUSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	SPI_connect();
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not run \"%s\"", sql);
+	SPI_finish();
+	AtEOXact_GUC(true, nest);
 }
 
 /* Runs a statement that makes objects in pg_catalog. */
 int
 pgr_shim_system_sql(const char *sql, ErrorData **edata)
 {
-	GUARD(
-		  int nest = NewGUCNestLevel();
+	PGR_GUARD(edata, system_sql(sql));
+}
 
-		  (void) set_config_option("allow_system_table_mods", "on", PGC_SUSET,
-								   PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		  (void) set_config_option("search_path", "pg_catalog", PGC_USERSET,
-								   PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		  if (SPI_connect() != SPI_OK_CONNECT ||
-			  SPI_execute(sql, false, 0) < 0 ||
-			  SPI_finish() != SPI_OK_FINISH)
-			  elog(ERROR, "could not run \"%s\"", sql);
-		  AtEOXact_GUC(true, nest));
+static bool
+sql_any(const char *sql)
+{
+	bool		any;
+
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (SPI_execute(sql, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not run \"%s\"", sql);
+	any = SPI_processed > 0;
+	PopActiveSnapshot();
+	SPI_finish();
+	return any;
 }
 
 /* Does a query give any rows? */
 int
 pgr_shim_sql_any(const char *sql, bool *out, ErrorData **edata)
 {
-	GUARD(
-		  if (SPI_connect() != SPI_OK_CONNECT ||
-			  SPI_execute(sql, true, 1) != SPI_OK_SELECT)
-			  elog(ERROR, "could not run \"%s\"", sql);
-		  *out = SPI_processed > 0;
-		  if (SPI_finish() != SPI_OK_FINISH)
-			  elog(ERROR, "SPI_finish failed"));
+	PGR_GUARD(edata, *out = sql_any(sql));
 }
 
-/* Waits for transactions of this database that have an XID by now. */
+static void
+wait_for_writers(void)
+{
+	int			n;
+	VirtualTransactionId *vxids =
+		GetCurrentVirtualXIDs(InvalidTransactionId, false, false,
+							  PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		TransactionId xid;
+		TransactionId xmin;
+		int			nsubxid;
+		bool		overflowed;
+
+		ProcNumberGetTransactionIds(vxids[i].procNumber, &xid, &xmin,
+									&nsubxid, &overflowed);
+		if (TransactionIdIsValid(xid))
+			(void) VirtualXactLock(vxids[i], true);
+	}
+	pfree(vxids);
+}
+
+/* Waits for the other transactions of this database that have an XID by now. */
 int
 pgr_shim_wait_for_writers(ErrorData **edata)
 {
-	GUARD(
-		  VirtualTransactionId *vxids;
-		  int n;
-
-		  vxids = GetCurrentVirtualXIDs(InvalidTransactionId, false, false,
-										PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, &n);
-		  for (int i = 0; i < n; i++)
-		  {
-			  TransactionId xid;
-			  TransactionId xmin;
-			  int nsubxid;
-			  bool overflowed;
-
-			  ProcNumberGetTransactionIds(vxids[i].procNumber, &xid, &xmin,
-										  &nsubxid, &overflowed);
-			  if (TransactionIdIsValid(xid))
-				  (void) VirtualXactLock(vxids[i], true);
-		  }
-		  pfree(vxids));
+	PGR_GUARD(edata, wait_for_writers());
 }
 
 /* ---------------- statistics ---------------- */
 
+static AttInMetadata *
+rows_begin(FunctionCallInfo fcinfo)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	return TupleDescGetAttInMetadata(((ReturnSetInfo *) fcinfo->resultinfo)->setDesc);
+}
+
 int
 pgr_shim_rows_begin(FunctionCallInfo fcinfo, void **out, ErrorData **edata)
 {
-	GUARD(
-		  InitMaterializedSRF(fcinfo, 0);
-		  *out = TupleDescGetAttInMetadata(((ReturnSetInfo *) fcinfo->resultinfo)->setDesc));
+	PGR_GUARD(edata, *out = rows_begin(fcinfo));
 }
 
 /* One row from the text of its columns; NULL pointers are nulls. */
@@ -283,18 +426,55 @@ int
 pgr_shim_rows_add(FunctionCallInfo fcinfo, void *state, char **values,
 				  ErrorData **edata)
 {
-	GUARD(tuplestore_puttuple(((ReturnSetInfo *) fcinfo->resultinfo)->setResult,
+	PGR_GUARD(edata, tuplestore_puttuple(((ReturnSetInfo *) fcinfo->resultinfo)->setResult,
 							  BuildTupleFromCStrings((AttInMetadata *) state, values)));
 }
 
 /* ---------------- refusals ---------------- */
 
+static char
+persistence(const RangeVar *relation)
+{
+	Oid			oid = RangeVarGetRelid(relation, NoLock, true);
+
+	return OidIsValid(oid) ? get_rel_persistence(oid) : 0;
+}
+
 /* relpersistence of what a statement names; 0 if it doesn't exist. */
 int
 pgr_shim_persistence(const RangeVar *relation, char *out, ErrorData **edata)
 {
-	GUARD(
-		  Oid oid = RangeVarGetRelid(relation, NoLock, true);
+	PGR_GUARD(edata, *out = persistence(relation));
+}
 
-		  *out = OidIsValid(oid) ? get_rel_persistence(oid) : 0);
+/* The same for an object of DROP, named by a list. */
+int
+pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
+							ErrorData **edata)
+{
+	PGR_GUARD(edata, *out = persistence(makeRangeVarFromNameList((List *) object)));
+}
+
+char
+pgr_shim_relation_persistence(Relation rel)
+{
+	return rel->rd_rel->relpersistence;
+}
+
+int
+pgr_shim_command_name(Node *statement, const char **out, ErrorData **edata)
+{
+	PGR_GUARD(edata, *out = GetCommandTagName(CreateCommandTag(statement)));
+}
+
+int
+pgr_shim_list_length(const List *list)
+{
+	return list_length(list);
+}
+
+Node *
+pgr_shim_list_nth(const List *list, int n)
+{
+	return (Node *) list_nth(list, n);
 }

@@ -6,6 +6,7 @@
 #define PGR_SHIM_SERVER_H
 
 #include "fmgr.h"
+#include "nodes/parsenodes.h"
 #include "storage/lock.h"
 #include "utils/elog.h"
 #include "utils/rel.h"
@@ -23,7 +24,11 @@ extern bool pgr_shim_in_recovery(void);
 
 extern int	pgr_shim_register_coordinator(int restart_seconds, ErrorData **edata);
 extern int	pgr_shim_start_helper(uint32 number, bool *started, ErrorData **edata);
-extern int	pgr_shim_worker_signals(ErrorData **edata);
+extern bool pgr_shim_helper_ended(uint32 number);
+extern void pgr_shim_stop_helpers(void);
+extern int	pgr_shim_connect_helper(Oid database, ErrorData **edata);
+extern int	pgr_shim_worker_signals(bool finish_in_order, ErrorData **edata);
+extern bool pgr_shim_shutdown_requested(void);
 extern bool pgr_shim_take_reload(void);
 extern int	pgr_shim_reload(ErrorData **edata);
 extern void pgr_shim_sleep(long timeout_ms, uint32 wait_event);
@@ -32,6 +37,13 @@ extern void pgr_shim_set_latch(uint32 slot);
 extern bool pgr_shim_is_client(void);
 extern bool pgr_shim_has_xid(void);
 extern void pgr_shim_guc_refuse(const char *detail, const char *hint);
+
+extern int	pgr_shim_on_exit(void (*callback) (int, Datum), ErrorData **edata);
+extern bool pgr_shim_is_superuser(void);
+extern bool pgr_shim_wal_is_minimal(void);
+extern bool pgr_shim_in_block(void);
+extern bool pgr_shim_strong_random(uint64 *out);
+extern bool pgr_shim_process_lives(int pid);
 
 extern int	pgr_shim_not_in_block(bool is_top_level, const char *statement,
 								  ErrorData **edata);
@@ -46,5 +58,12 @@ extern int	pgr_shim_rows_add(FunctionCallInfo fcinfo, void *state, char **values
 							  ErrorData **edata);
 
 extern int	pgr_shim_persistence(const RangeVar *relation, char *out, ErrorData **edata);
+
+extern int	pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
+										ErrorData **edata);
+extern char pgr_shim_relation_persistence(Relation rel);
+extern int	pgr_shim_command_name(Node *statement, const char **out, ErrorData **edata);
+extern int	pgr_shim_list_length(const List *list);
+extern Node *pgr_shim_list_nth(const List *list, int n);
 
 #endif

@@ -91,7 +91,7 @@ impl TupleBuffer {
             std::ptr::copy_nonoverlapping(data.as_ptr(), base.add(hoff), data.len());
         }
         self.tuple.t_len = len as u32;
-        self.tuple.t_tableOid = relation.into();
+        self.tuple.t_tableOid = relation;
         self.tuple.t_data = header;
         invalidate(&mut self.tuple.t_self);
         &raw mut self.tuple

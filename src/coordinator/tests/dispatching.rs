@@ -178,7 +178,7 @@ fn what_exceeds_the_memory_bound_is_read_from_the_log_again() {
 
 fn asked(effect: &Effect) -> Option<(u64, u64)> {
     match effect {
-        Effect::Gcs(GcsCommand::Read { seq, index }) => Some((*seq, *index)),
+        Effect::Gcs(GcsCommand::Read { seq, index, .. }) => Some((*seq, *index)),
         _ => None,
     }
 }

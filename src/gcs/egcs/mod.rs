@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod codec;
 pub mod disk;
+mod inbound;
 mod inspect;
 mod joining;
 pub mod log;
@@ -16,6 +17,7 @@ mod ready;
 pub mod recover;
 pub mod segment;
 pub mod store;
+mod ticks;
 pub mod wire;
 pub mod writer;
 

@@ -7,16 +7,15 @@
 use super::Config;
 use super::log::{Checkpoint, HardState, Record};
 use super::order::Order;
-use super::outbox::{Offered, Outbox, Proposals};
+use super::outbox::{Outbox, Proposals};
 use super::reader::LogReader;
 use super::recover::{Mark, Recovered};
 use super::store::Store;
 use super::wire::{self, Assembly, Frame};
 use crate::gcs::{Event, Gcs, Input, Output, Refused, View};
-use crate::ids::{Gid, Incarnation, MemberId, MessageId};
+use crate::ids::{Gid, MemberId, MessageId};
 use crate::limits::{
     CHANGESET_BYTES_MAX, ELECTION_TICKS, FRAME_PART_BYTES, HEARTBEAT_TICKS, LOG_RECORD_BYTES_MAX,
-    MEMBERS_MAX,
 };
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
@@ -24,12 +23,8 @@ use raft::{RawNode, StateRole};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-/// Ticks without a delivery of an own message after which all are sent again.
-const RESEND_TICKS: usize = ELECTION_TICKS;
 /// Ticks between tries of what may get lost.
 pub(super) const RETRY_TICKS: usize = 5;
-/// Ticks after which a snapshot that was not acknowledged is sent again.
-const SNAPSHOT_TICKS: usize = 30 * ELECTION_TICKS;
 /// Bytes of entries in one message of Raft.
 const APPEND_BYTES_MAX: u64 = FRAME_PART_BYTES as u64;
 /// Messages of Raft on their way to one member.
@@ -133,15 +128,16 @@ pub struct Node {
     pub(super) frames: u32,
     pub(super) primary: bool,
     pub(super) catching_up: CatchUp,
-    ticks: usize,
+    /// Ticks since the start.
+    pub(super) ticks: usize,
     /// Ticks since the leader was heard.
     pub(super) silence: usize,
     /// Ticks since an own message was delivered.
     pub(super) stalled: usize,
-    rng: u64,
+    pub(super) rng: u64,
     /// (term, role) for which the election timeout was drawn.
-    timeout_for: (u64, StateRole),
-    timeout: usize,
+    pub(super) timeout_for: (u64, StateRole),
+    pub(super) timeout: usize,
 }
 
 /// The way to [`Event::CaughtUp`].
@@ -207,7 +203,7 @@ impl Node {
             raft,
             life: Life::Running,
             out: Vec::new(),
-            outbox: Outbox::new(),
+            outbox: Outbox::default(),
             proposals: Proposals::default(),
             peers: BTreeMap::new(),
             joins: BTreeMap::new(),
@@ -266,6 +262,13 @@ impl Node {
         if self.life == Life::Running {
             self.life = Life::Failed;
             self.emit(Event::Fatal(why.into()));
+        }
+    }
+
+    pub(super) fn removed(&mut self) {
+        if self.life == Life::Running {
+            self.life = Life::Removed;
+            self.emit(Event::Removed);
         }
     }
 
@@ -343,286 +346,10 @@ impl Node {
         }
         self.send(MemberId(to), &Frame::Raft(Box::new(m)));
     }
-
-    /// Ticks since the start.
-    pub(super) fn now(&self) -> usize {
-        self.ticks
-    }
-
-    fn tick(&mut self) {
-        self.ticks += 1;
-        self.silence = self.silence.saturating_add(1);
-        self.stalled += 1;
-        for peer in self.peers.values_mut() {
-            peer.told = false;
-        }
-        if self.may_campaign() {
-            self.draw_timeout();
-            let fired = self.raft.tick();
-            if fired && !self.is_leader() {
-                self.timeout_for.0 = u64::MAX;
-            }
-        }
-        if self.stalled >= RESEND_TICKS {
-            self.stalled = 0;
-            self.outbox.rewind(0);
-        }
-        self.watch_snapshots();
-        if self.ticks.is_multiple_of(RETRY_TICKS) {
-            self.retry_joins();
-            self.retry_removals();
-        }
-        self.promote();
-    }
-
-    /// A lone voter becomes leader on the spot, which Raft allows only with all of its log
-    /// durable; and Raft looks for membership changes among what is committed and not delivered,
-    /// all of it at once, so that should be in memory.
-    fn may_campaign(&self) -> bool {
-        let r = &self.raft.raft;
-        let log = &r.raft_log;
-        self.is_leader()
-            || log.persisted == log.last_index()
-                && (log.applied == log.committed || self.raft.store().in_memory(log.applied + 1))
-    }
-
-    /// Raft draws election timeouts from the system's randomness; ours replaces it.
-    fn draw_timeout(&mut self) {
-        let state = (self.raft.raft.term, self.raft.raft.state);
-        if self.timeout_for != state {
-            self.timeout_for = state;
-            // splitmix64
-            self.rng = self.rng.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.rng;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^= z >> 31;
-            self.timeout = ELECTION_TICKS + (z % ELECTION_TICKS as u64) as usize;
-        }
-        self.raft.raft.set_randomized_election_timeout(self.timeout);
-    }
-
-    /// Raft waits for the answer to a snapshot for ever; a lost one has to be reported.
-    fn watch_snapshots(&mut self) {
-        if !self.is_leader() {
-            return;
-        }
-        let mut lost = Vec::new();
-        for (&id, progress) in self.raft.raft.prs().iter() {
-            let Ok(member) = u16::try_from(id).map(MemberId) else {
-                continue;
-            };
-            let peer = self.peers.entry(member).or_default();
-            if progress.state != raft::ProgressState::Snapshot {
-                peer.snapshot_ticks = 0;
-                continue;
-            }
-            peer.snapshot_ticks += 1;
-            if peer.snapshot_ticks >= SNAPSHOT_TICKS {
-                peer.snapshot_ticks = 0;
-                lost.push(id);
-            }
-        }
-        lost.sort_unstable();
-        for id in lost {
-            self.raft.report_snapshot(id, raft::SnapshotStatus::Failure);
-        }
-    }
-
-    fn peer_up(&mut self, id: MemberId) {
-        let peer = self.peers.entry(id).or_default();
-        *peer = Peer {
-            up: true,
-            ..Peer::default()
-        };
-        if self.order.is_gone(id) {
-            self.send(id, &Frame::Gone);
-        } else if self.other_leader() == Some(id) {
-            self.outbox.rewind(0);
-        }
-    }
-
-    fn peer_down(&mut self, id: MemberId) {
-        self.peers.insert(id, Peer::default());
-        if self.is_leader() {
-            let id = u64::from(id.0);
-            self.raft.report_unreachable(id);
-            self.raft.report_snapshot(id, raft::SnapshotStatus::Failure);
-        }
-    }
-
-    fn frame(&mut self, from: MemberId, bytes: Bytes) {
-        if from.0 == 0 || from == self.config.me || self.peers.len() > 4 * MEMBERS_MAX {
-            return;
-        }
-        let gone = self.order.is_gone(from);
-        let peer = self.peers.entry(from).or_default();
-        if gone {
-            if !std::mem::replace(&mut peer.told, true) {
-                self.send(from, &Frame::Gone);
-            }
-            return;
-        }
-        // What does not parse is dropped: a peer that sends it gets no further than by silence.
-        let Ok(Some(frame)) = peer.assembly.take(bytes) else {
-            return;
-        };
-        match frame {
-            Frame::Raft(m) => self.raft_message(from, *m),
-            Frame::Forward {
-                incarnation,
-                first,
-                payloads,
-            } => self.forwarded(from, incarnation, first, payloads),
-            Frame::Gap { incarnation, next } => {
-                if incarnation == self.config.incarnation && self.other_leader() == Some(from) {
-                    self.outbox.rewind(next);
-                }
-            }
-            Frame::Join {
-                connection,
-                request,
-            } => {
-                if self.is_leader()
-                    && let Err(reply) = self.consider_join(request)
-                {
-                    let reply = reply.encode();
-                    self.send(from, &Frame::JoinReply { connection, reply });
-                }
-            }
-            Frame::JoinReply { connection, reply } => self.join_refused(connection, reply),
-            Frame::Remove(member) => {
-                if self.is_leader() {
-                    self.removals.insert(member);
-                    self.retry_removals();
-                }
-            }
-            Frame::Gone => self.removed(),
-        }
-    }
-
-    pub(super) fn removed(&mut self) {
-        if self.life == Life::Running {
-            self.life = Life::Removed;
-            self.emit(Event::Removed);
-        }
-    }
-
-    fn raft_message(&mut self, from: MemberId, mut m: Message) {
-        m.from = u64::from(from.0);
-        m.to = u64::from(self.config.me.0);
-        let log = &self.raft.raft.raft_log;
-        let (term, last, committed) = (self.raft.raft.term, log.last_index(), log.committed);
-        let from_leader = matches!(
-            m.get_msg_type(),
-            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
-        );
-        match m.get_msg_type() {
-            MessageType::MsgHeartbeat if m.term >= term && m.commit > last => {
-                return self.lost(m.commit);
-            }
-            MessageType::MsgAppend if m.term >= term && m.commit_term > last => {
-                return self.lost(m.commit_term);
-            }
-            MessageType::MsgAppend if m.term >= term => {
-                let conflict = m
-                    .entries
-                    .iter()
-                    .take_while(|e| e.index <= committed)
-                    .find(|e| log.term(e.index).is_ok_and(|t| t != 0 && t != e.term));
-                if let Some(e) = conflict {
-                    let index = e.index;
-                    return self.fail(format!(
-                        "the group's entry {index} differs from the one that was committed here"
-                    ));
-                }
-            }
-            MessageType::MsgAppendResponse if !m.reject && m.index > last => return,
-            // A leader's hand-over starts an election at once.
-            MessageType::MsgTimeoutNow if !self.may_campaign() => return,
-            _ => {}
-        }
-        if from_leader && m.term >= term {
-            self.silence = 0;
-        }
-        // An error says that the message is of no use now, as after a change of leader.
-        let _ = self.raft.step(m);
-    }
-
-    /// The leader knows from this member that it had the entry on stable storage.
-    fn lost(&mut self, index: u64) {
-        let last = self.raft.raft.raft_log.last_index();
-        self.fail(format!(
-            "the group log here ends at entry {last}, but had entry {index} before: it lost \
-             entries that it had acknowledged"
-        ));
-    }
-
-    fn forwarded(
-        &mut self,
-        from: MemberId,
-        incarnation: Incarnation,
-        first: u64,
-        payloads: Vec<Bytes>,
-    ) {
-        if !self.is_leader() || !self.order.members().contains_key(&from) {
-            return;
-        }
-        for (number, payload) in (first..).zip(payloads) {
-            if payload.len() > message_bytes_max() {
-                return;
-            }
-            let id = MessageId {
-                member: from,
-                incarnation,
-                number,
-            };
-            match self.proposals.offer(id, payload) {
-                Offered::Taken | Offered::Known => {}
-                Offered::Full => return,
-                Offered::Gap(next) => {
-                    let peer = self.peers.entry(from).or_default();
-                    if !std::mem::replace(&mut peer.told, true) {
-                        self.send(from, &Frame::Gap { incarnation, next });
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    fn made_durable(&mut self, ticket: u64) {
-        self.durable = self.durable.max(ticket);
-        while self
-            .waiting
-            .front()
-            .is_some_and(|w| w.ticket <= self.durable)
-        {
-            let w = self.waiting.pop_front().expect("just seen");
-            if w.ready != 0 {
-                self.raft.on_persist_ready(w.ready);
-            }
-            for m in w.messages {
-                self.send_raft(m);
-            }
-            match w.then {
-                Then::Nothing => {}
-                Then::Mark(mark) => {
-                    self.raft.mut_store().add_mark(mark);
-                }
-                Then::Restore(checkpoint, mark) => {
-                    self.raft.mut_store().add_mark(mark);
-                    self.raft.advance_apply_to(checkpoint.index);
-                    self.order = Order::new(&checkpoint);
-                    self.restored(*checkpoint);
-                }
-            }
-        }
-    }
 }
 
 /// Bytes of one message: a changeset with what the layer above wraps round it.
-fn message_bytes_max() -> usize {
+pub(super) fn message_bytes_max() -> usize {
     CHANGESET_BYTES_MAX + (LOG_RECORD_BYTES_MAX - CHANGESET_BYTES_MAX) / 2
 }
 
@@ -697,6 +424,7 @@ impl Gcs for Node {
 
     fn stable(&mut self, own: Gid, all: Gid) {
         if self.life == Life::Running {
+            self.raft.mut_store().set_everywhere(all);
             self.compact(own, all);
         }
     }

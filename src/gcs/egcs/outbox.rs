@@ -20,9 +20,9 @@ pub struct Outbox {
     next: u64,
 }
 
-impl Outbox {
+impl Default for Outbox {
     /// Empty, before number 1.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             first: 1,
             items: VecDeque::new(),
@@ -30,7 +30,9 @@ impl Outbox {
             next: 1,
         }
     }
+}
 
+impl Outbox {
     /// Whether one more of this size fits.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.items.len() < IN_FLIGHT_MAX

@@ -91,7 +91,7 @@ impl Node {
         let CatchUp::Asking(asked) = self.catching_up else {
             return;
         };
-        let now = self.now();
+        let now = self.ticks;
         if asked.is_some_and(|t| now < t + RETRY_TICKS) || !self.is_primary() {
             return;
         }

@@ -31,6 +31,8 @@ pub struct Store {
     marks: VecDeque<Mark>,
     /// The members now, for snapshots to them.
     members: BTreeMap<MemberId, Member>,
+    /// Every member has the GIDs up to here, as far as is known.
+    everywhere: Gid,
 }
 
 /// The configuration that a checkpoint's members make.
@@ -103,6 +105,7 @@ impl Store {
             window: RefCell::default(),
             marks: recovered.marks.into(),
             members: BTreeMap::new(),
+            everywhere: Gid::ZERO,
         }
     }
 
@@ -123,9 +126,9 @@ impl Store {
         self.members = members;
     }
 
-    /// Reads a checkpoint back.
-    pub fn read(&self, mark: Mark) -> std::io::Result<Checkpoint> {
-        self.reader.checkpoint(mark)
+    /// Every member has the GIDs up to here.
+    pub fn set_everywhere(&mut self, gid: Gid) {
+        self.everywhere = gid;
     }
 
     /// Appends entries that Raft has accepted; they supersede those from the first one's index on.
@@ -227,8 +230,11 @@ impl Store {
 
     fn snapshot_for(&self, to: MemberId) -> Option<Checkpoint> {
         let member = self.members.get(&to)?;
-        // A member that lags may have more than it joined with; it refuses what is too new.
-        let mark = self.mark_for(member.gid).or(self.marks.front().copied())?;
+        // Its log will begin there, and it may lead one day: so it begins early enough for the
+        // member that lags most. A member whose GID is not known gets the oldest checkpoint, and
+        // refuses it if that is beyond its data.
+        let gid = member.gid.min(self.everywhere);
+        let mark = self.mark_for(gid).or(self.marks.front().copied())?;
         let mut checkpoint = self.reader.checkpoint(mark).ok()?;
         // Raft takes a snapshot only from a configuration that has the receiver.
         let there = checkpoint.members.iter().any(|m| m.id == to);

@@ -223,8 +223,10 @@ fn decode_raft(f: &mut Fields) -> Result<Message, CodecError> {
         return Err(CodecError::Value);
     }
     if is_read(ty) {
-        let mut e = raft::eraftpb::Entry::default();
-        e.data = f.bytes(CONTEXT_BYTES_MAX)?;
+        let e = raft::eraftpb::Entry {
+            data: f.bytes(CONTEXT_BYTES_MAX)?,
+            ..Default::default()
+        };
         m.set_entries(vec![e].into());
         return Ok(m);
     }
@@ -252,8 +254,10 @@ fn decode_raft(f: &mut Fields) -> Result<Message, CodecError> {
             if checkpoint.index == 0 || checkpoint.term == 0 || checkpoint.term > m.term {
                 return Err(CodecError::Value);
             }
-            let mut snapshot = raft::eraftpb::Snapshot::default();
-            snapshot.data = data;
+            let mut snapshot = raft::eraftpb::Snapshot {
+                data,
+                ..Default::default()
+            };
             let meta = snapshot.mut_metadata();
             meta.index = checkpoint.index;
             meta.term = checkpoint.term;

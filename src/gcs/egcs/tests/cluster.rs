@@ -1,6 +1,7 @@
 //! A group in memory: the production engine, a network that loses, doubles and reorders, disks
 //! that lose what was not synced, and a checker of what was delivered.
 
+use super::checker::state;
 use crate::gcs::egcs::log::Checkpoint;
 use crate::gcs::egcs::mem_disk::MemDisk;
 use crate::gcs::egcs::members::{JoinReply, JoinRequest};
@@ -8,7 +9,7 @@ use crate::gcs::egcs::reader::DiskReader;
 use crate::gcs::egcs::recover::{self, LogError};
 use crate::gcs::egcs::writer::{Step, Writer};
 use crate::gcs::egcs::{Config, Node};
-use crate::gcs::{Event, Gcs, Input, Output, View};
+use crate::gcs::{Gcs, Input, Output, View};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -69,8 +70,10 @@ pub struct Server {
     pub app: App,
     writer: Option<Writer>,
     steps: VecDeque<(u64, Vec<Step>)>,
-    /// First GID that its data does not have.
-    base: Gid,
+    /// Last GID of the copy that it began with.
+    pub base: Gid,
+    /// It has caught up once.
+    pub was_level: bool,
 }
 
 #[derive(Default)]
@@ -86,27 +89,17 @@ pub struct Cluster {
     pub segment_bytes: u64,
     /// Position by position: message, and the running hash after it.
     pub history: Vec<(MessageId, u64)>,
-    seen: BTreeSet<MessageId>,
-    last: BTreeMap<MemberId, (Incarnation, u64)>,
+    pub seen: BTreeSet<MessageId>,
+    pub last: BTreeMap<MemberId, (Incarnation, u64)>,
     /// Own messages that their origin saw delivered.
     pub acknowledged: u64,
     pub taken: u64,
+    /// Servers that the layer above takes out of the group.
+    pub removals: BTreeSet<MemberId>,
 }
 
 pub fn id(n: u16) -> MemberId {
     MemberId(n)
-}
-
-fn mix(hash: u64, m: MessageId, payload: &[u8]) -> u64 {
-    let mut h = blake3::Hasher::new();
-    h.update(&hash.to_le_bytes());
-    h.update(m.to_string().as_bytes());
-    h.update(payload);
-    u64::from_le_bytes(h.finalize().as_bytes()[..8].try_into().unwrap())
-}
-
-pub fn state(seq: u64, hash: u64) -> Bytes {
-    [seq.to_le_bytes(), hash.to_le_bytes()].concat().into()
 }
 
 impl Cluster {
@@ -162,6 +155,7 @@ impl Cluster {
             writer: None,
             steps: VecDeque::new(),
             base,
+            was_level: false,
         };
         self.servers.insert(id, server);
     }
@@ -331,11 +325,16 @@ impl Cluster {
         }
     }
 
+    fn has_writes(&self, id: MemberId) -> bool {
+        let server = self.servers.get(&id);
+        server.is_some_and(|s| s.node.is_some() && !s.steps.is_empty())
+    }
+
     pub fn settle(&mut self) {
         loop {
             let mut busy = self.pass_one();
             for id in self.up() {
-                while self.servers[&id].node.is_some() && !self.servers[&id].steps.is_empty() {
+                while self.has_writes(id) {
                     self.flush(id);
                     busy = true;
                 }
@@ -421,6 +420,18 @@ impl Cluster {
     }
 
     pub fn drain(&mut self, id: MemberId) {
+        self.outputs(id);
+        while let Some(gone) = self.removals.pop_first() {
+            self.servers.remove(&gone);
+            for s in self.servers.values_mut() {
+                if let Some(node) = s.node.as_mut() {
+                    node.remove(gone);
+                }
+            }
+        }
+    }
+
+    fn outputs(&mut self, id: MemberId) {
         let mut out = Vec::new();
         let s = self.servers.get_mut(&id).unwrap();
         let Some(node) = s.node.as_mut() else { return };
@@ -449,74 +460,6 @@ impl Cluster {
                 }
                 Output::Event(event) => self.event(id, event),
             }
-        }
-    }
-
-    fn event(&mut self, id: MemberId, event: Event) {
-        let every = self.checkpoint_every;
-        let s = self.servers.get_mut(&id).unwrap();
-        let app = &mut s.app;
-        match event {
-            Event::Restore { seq, gid, state } => {
-                assert!(
-                    gid.0 <= app.flushed.max(s.base.0),
-                    "{id}: a state of the future"
-                );
-                let hash = match seq {
-                    0 => 0,
-                    _ => self.history[seq as usize - 1].1,
-                };
-                assert_eq!(
-                    state,
-                    self::state(seq, hash),
-                    "{id}: another state at {seq}"
-                );
-                (app.seq, app.hash) = (seq, hash);
-            }
-            Event::Deliver(d) => {
-                assert_eq!(d.seq, app.seq + 1, "{id}: no gaps");
-                let hash = mix(app.hash, d.id, &d.payload);
-                (app.seq, app.hash) = (d.seq, hash);
-                app.index = app.index.max(d.index);
-                if d.seq as usize > self.history.len() {
-                    assert!(self.seen.insert(d.id), "{} twice", d.id);
-                    let expected = match self.last.get(&d.id.member) {
-                        Some(&(life, n)) if life == d.id.incarnation => n + 1,
-                        Some(&(life, _)) => {
-                            assert!(life < d.id.incarnation, "an old life");
-                            1
-                        }
-                        None => 1,
-                    };
-                    assert_eq!(d.id.number, expected, "in order of {}", d.id);
-                    let last = (d.id.incarnation, d.id.number);
-                    self.last.insert(d.id.member, last);
-                    self.history.push((d.id, hash));
-                }
-                assert_eq!(
-                    self.history[d.seq as usize - 1],
-                    (d.id, hash),
-                    "{id}: another order at {}",
-                    d.seq
-                );
-                if (d.id.member, d.id.incarnation.0) == (id, s.incarnation) {
-                    self.acknowledged += 1;
-                }
-                if d.seq.is_multiple_of(every) {
-                    let node = s.node.as_mut().unwrap();
-                    node.checkpoint(d.seq, Gid(d.seq), state(d.seq, hash));
-                    app.flushed = app.flushed.max(d.seq.saturating_sub(every / 2));
-                    let own = Gid(app.flushed);
-                    let all = self.servers.values().map(|s| s.app.flushed).min();
-                    let node = self.servers.get_mut(&id).unwrap().node.as_mut().unwrap();
-                    node.stable(own, Gid(all.unwrap()));
-                }
-            }
-            Event::View(view) => app.view = view,
-            Event::Primary(primary) => app.primary = primary,
-            Event::CaughtUp => app.caught_up = true,
-            Event::Removed => app.removed = true,
-            Event::Fatal(why) => app.fatal = Some(why),
         }
     }
 }

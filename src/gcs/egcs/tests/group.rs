@@ -1,6 +1,7 @@
 //! Groups in good weather: birth, joins, removals, restarts.
 
-use super::cluster::{Cluster, id, state};
+use super::checker::state;
+use super::cluster::{Cluster, id};
 use crate::gcs::egcs::members::JoinReply;
 use crate::gcs::{Gcs, Refused};
 use crate::ids::Gid;
