@@ -70,4 +70,3 @@ pub fn set_victim(victim: bool) {
     // SAFETY: a variable of this process.
     unsafe { sys::pgr_victim = victim };
 }
-
