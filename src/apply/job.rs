@@ -57,14 +57,22 @@ pub fn apply(
     let mut relation = 0;
     for entry in changeset.entries() {
         match entry.map_err(|e| damaged(&e))? {
-            Entry::Relation { oid, fingerprint, natts } => {
+            Entry::Relation {
+                oid,
+                fingerprint,
+                natts,
+            } => {
                 relation = oid.0;
                 set_relation(relation);
                 applier.relation(relation, fingerprint, natts)?;
             }
             Entry::Insert(row) => applier.insert(relation, std::iter::once(row))?,
             Entry::Batch(rows) => applier.insert(relation, rows)?,
-            Entry::Update { identity, changed, new } => {
+            Entry::Update {
+                identity,
+                changed,
+                new,
+            } => {
                 applier.update(relation, &identity, |i| changed.has(i), &new)?;
             }
             Entry::Delete(identity) => applier.delete(relation, &identity)?,

@@ -1,18 +1,18 @@
 //! The edge to PostgreSQL. See `README.md` beside this file.
 
+pub mod backend;
 pub mod bgworker;
 pub mod ddl;
 pub mod elog;
 pub mod guard;
 pub mod guc;
+pub mod heap;
 pub mod latch;
+pub mod owner;
+pub mod relation;
 pub mod shmem;
 pub mod stat;
 pub mod state_file;
-pub mod backend;
-pub mod heap;
-pub mod owner;
-pub mod relation;
 pub mod sys;
 pub mod transaction;
 pub mod tuple;

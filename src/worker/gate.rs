@@ -53,10 +53,15 @@ pub fn visible() {
     if let Some(next) = control.visible.pass(gid) {
         latch::wake(SlotNo(next));
     }
-    control.dependents.passed(gid, |slot| latch::wake(SlotNo(slot)));
+    control
+        .dependents
+        .passed(gid, |slot| latch::wake(SlotNo(slot)));
     let counters = &control.counters;
-    let counter =
-        if super::channel::is_helper(slot()) { &counters.applied } else { &counters.commits };
+    let counter = if super::channel::is_helper(slot()) {
+        &counters.applied
+    } else {
+        &counters.commits
+    };
     counter.fetch_add(1, Ordering::Relaxed);
     // SAFETY: a variable of this process.
     unsafe { sys::pgr_commit_gid.gid = 0 };
