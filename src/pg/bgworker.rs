@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 
 unsafe extern "C" {
     fn pgr_shim_register_coordinator(restart_seconds: c_int, edata: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_worker_signals(finish_in_order: bool, edata: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_connect_helper(database: u32, edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_is_client() -> bool;
     fn pgr_shim_in_recovery() -> bool;
 }
@@ -53,7 +55,7 @@ pub fn gate() -> Result<()> {
     };
     let other = "Connect to another member of the group.";
     match state {
-        GroupState::Online | GroupState::NoQuorum | GroupState::Left => Ok(()),
+        GroupState::Online | GroupState::NoQuorum => Ok(()),
         GroupState::Off | GroupState::Recovering if guc::gcs().is_none() => {
             Err(closed("\"replication_gcs\" is not set, and the database belongs to", "Set \"replication_gcs\" and restart the server."))
         }
@@ -61,6 +63,7 @@ pub fn gate() -> Result<()> {
             Err(closed("It is catching up with", "Try again in a moment, or connect to another member of the group."))
         }
         GroupState::Joining => Err(closed("It is joining", other)),
+        GroupState::Left => Err(closed("It is leaving", "Try again in a moment.")),
         GroupState::Failed => {
             let reason = control.failure.get();
             Err(closed(&format!("It has failed ({reason}) as a member of"), other))
@@ -68,6 +71,14 @@ pub fn gate() -> Result<()> {
     }
 }
 
-/// Main function of the coordinator process.
-pub fn coordinator_main() {
+/// Signals of a background worker that ends on SIGTERM as a backend does.
+pub fn serve_signals() -> Result<()> {
+    // SAFETY: once, at the start of a background worker.
+    guard::call0(|e| unsafe { pgr_shim_worker_signals(false, e) })
+}
+
+/// Connects a helper to its database, as a superuser whose settings nobody else changes.
+pub fn connect_helper(database: u32) -> Result<()> {
+    // SAFETY: once, in a background worker that has no connection yet.
+    guard::call0(|e| unsafe { pgr_shim_connect_helper(database, e) })
 }

@@ -1,10 +1,13 @@
 //! The edge to PostgreSQL. See `README.md` beside this file.
 
 pub mod bgworker;
+pub mod coordinator;
 pub mod ddl;
 pub mod elog;
 pub mod guard;
 pub mod guc;
+pub mod helpers;
+pub mod host;
 pub mod latch;
 pub mod shmem;
 pub mod stat;
