@@ -31,6 +31,8 @@ pub mod apply;
 #[cfg(feature = "server")]
 pub mod export;
 #[cfg(feature = "server")]
+pub mod export;
+#[cfg(feature = "server")]
 pub mod pg;
 #[cfg(feature = "server")]
 pub mod worker;

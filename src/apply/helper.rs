@@ -9,7 +9,7 @@ use crate::imsg::message::{ToCoordinator, ToHelper};
 use crate::pg::guard::{self, Result};
 use crate::pg::heap::Context;
 use crate::pg::victim::Cause;
-use crate::pg::{bgworker, elog, latch, shmem, sys, transaction};
+use crate::pg::{backend, elog, latch, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
 use crate::worker::phase::Phase;
 use crate::worker::{gate, victim};
@@ -20,12 +20,11 @@ pub fn main(number: u32) -> Result<()> {
     // SAFETY: a variable of this process: what it does is not captured.
     unsafe { sys::pgr_is_helper = true };
     guard::install_panic_hook();
-    bgworker::serve_signals()?;
     let database = control().database.load(Ordering::SeqCst);
     if database == 0 {
         return Ok(());
     }
-    bgworker::connect_helper(database)?;
+    backend::start_helper(database)?;
     channel::attach(true)?;
     watch_transactions()?;
     let mut helper = Helper {

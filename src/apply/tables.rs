@@ -6,7 +6,7 @@
 //! again as needed: no state is ever repaired.
 
 use crate::capture::layout::Attr;
-use crate::pg::guard::{PgError, Result};
+use crate::pg::guard::Result;
 use crate::pg::heap::{self, internal, Context, Executor, Search, Slot};
 use crate::pg::owner::Owner;
 use crate::pg::relation::{self, Handle};

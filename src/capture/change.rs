@@ -6,7 +6,7 @@ use super::relation::{self, Kind, Relation, Source, Unique};
 use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
-use crate::changeset::tuple::TupleBytes;
+use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, internal, Context, Executor};
 use crate::pg::relation::Handle;
@@ -21,6 +21,8 @@ struct Scratch {
     old: Vec<Span>,
     new: Vec<Span>,
     changed: Vec<bool>,
+    /// The same as bits.
+    changed_bits: Vec<u8>,
     identity: Writer,
     row: Writer,
     /// For values that PostgreSQL computes or detoasts.
@@ -150,6 +152,10 @@ fn update_row(
     s.changed.extend(
         s.old.iter().zip(&s.new).map(|(o, n)| o.of(old_row.data) != n.of(new_row.data)),
     );
+    s.changed_bits.clear();
+    s.changed_bits.extend(s.changed.chunks(8).map(|eight| {
+        eight.iter().enumerate().fold(0, |bits, (i, c)| bits | u8::from(*c) << i)
+    }));
 
     // Keys: the row under its old and, if that changed, its new identity ...
     let identity_changed = relation.identity_columns.iter().any(|c| s.changed[usize::from(*c)]);
@@ -189,7 +195,7 @@ fn update_row(
     let identity =
         TupleBytes { natts, bitmap: s.identity.bitmap(), data: s.identity.data() };
     let values = TupleBytes { natts, bitmap: s.row.bitmap(), data: s.row.data() };
-    transaction::entries(relation, |b| b.update(&identity, &s.changed, &values))
+    transaction::entries(relation, |b| b.update(&identity, Bitmap(&s.changed_bits), &values))
 }
 
 /// A row was deleted.

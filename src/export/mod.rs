@@ -13,3 +13,4 @@ mod victim;
 mod wal;
 
 pub use server::{enabled, refresh_if_new};
+mod version;

@@ -20,6 +20,9 @@ pub mod sys;
 pub mod transaction;
 pub mod tuple;
 pub mod victim;
+pub mod guard_test;
+pub mod text;
+pub mod version;
 
 /// Which patch series the library was built for.
 pub mod patchset {

@@ -30,3 +30,4 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapshot.h"
+#include "utils/wait_event.h"
