@@ -9,8 +9,6 @@ use std::sync::atomic::Ordering;
 
 unsafe extern "C" {
     fn pgr_shim_register_coordinator(restart_seconds: c_int, edata: *mut *mut sys::ErrorData) -> c_int;
-    fn pgr_shim_worker_signals(finish_in_order: bool, edata: *mut *mut sys::ErrorData) -> c_int;
-    fn pgr_shim_connect_helper(database: u32, edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_is_client() -> bool;
     fn pgr_shim_in_recovery() -> bool;
 }
@@ -69,16 +67,4 @@ pub fn gate() -> Result<()> {
             Err(closed(&format!("It has failed ({reason}) as a member of"), other))
         }
     }
-}
-
-/// Signals of a background worker that ends on SIGTERM as a backend does.
-pub fn serve_signals() -> Result<()> {
-    // SAFETY: once, at the start of a background worker.
-    guard::call0(|e| unsafe { pgr_shim_worker_signals(false, e) })
-}
-
-/// Connects a helper to its database, as a superuser whose settings nobody else changes.
-pub fn connect_helper(database: u32) -> Result<()> {
-    // SAFETY: once, in a background worker that has no connection yet.
-    guard::call0(|e| unsafe { pgr_shim_connect_helper(database, e) })
 }
