@@ -31,8 +31,6 @@ pub mod apply;
 #[cfg(feature = "server")]
 pub mod export;
 #[cfg(feature = "server")]
-pub mod export;
-#[cfg(feature = "server")]
 pub mod pg;
 #[cfg(feature = "server")]
 pub mod worker;

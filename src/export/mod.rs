@@ -9,8 +9,8 @@ mod ddl;
 mod helper;
 mod server;
 mod stat;
+mod version;
 mod victim;
 mod wal;
 
 pub use server::{enabled, refresh_if_new};
-mod version;
