@@ -33,7 +33,7 @@ pub fn main(number: u32) -> Result<()> {
         memory: Context::scratch(c"pgr helper")?,
         bytes: Vec::new(),
     };
-    send(ToCoordinator::HelperReady)?;
+    send(ToCoordinator::HelperReady { helper: number })?;
     loop {
         match next() {
             Some(ToHelper::Apply { gid, depends_on, origin, changeset }) => {

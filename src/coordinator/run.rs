@@ -118,9 +118,11 @@ pub struct Loop<H, G> {
 }
 
 impl<H: Host, G: Gcs> Loop<H, G> {
+    /// Tells the host the state that the core begins with.
+    ///
     /// # Errors
     /// The host has no eventfd.
-    pub fn new(host: H, parts: Parts<G>) -> io::Result<Loop<H, G>> {
+    pub fn new(mut host: H, parts: Parts<G>) -> io::Result<Loop<H, G>> {
         let wake = Rc::new(host.wake_fd()?);
         let Parts {
             gcs,
@@ -130,6 +132,7 @@ impl<H: Host, G: Gcs> Loop<H, G> {
             log,
             reread,
         } = parts;
+        host.state(core.state());
         Ok(Loop {
             host,
             gcs,

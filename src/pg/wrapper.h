@@ -9,6 +9,7 @@
 #include "storage/proc.h"
 #include "tcop/utility.h"
 #include "utils/wait_event.h"
+#include "utils/rel.h"
 
 #include "access/genam.h"
 #include "access/heapam.h"

@@ -83,11 +83,6 @@ impl Peers {
         self.up.contains_key(&member)
     }
 
-    /// Connections in whatever stage.
-    pub fn len(&self) -> usize {
-        self.conns.len()
-    }
-
     /// Takes the membership over.
     pub fn set_view(&mut self, view: &View) {
         self.dials.set_view(view);

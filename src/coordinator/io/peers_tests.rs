@@ -218,7 +218,7 @@ fn members_connect_once_and_frames_keep_their_order() {
         assert_eq!(small, (0..200).collect::<Vec<u16>>());
         assert_eq!(ends[1].frames(1)[101], &big);
         for end in &ends {
-            assert_eq!(end.peers.len(), 2, "one connection a peer");
+            assert_eq!(end.peers.conns.len(), 2, "one connection a peer");
             assert!(end.inputs.iter().all(|i| !matches!(i, Input::PeerDown(_))));
         }
     });
@@ -233,10 +233,10 @@ fn when_both_dial_one_connection_stays() {
             ends[1].tick();
         }
         ends[0].tick();
-        assert!(ends.iter().all(|e| e.peers.len() == 1));
+        assert!(ends.iter().all(|e| e.peers.conns.len() == 1));
         until(&mut ends, "one is left", |ends| {
             ends.iter()
-                .all(|e| e.peers.up.len() == 1 && e.peers.len() == 1)
+                .all(|e| e.peers.up.len() == 1 && e.peers.conns.len() == 1)
         });
         ends[0].send(2, &b"hello"[..]);
         ends[1].send(1, &b"there"[..]);
@@ -291,7 +291,7 @@ fn changed_and_repeated_frames_end_the_connection() {
             let frames = ends[0].frames(2);
             assert_eq!(frames[0], &b"good"[..]);
             assert!(frames[1..].iter().all(|f| &f[..] == b"bad") && frames.len() <= 2);
-            assert_eq!(ends[0].peers.len(), 0);
+            assert_eq!(ends[0].peers.conns.len(), 0);
         }
     });
 }
@@ -306,7 +306,7 @@ fn a_flood_of_strangers_is_bounded_and_members_still_connect() {
             if i % 10 == 0 {
                 ends[1].turn();
             }
-            assert!(ends[1].peers.len() <= HALF_OPEN_MAX);
+            assert!(ends[1].peers.conns.len() <= HALF_OPEN_MAX);
         }
         connect_all(&mut ends);
         assert!(ends[1].peers.half_open.len() <= HALF_OPEN_MAX);
@@ -349,7 +349,7 @@ fn servers_that_ask_to_join_get_their_answer() {
         for _ in 0..=SILENCE_TICKS {
             end.tick();
         }
-        assert_eq!(end.peers.len(), 0);
+        assert_eq!(end.peers.conns.len(), 0);
     });
 }
 
@@ -365,9 +365,9 @@ fn a_new_life_takes_over_and_a_former_one_is_refused() {
         let mut ends = [end];
         until(&mut ends, "the fourth life is up", |e| e[0].ups(2) == 2);
         let [mut end] = ends;
-        assert_eq!((end.downs(2), end.peers.len()), (1, 1));
+        assert_eq!((end.downs(2), end.peers.conns.len()), (1, 1));
         assert!(Stranger::dial(local(2, 3), &mut end).is_err());
-        assert_eq!((end.downs(2), end.peers.len()), (1, 1));
+        assert_eq!((end.downs(2), end.peers.conns.len()), (1, 1));
         drop((third, fourth));
     });
 }
@@ -410,7 +410,7 @@ fn who_does_not_read_is_dropped() {
             end.send(2, vec![0; 1 << 20]);
             end.turn();
         }
-        assert_eq!((end.downs(2), end.peers.len()), (1, 0));
+        assert_eq!((end.downs(2), end.peers.conns.len()), (1, 0));
         drop(stranger);
     });
 }
