@@ -9,7 +9,7 @@ use super::phase::Phase;
 use crate::capture::relation::described;
 use crate::capture::transaction::watch_transactions;
 use crate::pg::guard::{PgError, Result};
-use crate::pg::{backend, sys, transaction};
+use crate::pg::{backend, transaction};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_char;
 use std::mem::ManuallyDrop;
