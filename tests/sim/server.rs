@@ -318,6 +318,7 @@ impl Server {
                 changeset,
                 ..
             } => {
+                ctx.trace(|| format!("{me} helper {helper} gets GID {gid} after {depends_on}"));
                 running.helpers[helper as usize].give(gid, depends_on, &changeset);
                 self.wake_helper(ctx, helper, 2);
             }
@@ -411,6 +412,9 @@ impl Server {
             return self.step(ctx, Event::Gcs(event));
         };
         let delivery = delivery.clone();
+        if self.state() == GroupState::Failed {
+            return;
+        }
         ctx.check.delivered(me, &delivery);
         if let Some(running) = &mut self.running {
             running.log.insert(delivery.seq, delivery.payload.clone());

@@ -596,7 +596,8 @@ impl World {
                 let until = self.ctx.now + self.ctx.rng.between(50, 4000);
                 self.ctx
                     .trace(|| format!("site {site} stands still until {until}"));
-                self.paused.insert(site, until);
+                let pause = self.paused.entry(site).or_default();
+                *pause = until.max(*pause);
             }
             Some(5) => {
                 let slot = self.ctx.rng.below(self.ctx.scenario.sessions.into()) as u32;
