@@ -84,6 +84,9 @@ pub enum Happening {
         site: usize,
         life: u64,
     },
+    GoOn {
+        site: usize,
+    },
     Heal,
     Fault,
 }
@@ -102,7 +105,7 @@ impl Happening {
             Peer { site, life, .. } => Some((site, Some(life))),
             Frame { link: (_, to), .. } => Some((to, None)),
             AskToJoin { site, life } | CopyAgain { site, life } => Some((site, Some(life))),
-            Connect | Start { .. } | Heal | Fault => None,
+            Connect | Start { .. } | GoOn { .. } | Heal | Fault => None,
         }
     }
 }
@@ -182,13 +185,20 @@ struct Link {
     last: [u64; 2],
 }
 
+/// A server that stands still: nothing happens to it before this time.
+#[derive(Default)]
+struct Pause {
+    until: u64,
+    missed: Vec<Happening>,
+}
+
 pub struct World {
     pub ctx: Context,
     servers: Vec<Server>,
     links: BTreeMap<(usize, usize), Link>,
     /// Ordered pairs between which nothing passes, silently.
     blocked: BTreeSet<(usize, usize)>,
-    paused: BTreeMap<usize, u64>,
+    paused: BTreeMap<usize, Pause>,
     stopped: Option<usize>,
 }
 
@@ -355,16 +365,20 @@ impl World {
 
     fn turn(&mut self) {
         let what = self.ctx.pop();
-        if let Some((site, life)) = what.site() {
-            if let Some(&until) = self.paused.get(&site) {
-                if until > self.ctx.now {
-                    return self.ctx.at(until, what);
-                }
-                self.paused.remove(&site);
-            }
-            if life.is_some_and(|life| self.servers[site].life != life) {
-                return;
-            }
+        if let Some((site, _)) = what.site()
+            && let Some(pause) = self.paused.get_mut(&site)
+        {
+            // A server that stands still finds everything later, in the order in which it came.
+            return pause.missed.push(what);
+        }
+        self.happen_to_the_living(what);
+    }
+
+    fn happen_to_the_living(&mut self, what: Happening) {
+        if let Some((site, Some(life))) = what.site()
+            && self.servers[site].life != life
+        {
+            return;
         }
         self.happen(what);
         self.route();
@@ -372,6 +386,20 @@ impl World {
             self.end(site);
             let life = self.servers[site].life;
             self.ctx.later(100, Happening::CopyAgain { site, life });
+        }
+    }
+
+    fn go_on(&mut self, site: usize) {
+        let Some(pause) = self.paused.get(&site) else {
+            return;
+        };
+        if pause.until > self.ctx.now {
+            let until = pause.until;
+            return self.ctx.at(until, Happening::GoOn { site });
+        }
+        let missed = self.paused.remove(&site).map_or(Vec::new(), |p| p.missed);
+        for what in missed {
+            self.happen_to_the_living(what);
         }
     }
 
@@ -436,6 +464,7 @@ impl World {
             Happening::Start { site } => servers[site].start(ctx),
             Happening::AskToJoin { site, life } => self.ask_to_join(site, life),
             Happening::CopyAgain { site, life } => self.copy_again(site, life),
+            Happening::GoOn { site } => self.go_on(site),
             Happening::Heal => self.heal(),
             Happening::Fault => {
                 if !self.ctx.healed {
@@ -539,7 +568,11 @@ impl World {
     fn heal_for_good(&mut self) {
         self.ctx.trace(|| "all faults end".into());
         self.ctx.healed = true;
-        self.paused.clear();
+        let paused: Vec<usize> = self.paused.keys().copied().collect();
+        for site in paused {
+            self.paused.entry(site).or_default().until = 0;
+            self.go_on(site);
+        }
         self.heal();
         for site in 0..self.servers.len() {
             self.ctx.at(self.ctx.now, Happening::Start { site });
@@ -597,7 +630,8 @@ impl World {
                 self.ctx
                     .trace(|| format!("site {site} stands still until {until}"));
                 let pause = self.paused.entry(site).or_default();
-                *pause = until.max(*pause);
+                pause.until = until.max(pause.until);
+                self.ctx.at(until, Happening::GoOn { site });
             }
             Some(5) => {
                 let slot = self.ctx.rng.below(self.ctx.scenario.sessions.into()) as u32;
@@ -620,8 +654,12 @@ impl World {
                 self.connect(site, other, false);
             }
         }
-        self.paused.remove(&site);
+        let missed = self.paused.remove(&site).map_or(Vec::new(), |p| p.missed);
         self.servers[site].crash(&mut self.ctx);
+        // Some of it is not about the life that ended.
+        for what in missed {
+            self.ctx.at(self.ctx.now, what);
+        }
     }
 
     /// Some can't reach others, in both directions or in one.
