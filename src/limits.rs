@@ -56,8 +56,9 @@ pub const QUORUM_LOST_TICKS: u32 = 30;
 pub const STATUS_IDLE_TICKS: u32 = 5;
 /// Bytes of changesets that wait for a helper in memory; those beyond are read from the group log again.
 pub const APPLY_QUEUE_BYTES_MAX: usize = 256 << 20;
-/// Tries of helpers on one changeset before the member fails.
-pub const HELPER_ATTEMPTS_MAX: u32 = 5;
+/// Tries of helpers on one changeset before the member fails; the pauses between them double, from
+/// one tick on.
+pub const HELPER_ATTEMPTS_MAX: u32 = 8;
 /// Bytes of a checkpoint of the certification state; it may exceed a record of messages.
 pub const CHECKPOINT_BYTES_MAX: usize = 512 << 20;
 /// Length of an address `host:port`.

@@ -27,6 +27,8 @@ pub struct Work {
     pub replay_for: Option<(u32, u64)>,
     /// Helpers that failed on it so far.
     pub attempts: u32,
+    /// Tick before which it is not tried again: what was short may be there again later.
+    pub not_before: u64,
 }
 
 /// Where the bytes are.
@@ -66,6 +68,7 @@ pub struct Dispatch {
     helpers: Vec<Helper>,
     bytes: usize,
     bytes_max: usize,
+    ticks: u64,
     /// Positions of queued work in the log, while it has to be read.
     reading: BTreeMap<u64, Gid>,
 }
@@ -81,6 +84,7 @@ impl Dispatch {
             helpers: vec![Helper::Absent; helpers as usize + 1],
             bytes: 0,
             bytes_max,
+            ticks: 0,
             reading: BTreeMap::new(),
         }
     }
@@ -211,13 +215,22 @@ impl Dispatch {
         if fatal || work.attempts >= HELPER_ATTEMPTS_MAX {
             return Err(work.attempts);
         }
+        work.not_before = self.ticks + (1 << (work.attempts - 1));
         self.enqueue(gid, work);
         Ok(())
+    }
+
+    /// A tick passed.
+    pub fn tick(&mut self) {
+        self.ticks += 1;
     }
 
     /// Hands out what can be handed out.
     pub fn run(&mut self, last_committed: Gid, out: &mut Vec<Effect>) {
         while let Some((&gid, work)) = self.queue.first_key_value() {
+            if work.not_before > self.ticks {
+                break;
+            }
             let Some(helper) = self.free_helper(gid, work.attempts, last_committed) else {
                 break;
             };

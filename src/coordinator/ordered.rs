@@ -168,6 +168,7 @@ impl Coordinator {
                     content,
                     replay_for: ticket,
                     attempts: 0,
+                    not_before: 0,
                 };
                 self.dispatch.push(gid, work, delivery);
             }

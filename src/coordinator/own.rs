@@ -109,6 +109,7 @@ impl Coordinator {
                     content,
                     replay_for: Some(ticket),
                     attempts: 0,
+                    not_before: 0,
                 };
                 self.dispatch.replay(gid, work);
             }

@@ -258,6 +258,7 @@ impl Coordinator {
     }
 
     fn tick(&mut self, out: &mut Vec<Effect>) {
+        self.dispatch.tick();
         if self.opening.tick() && self.state == GroupState::Online {
             self.set_state(GroupState::NoQuorum, out);
             self.refuse_held(out);

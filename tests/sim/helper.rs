@@ -1,18 +1,12 @@
-//! Backends and helpers at work: statements, row locks, apply, the commit gate.
+//! Helpers: apply in parallel as dependencies allow, and the commit gate.
 
-use crate::check::Told;
 use crate::database::Owner;
 use crate::model::{self, Change, Row, Table};
 use crate::scenario::Plant;
 use crate::server::Server;
-use crate::session::{Phase, Statement, Tried};
 use crate::world::Context;
 use postgres_r::coordinator::Event;
-use postgres_r::group_state::GroupState;
 use postgres_r::ids::Gid;
-
-/// Tries for a lock before a client gives up (lock_timeout), which also ends local deadlocks.
-const LOCK_TRIES: u32 = 12;
 
 /// A helper process.
 pub struct Helper {
@@ -135,118 +129,12 @@ impl Server {
         self.running.as_mut()?.helpers[number as usize].job.as_mut()
     }
 
-    fn commit(&mut self, ctx: &mut Context, gid: Gid, changes: &[Change], owner: Owner) {
+    pub fn commit(&mut self, ctx: &mut Context, gid: Gid, changes: &[Change], owner: Owner) {
         self.db.commit(gid, changes);
         self.db.unlock(owner);
         let me = self.me();
         ctx.trace(|| format!("{me} commits GID {gid} by {owner:?}"));
         ctx.check.state(me, gid, self.db.hash());
-    }
-
-    /// A session's next move.
-    pub fn session_turn(&mut self, ctx: &mut Context, slot: u32) {
-        let me = self.me();
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let state = running.core.state();
-        let session = &mut running.sessions[slot as usize];
-        let owner = session.owner();
-        match session.phase {
-            Phase::Idle => {
-                let open = matches!(state, GroupState::Online | GroupState::NoQuorum);
-                // A healed group is not loaded more than it takes to see that each member serves.
-                let wanted = !(ctx.healed && ctx.served.contains(&self.site));
-                if open
-                    && wanted
-                    && let Some(xid) = ctx.next_xid()
-                {
-                    session.begin(xid, &mut ctx.rng, &self.db);
-                    ctx.trace(|| format!("{me} session {slot} begins {xid}"));
-                    return self.wake_session(ctx, slot, 5);
-                }
-                // Clients come back when there is something to do.
-                if !ctx.clients_done {
-                    self.wake_session(ctx, slot, 100);
-                }
-            }
-            Phase::Running => self.statement_turn(ctx, slot),
-            Phase::Passed(gid) if self.db.committed.next() == gid => {
-                session.phase = Phase::Idle;
-                let t = session.transaction.take().expect("it passed");
-                self.commit(ctx, gid, &t.changes, owner);
-                ctx.check.told(t.xid, Told::Committed(gid));
-                ctx.served.insert(self.site);
-                self.wake_session(ctx, slot, ctx.scenario.think_max);
-            }
-            Phase::Passed(_) => self.wake_session(ctx, slot, 3),
-            // Their next move comes with a verdict.
-            Phase::Multicast | Phase::RolledBack => {}
-        }
-    }
-
-    fn statement_turn(&mut self, ctx: &mut Context, slot: u32) {
-        let plant = ctx.scenario.plant;
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let session = &mut running.sessions[slot as usize];
-        let owner = session.owner();
-        let t = session.transaction.as_mut().expect("it runs");
-        let Some((statement, locked)) = t.current else {
-            if t.statements_left > 0 {
-                t.statements_left -= 1;
-                t.current = Some((Statement::random(&mut ctx.rng, &self.db), false));
-                t.tries = 0;
-                return self.wake_session(ctx, slot, 3);
-            }
-            if t.changes.is_empty() {
-                return self.abort(ctx, slot);
-            }
-            return self.multicast(ctx, slot);
-        };
-        let tried = if locked {
-            t.execute(&self.db, statement)
-        } else {
-            t.lock(&mut self.db, owner, statement, plant)
-        };
-        match tried {
-            Tried::Waits => {
-                t.tries += 1;
-                if t.tries > LOCK_TRIES {
-                    return self.abort(ctx, slot);
-                }
-            }
-            Tried::Locked => t.current = Some((statement, true)),
-            Tried::Done => {
-                t.current = None;
-                // A savepoint: the next statement is taken back.
-                if ctx.rng.per_mille(100) {
-                    let mark = t.mark();
-                    let other = Statement::random(&mut ctx.rng, &self.db);
-                    if t.lock(&mut self.db, owner, other, plant) == Tried::Locked {
-                        t.execute(&self.db, other);
-                    }
-                    t.rollback_to(mark, &mut self.db, owner);
-                }
-            }
-            Tried::Failed => return self.abort(ctx, slot),
-        }
-        self.wake_session(ctx, slot, 10);
-    }
-
-    /// ROLLBACK, or the end of a transaction that wrote nothing.
-    fn abort(&mut self, ctx: &mut Context, slot: u32) {
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let session = &mut running.sessions[slot as usize];
-        session.phase = Phase::Idle;
-        if let Some(t) = session.transaction.take() {
-            ctx.check.told(t.xid, Told::Aborted);
-        }
-        self.db.unlock(Owner::Session(slot));
-        self.wake_session(ctx, slot, ctx.scenario.think_max);
     }
 }
 

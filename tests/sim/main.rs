@@ -1,10 +1,14 @@
 //! A whole group in one process, from one seed: see `README.md`.
 
+mod backend;
 mod check;
 mod database;
 mod disk;
+mod faults;
 mod helper;
+mod host;
 mod model;
+mod network;
 mod rng;
 mod scenario;
 mod server;
@@ -160,14 +164,5 @@ fn plants_are_caught() {
         &["meets helper", "can't apply", "in the way"],
     );
     caught(Plant::EarlyAnswer, 100, &["is lost"]);
-    caught(
-        Plant::ForgottenCommit,
-        300,
-        &[
-            "commits come in GID order",
-            "another state",
-            "never",
-            "history",
-        ],
-    );
+    caught(Plant::WrongVerdict, 100, &["another verdict"]);
 }

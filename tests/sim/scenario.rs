@@ -19,8 +19,8 @@ pub enum Plant {
     NoDependencies,
     /// A client is told that it has committed when its changeset was sent.
     EarlyAnswer,
-    /// After a crash the copy says that it has one GID more than it has.
-    ForgottenCommit,
+    /// One member reads some of the delivered changesets differently.
+    WrongVerdict,
 }
 
 #[derive(Clone, Debug)]

@@ -20,8 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 /// Ticks in which a healed group must serve again, and then come to rest.
 const RECOVERY_TICKS_MAX: u64 = 600;
 /// Ticks in which a member that was asked to let a server join has given some answer.
-const JOIN_ANSWER_TICKS: u64 = 110;
-const SERVERS_MAX: usize = 7;
+pub const JOIN_ANSWER_TICKS: u64 = 110;
 
 /// What is due at a time. `site` and `life` name a server between a start and its end.
 #[derive(Debug)]
@@ -129,7 +128,7 @@ pub struct Context {
     happenings: BTreeMap<u64, Happening>,
     number: u64,
     xid: u64,
-    xids_left: u64,
+    pub xids_left: u64,
     failures: BTreeMap<(usize, Gid), u32>,
     tracing: bool,
     /// Of all that happened, in its order.
@@ -178,28 +177,28 @@ impl Context {
 }
 
 #[derive(Default)]
-struct Link {
-    up: bool,
-    epoch: u64,
+pub struct Link {
+    pub up: bool,
+    pub epoch: u64,
     /// When the last frame of each direction arrives: connections keep their order.
-    last: [u64; 2],
+    pub last: [u64; 2],
 }
 
 /// A server that stands still: nothing happens to it before this time.
 #[derive(Default)]
-struct Pause {
-    until: u64,
-    missed: Vec<Happening>,
+pub struct Pause {
+    pub until: u64,
+    pub missed: Vec<Happening>,
 }
 
 pub struct World {
     pub ctx: Context,
-    servers: Vec<Server>,
-    links: BTreeMap<(usize, usize), Link>,
+    pub servers: Vec<Server>,
+    pub links: BTreeMap<(usize, usize), Link>,
     /// Ordered pairs between which nothing passes, silently.
-    blocked: BTreeSet<(usize, usize)>,
-    paused: BTreeMap<usize, Pause>,
-    stopped: Option<usize>,
+    pub blocked: BTreeSet<(usize, usize)>,
+    pub paused: BTreeMap<usize, Pause>,
+    pub stopped: Option<usize>,
 }
 
 /// What a seed came to.
@@ -374,7 +373,7 @@ impl World {
         self.happen_to_the_living(what);
     }
 
-    fn happen_to_the_living(&mut self, what: Happening) {
+    pub fn happen_to_the_living(&mut self, what: Happening) {
         if let Some((site, Some(life))) = what.site()
             && self.servers[site].life != life
         {
@@ -386,20 +385,6 @@ impl World {
             self.end(site);
             let life = self.servers[site].life;
             self.ctx.later(100, Happening::CopyAgain { site, life });
-        }
-    }
-
-    fn go_on(&mut self, site: usize) {
-        let Some(pause) = self.paused.get(&site) else {
-            return;
-        };
-        if pause.until > self.ctx.now {
-            let until = pause.until;
-            return self.ctx.at(until, Happening::GoOn { site });
-        }
-        let missed = self.paused.remove(&site).map_or(Vec::new(), |p| p.missed);
-        for what in missed {
-            self.happen_to_the_living(what);
         }
     }
 
@@ -475,96 +460,6 @@ impl World {
         }
     }
 
-    // ---- network ----
-
-    fn site_of(&self, member: MemberId) -> Option<usize> {
-        self.servers.iter().position(|s| s.member == Some(member))
-    }
-
-    /// Frames on their way; nothing for whom there is no connection.
-    fn route(&mut self) {
-        for (from, to, bytes) in std::mem::take(&mut self.ctx.sends) {
-            let Some(site) = self.site_of(to) else {
-                continue;
-            };
-            let sender = self.servers[from].me();
-            let Some(link) = self.links.get_mut(&(from.min(site), from.max(site))) else {
-                continue;
-            };
-            let ctx = &mut self.ctx;
-            if !link.up
-                || ctx
-                    .rng
-                    .per_mille(if !ctx.healed { ctx.scenario.loss } else { 0 })
-            {
-                continue;
-            }
-            let last = &mut link.last[usize::from(from > site)];
-            *last = (*last).max(ctx.now + ctx.rng.between(0, ctx.scenario.net_delay_max));
-            let frame = Happening::Frame {
-                link: (from, site),
-                epoch: link.epoch,
-                from: sender,
-                bytes,
-            };
-            let at = *last;
-            ctx.at(at, frame);
-        }
-        for (connection, reply) in std::mem::take(&mut self.ctx.join_replies) {
-            self.join_answer(connection, reply);
-        }
-    }
-
-    fn connect_all(&mut self) {
-        for a in 0..self.servers.len() {
-            for b in a + 1..self.servers.len() {
-                let (one, other) = (&self.servers[a], &self.servers[b]);
-                let possible = one.running.is_some()
-                    && other.running.is_some()
-                    && !self.blocked.contains(&(a, b))
-                    && !self.blocked.contains(&(b, a))
-                    && !self.paused.contains_key(&a)
-                    && !self.paused.contains_key(&b);
-                let up = self.links.entry((a, b)).or_default().up;
-                // Now and then a second connection replaces one that is up.
-                if possible && (!up || !self.ctx.healed && self.ctx.rng.per_mille(2)) {
-                    self.connect(a, b, true);
-                }
-            }
-        }
-    }
-
-    fn connect(&mut self, a: usize, b: usize, up: bool) {
-        let link = self.links.entry((a.min(b), a.max(b))).or_default();
-        if !up && !link.up {
-            return;
-        }
-        link.up = up;
-        link.epoch += 1;
-        link.last = [self.ctx.now; 2];
-        for (site, peer) in [(a, b), (b, a)] {
-            let life = self.servers[site].life;
-            let peer = self.servers[peer].me();
-            self.ctx.at(
-                self.ctx.now,
-                Happening::Peer {
-                    site,
-                    life,
-                    peer,
-                    up,
-                },
-            );
-        }
-    }
-
-    fn heal(&mut self) {
-        let blocked = std::mem::take(&mut self.blocked);
-        // What was lost in between breaks the stream.
-        for (a, b) in blocked {
-            self.connect(a, b, false);
-        }
-    }
-
     fn heal_for_good(&mut self) {
         self.ctx.trace(|| "all faults end".into());
         self.ctx.healed = true;
@@ -576,199 +471,6 @@ impl World {
         self.heal();
         for site in 0..self.servers.len() {
             self.ctx.at(self.ctx.now, Happening::Start { site });
-        }
-    }
-
-    // ---- faults ----
-
-    fn schedule_fault(&mut self) {
-        let every = self.ctx.scenario.fault_every;
-        if every > 0 {
-            let delay = self.ctx.rng.between(1, 2 * every);
-            self.ctx.later(delay, Happening::Fault);
-        }
-    }
-
-    fn fault(&mut self) {
-        let f = self.ctx.scenario.faults.clone();
-        let weights = [
-            f.crash,
-            f.crash_all,
-            f.partition,
-            f.cut,
-            f.pause,
-            f.kill_session,
-            f.join,
-            f.stop,
-        ];
-        let total: u64 = weights.iter().sum();
-        if total == 0 {
-            return;
-        }
-        let mut at = self.ctx.rng.below(total);
-        let kind = weights.iter().position(|w| {
-            let here = at < *w;
-            at = at.saturating_sub(*w);
-            here
-        });
-        let n = self.servers.len() as u64;
-        let site = self.ctx.rng.below(n) as usize;
-        match kind {
-            Some(0) => self.crash(site),
-            Some(1) => (0..self.servers.len()).for_each(|site| self.crash(site)),
-            Some(2) => self.partition(),
-            Some(3) => {
-                let other = self.ctx.rng.below(n) as usize;
-                if site != other {
-                    self.ctx
-                        .trace(|| format!("cut between sites {site} and {other}"));
-                    self.connect(site, other, false);
-                }
-            }
-            Some(4) => {
-                let until = self.ctx.now + self.ctx.rng.between(50, 4000);
-                self.ctx
-                    .trace(|| format!("site {site} stands still until {until}"));
-                let pause = self.paused.entry(site).or_default();
-                pause.until = until.max(pause.until);
-                self.ctx.at(until, Happening::GoOn { site });
-            }
-            Some(5) => {
-                let slot = self.ctx.rng.below(self.ctx.scenario.sessions.into()) as u32;
-                self.servers[site].kill_session(&mut self.ctx, slot);
-            }
-            Some(6) => self.copy_and_join(),
-            _ => self.stop(site),
-        }
-    }
-
-    fn crash(&mut self, site: usize) {
-        self.end(site);
-        let delay = self.ctx.rng.between(10, 5000);
-        self.ctx.later(delay, Happening::Start { site });
-    }
-
-    fn end(&mut self, site: usize) {
-        for other in 0..self.servers.len() {
-            if other != site {
-                self.connect(site, other, false);
-            }
-        }
-        let missed = self.paused.remove(&site).map_or(Vec::new(), |p| p.missed);
-        self.servers[site].crash(&mut self.ctx);
-        // Some of it is not about the life that ended.
-        for what in missed {
-            self.ctx.at(self.ctx.now, what);
-        }
-    }
-
-    /// Some can't reach others, in both directions or in one.
-    fn partition(&mut self) {
-        self.heal();
-        let one_way = self.ctx.rng.per_mille(300);
-        let sides: Vec<bool> = self
-            .servers
-            .iter()
-            .map(|_| self.ctx.rng.per_mille(400))
-            .collect();
-        self.ctx
-            .trace(|| format!("partition {sides:?}, one way: {one_way}"));
-        for a in 0..sides.len() {
-            for b in 0..sides.len() {
-                if sides[a] && !sides[b] {
-                    self.blocked.insert((a, b));
-                    if !one_way {
-                        self.blocked.insert((b, a));
-                    }
-                }
-            }
-        }
-        let delay = self.ctx.rng.between(100, 6000);
-        self.ctx.later(delay, Happening::Heal);
-    }
-
-    /// A new server with a copy of a member's data.
-    fn copy_and_join(&mut self) {
-        let from = self.ctx.rng.below(self.servers.len() as u64) as usize;
-        if self.servers.len() >= SERVERS_MAX || self.servers[from].state() != GroupState::Online {
-            return;
-        }
-        let site = self.servers.len();
-        let copy = Server::new(site, None, self.servers[from].db.copy());
-        self.ctx.trace(|| {
-            format!(
-                "site {site} is a copy of site {from} at GID {}",
-                copy.db.committed
-            )
-        });
-        self.servers.push(copy);
-        self.ctx.later(10, Happening::AskToJoin { site, life: 0 });
-    }
-
-    /// Its log can't be caught up with any more: it is emptied, and joins as a new copy.
-    fn copy_again(&mut self, site: usize, life: u64) {
-        let online = |s: &&Server| s.state() == GroupState::Online;
-        let Some(from) = self.servers.iter().find(online) else {
-            return self.ctx.later(300, Happening::CopyAgain { site, life });
-        };
-        let life = life + 1;
-        let mut copy = Server::new(site, None, from.db.copy());
-        (copy.life, copy.nonce) = (life, u128::from(self.ctx.rng.next()));
-        self.ctx
-            .trace(|| format!("site {site} is a new copy, GID {}", copy.db.committed));
-        self.servers[site] = copy;
-        self.ctx.later(10, Happening::AskToJoin { site, life });
-    }
-
-    /// One member at a time; a member answers, or says itself that it could not in time.
-    fn ask_to_join(&mut self, site: usize, life: u64) {
-        if self.servers[site].member.is_some() {
-            return;
-        }
-        let to = self.ctx.rng.below(self.servers.len() as u64) as usize;
-        let bytes = self.servers[site].join_request().encode();
-        let connection = life << 8 | site as u64;
-        let listens = to != site && self.servers[to].running.is_some();
-        let patience = if listens {
-            JOIN_ANSWER_TICKS * TICK_MS
-        } else {
-            100
-        };
-        if listens {
-            self.servers[to].input(&mut self.ctx, Input::Join { connection, bytes });
-        }
-        self.ctx
-            .later(patience, Happening::AskToJoin { site, life });
-    }
-
-    fn join_answer(&mut self, connection: u64, reply: JoinReply) {
-        let (site, life) = ((connection & 0xff) as usize, connection >> 8);
-        let server = &mut self.servers[site];
-        if server.life != life || server.member.is_some() {
-            return;
-        }
-        match reply {
-            JoinReply::Accepted { member, .. } => server.accepted(&mut self.ctx, member),
-            JoinReply::Retry(_) => {}
-            JoinReply::Refused(why) if self.ctx.scenario.may_outdate() => {
-                self.ctx.trace(|| format!("site {site} is refused: {why}"));
-                self.ctx.later(100, Happening::CopyAgain { site, life });
-            }
-            JoinReply::Refused(why) => panic!("site {site} is refused: {why}"),
-        }
-    }
-
-    /// STOP REPLICATION on one member, not the last one: the group would end with it.
-    fn stop(&mut self, site: usize) {
-        let Some(running) = &self.servers[site].running else {
-            return;
-        };
-        let stats = running.core.stats();
-        let voters = stats.members.iter().filter(|m| m.info.voter).count();
-        if stats.state == GroupState::Online && self.stopped.is_none() && voters > 1 {
-            self.ctx.trace(|| format!("site {site} is told to leave"));
-            self.stopped = Some(site);
-            self.servers[site].event(&mut self.ctx, Event::StopGroup);
         }
     }
 }

@@ -96,16 +96,19 @@ fn a_failed_changeset_is_tried_again_elsewhere_and_not_for_ever() {
         };
         assert_ne!(helper, last);
         last = helper;
-        let reason = "out of memory".into();
         b.step(Event::HelperFailed {
             helper,
             gid: Gid(1),
             fatal: false,
-            reason,
+            reason: "out of memory".into(),
         });
+        b.ticks((1 << attempt) - 1);
+        assert!(b.applies().is_empty(), "the pause doubles: {attempt}");
+        b.ticks(1);
     }
     assert!(b.failure().ends_with("out of memory"));
-    assert_eq!(b.core.stats().helper_errors, u64::from(HELPER_ATTEMPTS_MAX));
+    let errors = b.core.stats().helper_errors;
+    assert_eq!(errors, u64::from(HELPER_ATTEMPTS_MAX));
 }
 
 #[test]
@@ -133,6 +136,7 @@ fn work_of_a_helper_that_is_gone_goes_to_another_unless_it_was_done() {
     assert!(b.applies().is_empty());
     assert_eq!(b.core.stats().applied, 1);
     b.step(Event::HelperGone { helper: 2 });
+    b.ticks(1);
     assert_eq!(b.applies(), [(0, 2, 0)]);
     b.step(Event::HelperReady { helper: 1 });
     b.step(Event::HelperReady { helper: 2 });

@@ -1,0 +1,327 @@
+//! The backends of one server: statements, COMMIT, and what becomes of it.
+
+use crate::check::Told;
+use crate::database::Owner;
+use crate::model::{self, Outgoing};
+use crate::scenario::Plant;
+use crate::server::Server;
+use crate::session::{Phase, Statement, Tried};
+use crate::world::Context;
+use postgres_r::coordinator::message::ENVELOPE_BYTES;
+use postgres_r::coordinator::{Event, Outcome};
+use postgres_r::group_state::GroupState;
+use postgres_r::ids::{Gid, Incarnation};
+
+/// Tries for a lock before a client gives up (lock_timeout), which also ends local deadlocks.
+const LOCK_TRIES: u32 = 12;
+
+impl Server {
+    /// A session's next move.
+    pub fn session_turn(&mut self, ctx: &mut Context, slot: u32) {
+        let me = self.me();
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let state = running.core.state();
+        let session = &mut running.sessions[slot as usize];
+        let owner = session.owner();
+        match session.phase {
+            Phase::Idle => {
+                let open = matches!(state, GroupState::Online | GroupState::NoQuorum);
+                // A healed group is not loaded more than it takes to see that each member serves.
+                let wanted = !(ctx.healed && ctx.served.contains(&self.site));
+                if open
+                    && wanted
+                    && let Some(xid) = ctx.next_xid()
+                {
+                    session.begin(xid, &mut ctx.rng, &self.db);
+                    ctx.trace(|| format!("{me} session {slot} begins {xid}"));
+                    return self.wake_session(ctx, slot, 5);
+                }
+                // Clients come back when there is something to do.
+                if !ctx.clients_done {
+                    self.wake_session(ctx, slot, 100);
+                }
+            }
+            Phase::Running => self.statement_turn(ctx, slot),
+            Phase::Passed(gid) if self.db.committed.next() == gid => {
+                session.phase = Phase::Idle;
+                let t = session.transaction.take().expect("it passed");
+                self.commit(ctx, gid, &t.changes, owner);
+                ctx.check.told(t.xid, Told::Committed(gid));
+                ctx.served.insert(self.site);
+                self.wake_session(ctx, slot, ctx.scenario.think_max);
+            }
+            Phase::Passed(_) => self.wake_session(ctx, slot, 3),
+            // Their next move comes with a verdict.
+            Phase::Multicast | Phase::RolledBack => {}
+        }
+    }
+
+    fn statement_turn(&mut self, ctx: &mut Context, slot: u32) {
+        let plant = ctx.scenario.plant;
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let session = &mut running.sessions[slot as usize];
+        let owner = session.owner();
+        let t = session.transaction.as_mut().expect("it runs");
+        let Some((statement, locked)) = t.current else {
+            if t.statements_left > 0 {
+                t.statements_left -= 1;
+                t.current = Some((Statement::random(&mut ctx.rng, &self.db), false));
+                t.tries = 0;
+                return self.wake_session(ctx, slot, 3);
+            }
+            if t.changes.is_empty() {
+                return self.abort(ctx, slot);
+            }
+            return self.multicast(ctx, slot);
+        };
+        let tried = if locked {
+            t.execute(&self.db, statement)
+        } else {
+            t.lock(&mut self.db, owner, statement, plant)
+        };
+        match tried {
+            Tried::Waits => {
+                t.tries += 1;
+                if t.tries > LOCK_TRIES {
+                    return self.abort(ctx, slot);
+                }
+            }
+            Tried::Locked => t.current = Some((statement, true)),
+            Tried::Done => {
+                t.current = None;
+                // A savepoint: the next statement is taken back.
+                if ctx.rng.per_mille(100) {
+                    let mark = t.mark();
+                    let other = Statement::random(&mut ctx.rng, &self.db);
+                    if t.lock(&mut self.db, owner, other, plant) == Tried::Locked {
+                        t.execute(&self.db, other);
+                    }
+                    t.rollback_to(mark, &mut self.db, owner);
+                }
+            }
+            Tried::Failed => return self.abort(ctx, slot),
+        }
+        self.wake_session(ctx, slot, 10);
+    }
+
+    /// ROLLBACK, or the end of a transaction that wrote nothing.
+    fn abort(&mut self, ctx: &mut Context, slot: u32) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let session = &mut running.sessions[slot as usize];
+        session.phase = Phase::Idle;
+        if let Some(t) = session.transaction.take() {
+            ctx.check.told(t.xid, Told::Aborted);
+        }
+        self.db.unlock(Owner::Session(slot));
+        self.wake_session(ctx, slot, ctx.scenario.think_max);
+    }
+
+    /// COMMIT: the changeset goes to the coordinator.
+    pub fn multicast(&mut self, ctx: &mut Context, slot: u32) {
+        let (me, incarnation) = (self.me(), Incarnation(self.incarnation));
+        let snapshot = self.db.committed;
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let session = &mut running.sessions[slot as usize];
+        session.phase = Phase::Multicast;
+        let ticket = session.ticket;
+        let t = session.transaction.as_mut().expect("a transaction commits");
+        if ctx.scenario.plant == Plant::LateSince {
+            t.keys.iter_mut().for_each(|k| k.since = snapshot);
+        }
+        let message = model::encode(
+            ENVELOPE_BYTES,
+            &Outgoing {
+                origin: me,
+                incarnation,
+                snapshot,
+                flags: u16::from(t.local_effects),
+                xid: t.xid,
+                keys: &t.keys,
+                changes: &t.changes,
+            },
+        );
+        let xid = t.xid;
+        ctx.trace(|| format!("{me} session {slot} multicasts {xid}, snapshot {snapshot}"));
+        if ctx.scenario.plant == Plant::EarlyAnswer {
+            ctx.check.promised(xid);
+        }
+        self.tell_coordinator(
+            ctx,
+            slot,
+            Event::Multicast {
+                worker: slot,
+                ticket,
+                message,
+            },
+        );
+    }
+
+    /// A local transaction is waited for if its GID is lower. Any other gives way: aborted, or if it
+    /// was multicast, rolled back, and its outcome learned later.
+    pub fn make_way(&mut self, ctx: &mut Context, slot: u32, for_gid: Gid) {
+        let me = self.me();
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let session = &mut running.sessions[slot as usize];
+        let xid = session.transaction.as_ref().map_or(0, |t| t.xid);
+        if session.published.is_some_and(|gid| gid < for_gid) {
+            // A row that it only locked: it is not in the changeset, so nothing else depends on it.
+            return;
+        }
+        ctx.trace(|| {
+            format!(
+                "{me} session {slot}, {:?}, gives way to GID {for_gid}: {xid}",
+                session.phase
+            )
+        });
+        match session.phase {
+            Phase::Running => {
+                session.phase = Phase::Idle;
+                session.transaction = None;
+                ctx.check.told(xid, Told::Aborted);
+                self.wake_session(ctx, slot, ctx.scenario.think_max);
+            }
+            Phase::Multicast => {
+                session.phase = Phase::RolledBack;
+                let ticket = session.ticket;
+                self.tell_coordinator(
+                    ctx,
+                    slot,
+                    Event::Abandon {
+                        worker: slot,
+                        ticket,
+                        gone: false,
+                    },
+                );
+            }
+            Phase::Passed(gid) => panic!(
+                "{me}: {xid} passed as GID {gid} and is in the way of GID {for_gid}: certification did not see it"
+            ),
+            Phase::Idle | Phase::RolledBack => unreachable!("it holds no locks"),
+        }
+        self.db.unlock(Owner::Session(slot));
+    }
+
+    /// The client goes away, or an administrator ends the session.
+    pub fn kill_session(&mut self, ctx: &mut Context, slot: u32) {
+        let me = self.me();
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let session = &mut running.sessions[slot as usize];
+        let Some(t) = session.transaction.take() else {
+            return;
+        };
+        let (ticket, phase) = (session.ticket, session.phase);
+        ctx.trace(|| format!("{me} session {slot} is killed in {phase:?}: {}", t.xid));
+        session.phase = Phase::Idle;
+        let told = if phase == Phase::Running {
+            Told::Aborted
+        } else {
+            Told::Unknown
+        };
+        ctx.check.told(t.xid, told);
+        self.db.unlock(Owner::Session(slot));
+        if phase != Phase::Running {
+            self.tell_coordinator(
+                ctx,
+                slot,
+                Event::Abandon {
+                    worker: slot,
+                    ticket,
+                    gone: true,
+                },
+            );
+        }
+        self.wake_session(ctx, slot, 50);
+    }
+
+    /// Without a majority some clients cancel a COMMIT that waits. Its outcome stays open for them
+    /// (08007), and their locks go.
+    pub fn impatient_clients(&mut self, ctx: &mut Context) {
+        let (me, state) = (self.me(), self.state());
+        for slot in 0..ctx.scenario.sessions {
+            let Some(running) = &mut self.running else {
+                return;
+            };
+            let session = &mut running.sessions[slot as usize];
+            let waits = matches!(session.phase, Phase::Multicast | Phase::RolledBack);
+            if state != GroupState::NoQuorum || !waits || !ctx.rng.per_mille(100) {
+                continue;
+            }
+            let Some(t) = session.transaction.take() else {
+                continue;
+            };
+            ctx.trace(|| format!("{me} session {slot} cancels {}", t.xid));
+            session.phase = Phase::Idle;
+            let ticket = session.ticket;
+            ctx.check.told(t.xid, Told::Unknown);
+            self.db.unlock(Owner::Session(slot));
+            // What only the session has can't be replayed while it goes on: it ends instead.
+            let gone = t.local_effects;
+            self.tell_coordinator(
+                ctx,
+                slot,
+                Event::Abandon {
+                    worker: slot,
+                    ticket,
+                    gone,
+                },
+            );
+            self.wake_session(ctx, slot, ctx.scenario.think_max);
+        }
+    }
+
+    /// What became of a multicast.
+    pub fn verdict(&mut self, ctx: &mut Context, slot: u32, ticket: u64, outcome: Outcome) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let session = &mut running.sessions[slot as usize];
+        let Some(t) = session
+            .transaction
+            .as_ref()
+            .filter(|_| session.ticket == ticket)
+        else {
+            return;
+        };
+        let xid = t.xid;
+        let told = match (session.phase, outcome) {
+            (Phase::Multicast, Outcome::Pass { gid }) => {
+                session.phase = Phase::Passed(gid);
+                return self.wake_session(ctx, slot, 2);
+            }
+            // It had rolled back by then; a helper commits it.
+            (Phase::RolledBack, Outcome::Pass { .. }) => return,
+            (Phase::RolledBack, Outcome::Replayed { gid }) => Told::Committed(gid),
+            (
+                _,
+                Outcome::Conflict { .. }
+                | Outcome::BelowFloor
+                | Outcome::NotPrimary
+                | Outcome::Busy
+                | Outcome::Withdrawn,
+            ) => Told::Aborted,
+            (_, Outcome::Unknown) => Told::Unknown,
+            (phase, outcome) => panic!("{outcome:?} for a transaction in {phase:?}"),
+        };
+        ctx.trace(|| format!("site {} session {slot}: {xid} is {outcome:?}", self.site));
+        session.phase = Phase::Idle;
+        session.transaction = None;
+        self.db.unlock(Owner::Session(slot));
+        ctx.check.told(xid, told);
+        if matches!(told, Told::Committed(_)) {
+            ctx.served.insert(self.site);
+        }
+        self.wake_session(ctx, slot, ctx.scenario.think_max);
+    }
+}
