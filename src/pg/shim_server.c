@@ -214,6 +214,12 @@ pgr_shim_set_latch(uint32 slot)
 	SetLatch(&GetPGProcByNumber(slot)->procLatch);
 }
 
+void
+pgr_shim_exit(int code)
+{
+	proc_exit(code);
+}
+
 /* Anything that works for a user, other than a parallel worker of one. */
 bool
 pgr_shim_is_client(void)

@@ -33,6 +33,8 @@ extern int	pgr_shim_reload(ErrorData **edata);
 extern void pgr_shim_sleep(long timeout_ms, uint32 wait_event);
 extern void pgr_shim_set_latch(uint32 slot);
 
+pg_noreturn extern void pgr_shim_exit(int code);
+
 extern bool pgr_shim_is_client(void);
 extern bool pgr_shim_has_xid(void);
 extern void pgr_shim_guc_refuse(const char *detail, const char *hint);

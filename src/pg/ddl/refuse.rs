@@ -41,6 +41,8 @@ const PERMANENT: c_char = b'p' as c_char;
 
 const SCHEMA_HINT: &str = "Change the schema before replication is started on the first member, or stop replication to change it.";
 
+const SERVER_HINT: &str = "What belongs to the whole server is not replicated: run it on every member, in a database that is not replicated.";
+
 /// Sets `ProcessUtility_hook`. In the postmaster, before any library can.
 pub fn install() {
     // SAFETY: the process has one thread, and nobody has set the hook yet; libraries that are
@@ -217,6 +219,18 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
                     SCHEMA_HINT,
                 )
             }
+            sys::T_CreateRoleStmt
+            | sys::T_AlterRoleStmt
+            | sys::T_AlterRoleSetStmt
+            | sys::T_DropRoleStmt
+            | sys::T_GrantRoleStmt
+            | sys::T_CreatedbStmt
+            | sys::T_DropdbStmt
+            | sys::T_AlterDatabaseSetStmt
+            | sys::T_AlterDatabaseRefreshCollStmt
+            | sys::T_CreateTableSpaceStmt
+            | sys::T_AlterTableSpaceOptionsStmt
+            | sys::T_DropTableSpaceStmt => Refused(SERVER_HINT),
             _ => Refused(SCHEMA_HINT),
         })
     }
