@@ -7,9 +7,9 @@ use crate::changeset::decode::Changeset;
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToHelper};
 use crate::pg::guard::{self, Result};
-use crate::pg::heap::Context;
+use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
-use crate::pg::{bgworker, elog, latch, shmem, sys, transaction};
+use crate::pg::{backend, elog, latch, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
 use crate::worker::phase::Phase;
 use crate::worker::{gate, victim};
@@ -20,12 +20,11 @@ pub fn main(number: u32) -> Result<()> {
     // SAFETY: a variable of this process: what it does is not captured.
     unsafe { sys::pgr_is_helper = true };
     guard::install_panic_hook();
-    bgworker::serve_signals()?;
     let database = control().database.load(Ordering::SeqCst);
     if database == 0 {
         return Ok(());
     }
-    bgworker::connect_helper(database)?;
+    backend::start_helper(database)?;
     channel::attach(true)?;
     watch_transactions()?;
     let mut helper = Helper {
@@ -34,7 +33,7 @@ pub fn main(number: u32) -> Result<()> {
         memory: Context::scratch(c"pgr helper")?,
         bytes: Vec::new(),
     };
-    send(ToCoordinator::HelperReady)?;
+    send(ToCoordinator::HelperReady { helper: number })?;
     loop {
         match next() {
             Some(ToHelper::Apply {
@@ -67,7 +66,7 @@ fn next() -> Option<ToHelper> {
 /// A helper has one thing under way at a time, so its queue has room.
 fn send(message: ToCoordinator) -> Result<()> {
     channel::reply(message)
-        .map_err(|_| crate::pg::heap::internal("the coordinator does not take messages"))
+        .map_err(|_| internal("the coordinator does not take messages"))
 }
 
 struct Helper {
@@ -86,6 +85,9 @@ impl Helper {
             self.bytes.extend_from_slice(piece);
         }
         pool.free(job.changeset);
+        if is_committed(&job) {
+            return send(ToCoordinator::Applied { gid: job.gid });
+        }
         self.wait_for(job.depends_on)?;
         let cause = Cause {
             gid: job.gid,
@@ -102,12 +104,18 @@ impl Helper {
             let report = (error.sqlstate(), error.message());
             transaction::abort()?;
             self.tables.forget()?;
+            if is_committed(&job) {
+                break Ok(());
+            }
             if !gave_way {
                 break Err(report);
             }
         };
         match done {
             Ok(()) => {
+                if u32::from(job.origin.0) != control().member.load(Ordering::Relaxed) {
+                    control().counters.applied.fetch_add(1, Ordering::Relaxed);
+                }
                 send(ToCoordinator::Applied { gid: job.gid })?;
                 transaction::report_statistics()
             }
@@ -163,12 +171,20 @@ impl Helper {
     }
 }
 
+/// The worker that was to be replaced has reached its turn after all.
+fn is_committed(job: &Job) -> bool {
+    control().visible.passed() >= job.gid
+}
+
 /// A helper's last step before its commit record.
 pub fn pre_commit() -> Result<bool> {
     let Some(cause) = job::current() else {
         return Ok(true);
     };
     while !gate::is_turn(&control().logged, cause.gid) {
+        if control().logged.passed() >= cause.gid {
+            return Err(internal(format!("transaction {} is committed already", cause.gid)));
+        }
         latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN)?;
     }
     gate::enter(cause.gid);

@@ -32,7 +32,7 @@ extern "C" fn pgr_replay_wait() {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_commit_logged(end: sys::XLogRecPtr) {
+extern "C" fn pgr_do_commit_logged(end: u64) {
     boundary_nofail(|| gate::logged(end));
 }
 

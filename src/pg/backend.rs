@@ -8,6 +8,7 @@ unsafe extern "C" {
     fn pgr_shim_abort_block(e: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_lock_error_cleanup();
     fn pgr_shim_holds_transaction() -> bool;
+    fn pgr_shim_helper_start(database: u32, e: *mut *mut sys::ErrorData) -> c_int;
 }
 
 /// Has interrupts served, `serve` of victims among them. May be called in a signal handler.
@@ -69,4 +70,12 @@ pub fn lock_error_cleanup() {
 pub fn set_victim(victim: bool) {
     // SAFETY: a variable of this process.
     unsafe { sys::pgr_victim = victim };
+}
+
+
+/// Makes this background worker a helper of a database: signals, connection as the bootstrap
+/// superuser, settings that no database, role or configuration file changes.
+pub fn start_helper(database: u32) -> Result<()> {
+    // SAFETY: once, in a background worker that has no connection yet.
+    guard::call0(|e| unsafe { pgr_shim_helper_start(database, e) })
 }

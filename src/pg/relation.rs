@@ -203,14 +203,14 @@ pub fn index_columns(index: Handle) -> Vec<i16> {
 #[must_use]
 pub fn index_collation(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_indcollation has an entry for each key column.
-    unsafe { (*(*index).rd_indcollation.add(column)) }
+    unsafe { *(*index).rd_indcollation.add(column) }
 }
 
 /// Operator family of a key column of an index.
 #[must_use]
 pub fn index_family(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_opfamily has an entry for each key column.
-    unsafe { (*(*index).rd_opfamily.add(column)) }
+    unsafe { *(*index).rd_opfamily.add(column) }
 }
 
 /// Text of an index's expressions and predicate; `None` if it has neither.

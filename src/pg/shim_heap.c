@@ -22,6 +22,7 @@
 #include "nodes/execnodes.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "replication/postgres_r.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
@@ -29,6 +30,7 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -660,8 +662,11 @@ pgr_shim_before_exit(pg_on_exit_callback callback, ErrorData **edata)
 /* ---------------- a helper's process ---------------- */
 
 static void
-connect_helper(Oid database)
+helper_start(Oid database)
 {
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
 	/* no setting of the database or of a role, and no timeout, reaches a helper */
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
 											  BGWORKER_BYPASS_ALLOWCONN | BGWORKER_BYPASS_ROLELOGINCHECK);
@@ -675,9 +680,9 @@ connect_helper(Oid database)
 }
 
 int
-pgr_shim_connect_helper(Oid database, ErrorData **edata)
+pgr_shim_helper_start(Oid database, ErrorData **edata)
 {
-	GUARD(connect_helper(database));
+	GUARD(helper_start(database));
 }
 
 /* What this process shows in pg_stat_activity; never raises. */

@@ -98,6 +98,13 @@ init_worker(BackgroundWorker *worker, const char *type, const char *function)
 	worker->bgw_restart_time = BGW_NEVER_RESTART;
 }
 
+static int
+start_worker(BackgroundWorker *worker, BackgroundWorkerHandle **handle,
+			 bool *started, ErrorData **edata)
+{
+	PGR_GUARD(edata, *started = RegisterDynamicBackgroundWorker(worker, handle));
+}
+
 int
 pgr_shim_register_coordinator(int restart_seconds, ErrorData **edata)
 {
@@ -108,26 +115,64 @@ pgr_shim_register_coordinator(int restart_seconds, ErrorData **edata)
 	PGR_GUARD(edata, RegisterBackgroundWorker(&worker));
 }
 
+/*
+ * Helpers that this process, the coordinator, has started, by number.  Handles
+ * live in TopMemoryContext as long as the process.
+ */
+static BackgroundWorkerHandle *helper_handles[65];
+
 int
 pgr_shim_start_helper(uint32 number, bool *started, ErrorData **edata)
 {
 	BackgroundWorker worker;
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	int			failed;
 
 	init_worker(&worker, "replication helper", "PgrHelperMain");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "replication helper %u", number);
 	worker.bgw_flags |= BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_main_arg = UInt32GetDatum(number);
 	worker.bgw_notify_pid = MyProcPid;
-	PGR_GUARD(edata, *started = RegisterDynamicBackgroundWorker(&worker, NULL));
+	failed = start_worker(&worker, &helper_handles[number], started, edata);
+	MemoryContextSwitchTo(old);
+	return failed;
 }
 
-/* For a worker that handles SIGTERM as a backend does: in ProcessInterrupts(). */
+/* Has the helper ended, or will it never start? */
+bool
+pgr_shim_helper_ended(uint32 number)
+{
+	pid_t		pid;
+
+	if (helper_handles[number] == NULL ||
+		GetBackgroundWorkerPid(helper_handles[number], &pid) != BGWH_STOPPED)
+		return false;
+	pfree(helper_handles[number]);
+	helper_handles[number] = NULL;
+	return true;
+}
+
+void
+pgr_shim_stop_helpers(void)
+{
+	for (int i = 0; i < lengthof(helper_handles); i++)
+		if (helper_handles[i] != NULL)
+			TerminateBackgroundWorker(helper_handles[i]);
+}
+
+/* Signals of the coordinator, which ends in its own time after SIGTERM. */
 int
-pgr_shim_worker_signals(ErrorData **edata)
+pgr_shim_coordinator_signals(ErrorData **edata)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	PGR_GUARD(edata, BackgroundWorkerUnblockSignals());
+}
+
+bool
+pgr_shim_shutdown_requested(void)
+{
+	return ShutdownRequestPending;
 }
 
 bool

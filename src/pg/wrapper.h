@@ -9,6 +9,7 @@
 #include "storage/proc.h"
 #include "tcop/utility.h"
 #include "utils/wait_event.h"
+#include "utils/rel.h"
 
 #include "access/genam.h"
 #include "access/heapam.h"
@@ -29,3 +30,4 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapshot.h"
+#include "utils/wait_event.h"

@@ -76,6 +76,7 @@ pub fn replay_wait() {
             sys::WAIT_EVENT_REPLICATION_COMMIT_TURN,
         );
     }
+    control().counters.commits.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The transaction did something that dies with its session.
@@ -198,7 +199,14 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
     loop {
         if gate::is_turn(&control().logged, gid) {
             gate::enter(gid);
+            control().counters.commits.fetch_add(1, Ordering::Relaxed);
             return true;
+        }
+        // Another coordinator has our changeset from the log, as that of a worker that is gone.
+        if control().incarnation.load(Ordering::SeqCst) != sent.incarnation {
+            REPLACED.set(gid);
+            set_phase(Phase::Replaced);
+            return false;
         }
         // Somebody with a lower GID waits for our locks, by something that certification does not
         // see. What a helper can't do in our place is not in such a way (see DESIGN of keys).

@@ -9,16 +9,16 @@ use super::phase::Phase;
 use crate::capture::relation::described;
 use crate::capture::transaction::watch_transactions;
 use crate::pg::guard::{PgError, Result};
-use crate::pg::{backend, sys, transaction};
+use crate::pg::{backend, transaction};
 use std::cell::{Cell, RefCell};
-use std::ffi::{CString, c_char};
+use std::ffi::c_char;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::Ordering;
 
 thread_local! {
-    /// DETAIL of the error that the session's next command gets, if it was idle when it lost.
-    static DETAIL: ManuallyDrop<RefCell<CString>> =
-        const { ManuallyDrop::new(RefCell::new(CString::default())) };
+    /// DETAIL of the error that the session's next command gets, NUL terminated, if it was idle when it lost.
+    static DETAIL: ManuallyDrop<RefCell<Vec<u8>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     /// Transaction (local id) that was told to abort, until it has ended at all levels.
     static DOOMED: Cell<u32> = const { Cell::new(0) };
 }
@@ -85,17 +85,19 @@ pub fn ended() {
 /// DETAIL for commands of a failed transaction that nobody was told of; valid until the next call
 /// that changes it.
 pub fn detail() -> *const c_char {
-    DETAIL.with(|d| d.borrow().as_ptr())
+    DETAIL.with(|d| if d.borrow().is_empty() { c"".as_ptr() } else { d.borrow().as_ptr().cast() })
 }
 
 /// COMMIT of a transaction that was aborted while its session was idle.
 pub fn commit_of_aborted() -> PgError {
     backend::set_victim(false);
-    serialization().detail(DETAIL.with(|d| d.borrow().to_string_lossy().into_owned()))
+    let text = DETAIL.with(|d| String::from_utf8_lossy(&d.borrow()).into_owned());
+    serialization().detail(text.trim_end_matches('\0'))
 }
 
 fn remember(detail: &str) {
-    let text = CString::new(detail.replace('\0', "?")).unwrap_or_default();
+    let mut text = detail.replace('\0', "?").into_bytes();
+    text.push(0);
     DETAIL.with(|d| *d.borrow_mut() = text);
     backend::set_victim(true);
 }
