@@ -2,9 +2,8 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench pg pg-check pg-stock lib pgr lint clean pg-edit pg-refresh pg-round-trip setup FORCE
+.PHONY: help demo test test-long bench pg pg-check pg-stock lib lint clean pg-edit pg-refresh setup
 
-BUILD := $(CURDIR)/build
 JOBS ?= $(shell nproc)
 CARGO ?= cargo
 export JOBS CARGO
@@ -33,7 +32,8 @@ pg-check: setup ## the same with assertions and injection points, in build/check
 pg-stock: setup ## unpatched PostgreSQL with the same flags, in build/stock
 	scripts/build-pg stock
 
-lib: pg ## the library alone, again, in the tree of build/pgsql
+lib: setup ## the library alone, in the tree of build/pgsql
+	scripts/build-pg pgsql library
 
 lint: setup ## formatting, clippy for every feature set, the patch series' round trip
 	scripts/lint
@@ -47,5 +47,5 @@ pg-refresh: ## writes the commits of build/edit back to pg-patches/
 setup:
 	@scripts/setup
 
-clean: ## removes build/ and target/
-	rm -rf build target
+clean: ## removes all that was built
+	@scripts/clean

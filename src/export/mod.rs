@@ -9,6 +9,7 @@ mod ddl;
 mod helper;
 mod server;
 mod stat;
+mod version;
 mod victim;
 mod wal;
 

@@ -1,7 +1,7 @@
 //! Start of the server and of its processes, settings, the gate.
 
 use crate::pg::guard::{boundary, boundary_nofail};
-use crate::pg::{bgworker, guc, shmem, sys};
+use crate::pg::{bgworker, coordinator, guc, shmem, sys};
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::Ordering;
 
@@ -100,8 +100,9 @@ extern "C" fn pgr_shmem_init() {
 }
 
 #[unsafe(no_mangle)]
+#[allow(non_snake_case)] // PostgreSQL names background workers so.
 extern "C" fn PgrCoordinatorMain(_argument: sys::Datum) {
-    bgworker::coordinator_main();
+    boundary(coordinator::main);
 }
 
 #[unsafe(no_mangle)]

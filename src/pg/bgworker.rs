@@ -53,7 +53,7 @@ pub fn gate() -> Result<()> {
     };
     let other = "Connect to another member of the group.";
     match state {
-        GroupState::Online | GroupState::NoQuorum | GroupState::Left => Ok(()),
+        GroupState::Online | GroupState::NoQuorum => Ok(()),
         GroupState::Off | GroupState::Recovering if guc::gcs().is_none() => {
             Err(closed("\"replication_gcs\" is not set, and the database belongs to", "Set \"replication_gcs\" and restart the server."))
         }
@@ -61,13 +61,10 @@ pub fn gate() -> Result<()> {
             Err(closed("It is catching up with", "Try again in a moment, or connect to another member of the group."))
         }
         GroupState::Joining => Err(closed("It is joining", other)),
+        GroupState::Left => Err(closed("It is leaving", "Try again in a moment.")),
         GroupState::Failed => {
             let reason = control.failure.get();
             Err(closed(&format!("It has failed ({reason}) as a member of"), other))
         }
     }
-}
-
-/// Main function of the coordinator process.
-pub fn coordinator_main() {
 }

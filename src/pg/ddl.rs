@@ -6,6 +6,7 @@ use crate::group_state::GroupState;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Control, ProcSlot, SlotNo, wake};
 use crate::limits::GROUP_NAME_BYTES_MAX;
+use crate::worker::channel;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -209,7 +210,7 @@ impl Claim {
             return Err(PgError::new("57P03", format!("could not {what}: the coordinator is not running"))
                 .hint("The server's log says why; it is started again by itself."));
         }
-        shmem::take_part(shmem::WORKER)?;
+        channel::attach(false)?;
         self.queues()
             .requests_up
             .push(message.into())

@@ -25,7 +25,8 @@ pub fn install_tracing() {
     let _ = tracing::subscriber::set_global_default(ToLog);
 }
 
-struct ToLog;
+/// The subscriber behind [`install_tracing`].
+pub(super) struct ToLog;
 
 struct Text(String);
 

@@ -160,50 +160,13 @@ pgr_shim_stop_helpers(void)
 			TerminateBackgroundWorker(helper_handles[i]);
 }
 
-static void
-connect_helper(Oid database)
-{
-	static const char *const settings[][2] = {
-		{"session_replication_role", "replica"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"transaction_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"search_path", "pg_catalog"},
-	};
-
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
-											  BGWORKER_BYPASS_ALLOWCONN |
-											  BGWORKER_BYPASS_ROLELOGINCHECK);
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-}
-
-/* Connects a helper as the bootstrap superuser, out of reach of anyone's settings. */
+/* Signals of the coordinator, which ends in its own time after SIGTERM. */
 int
-pgr_shim_connect_helper(Oid database, ErrorData **edata)
-{
-	PGR_GUARD(edata, connect_helper(database));
-}
-
-static void
-worker_signals(bool finish_in_order)
+pgr_shim_coordinator_signals(ErrorData **edata)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, finish_in_order ? SignalHandlerForShutdownRequest : die);
-	BackgroundWorkerUnblockSignals();
-}
-
-/*
- * Signals of a background worker.  On SIGTERM it ends in ProcessInterrupts(),
- * as a backend does, or when it asks pgr_shim_shutdown_requested().
- */
-int
-pgr_shim_worker_signals(bool finish_in_order, ErrorData **edata)
-{
-	PGR_GUARD(edata, worker_signals(finish_in_order));
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	PGR_GUARD(edata, BackgroundWorkerUnblockSignals());
 }
 
 bool

@@ -2,8 +2,7 @@
 
 use super::guard::{self, Result};
 use super::{guc, state_file, sys};
-use crate::imsg::layout::phase;
-use crate::imsg::{Shape, Shared, SlotNo, since};
+use crate::imsg::{Shape, Shared, SlotNo};
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
@@ -20,10 +19,6 @@ unsafe extern "C" {
     fn pgr_shim_process_slots() -> c_int;
     fn pgr_shim_state_lock();
     fn pgr_shim_state_unlock();
-    fn pgr_shim_on_exit(
-        callback: extern "C" fn(c_int, sys::Datum),
-        edata: *mut *mut sys::ErrorData,
-    ) -> c_int;
 }
 
 /// What the server's side of the library shares between processes, beside the imessages.
@@ -138,47 +133,6 @@ pub fn my_slot() -> SlotNo {
     let number = unsafe { sys::MyProcNumber };
     assert!(number >= 0, "the process has a PGPROC");
     SlotNo(number.cast_unsigned())
-}
-
-/// Role of a backend in `ProcSlot::role`.
-pub const WORKER: u32 = 1;
-/// Role of a helper.
-pub const HELPER: u32 = 2;
-
-/// Makes this process one that exchanges imessages, if it is not yet. What an earlier process
-/// left in the slot is dropped here; what this one leaves is given back when it ends, after the
-/// callbacks that were registered later.
-pub fn take_part(role: u32) -> Result<()> {
-    static TAKING_PART: AtomicU32 = AtomicU32::new(0);
-    let slot = shared().slot(my_slot());
-    // SAFETY: a variable of the process; its PID tells a fork's copy of the flag from its own.
-    let me = unsafe { sys::MyProcPid }.cast_unsigned();
-    if TAKING_PART.swap(me, Ordering::Relaxed) == me {
-        slot.role.store(role, Ordering::SeqCst);
-        return Ok(());
-    }
-    vacate();
-    slot.role.store(role, Ordering::SeqCst);
-    // SAFETY: the callback may run at any time until shared memory is gone.
-    guard::call0(|e| unsafe { pgr_shim_on_exit(leave, e) })
-}
-
-extern "C" fn leave(_code: c_int, _argument: sys::Datum) {
-    guard::boundary_nofail(|| {
-        shared().slot(my_slot()).role.store(0, Ordering::SeqCst);
-        vacate();
-    });
-}
-
-/// Drops the messages to this slot and gives back the memory that it owns. What it has sent stays
-/// for the coordinator, which drains the queues to itself in any case.
-fn vacate() {
-    let slot = shared().slot(my_slot());
-    while slot.requests_down.pop().is_some() || slot.replies_down.pop().is_some() {}
-    shared().pool().reclaim(my_slot());
-    since::clear(slot);
-    slot.victim_ticket.store(0, Ordering::SeqCst);
-    slot.phase.store(phase::OPEN, Ordering::SeqCst);
 }
 
 /// Runs `body` while no other process writes or removes `pg_group.state`.

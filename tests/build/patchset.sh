@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # A library of another patch set must not be linked.
-. "$(dirname "$0")/../../scripts/lib.sh"
-objects=$build/obj-check
+. "$(dirname "$0")/lib/tap.sh"
+objects=$trees/obj-check
+archive=$objects/src/backend/libpostgres_r.a
 set=$(patchset)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 
-"$build/check/bin/postgres" --version | grep -q "PostgreSQL" || die "no server in build/check"
-nm "$objects/src/backend/libpostgres_r.a" 2>/dev/null | grep -q "pgr_patchset_$set" || die "the library does not carry its patch set"
+# Links the server with an archive, beside the one of the tree.
+linked() { # archive
+	make -s -C "$objects/src/backend" -o "$1" PGR_LIB="$1" postgres
+}
+kept=$work/postgres
+cp -p "$objects/src/backend/postgres" "$kept"
+at_exit+=("cp -p $kept $objects/src/backend/postgres")
 
-objcopy --redefine-sym "pgr_patchset_$set=pgr_patchset_0123456789abcdef" "$objects/src/backend/libpostgres_r.a" "$work/libpostgres_r.a"
-cp -p "$objects/src/backend/postgres" "$work/postgres"
-if make -s -C "$objects/src/backend" -o "$work/libpostgres_r.a" PGR_LIB="$work/libpostgres_r.a" postgres >"$work/log" 2>&1; then
-	failed=0
-else
-	failed=1
-fi
-cp -p "$work/postgres" "$objects/src/backend/postgres"
-[ "$failed" -eq 1 ] || die "an archive of another patch set was linked"
-grep -q "pgr_patchset_$set" "$work/log" || { cat "$work/log"; die "the link failed for another reason"; }
+carries() { nm "$archive" 2>/dev/null | grep " pgr_patchset_$set\$" >"$work/log"; }
+check "the library carries the patch set" carries
 
-# A damaged or foreign source is an error.
-echo no >"$work/tarball"
-if POSTGRES_TARBALL=$work/tarball "$top/scripts/fetch-pg" "$work/tree" >"$work/log" 2>&1; then die "a wrong tarball was taken"; fi
-grep -q SHA-256 "$work/log" || { cat "$work/log"; die "a wrong tarball was refused for another reason"; }
+mkdir "$work/same" "$work/other"
+cp "$archive" "$work/same/libpostgres_r.a"
+touch "$work/same/libpostgres_r.a"
+links() { linked "$work/same/libpostgres_r.a" >"$work/log" 2>&1; }
+check "a copy of the library is linked" links
+
+objcopy --redefine-sym "pgr_patchset_$set=pgr_patchset_0123456789abcdef" "$archive" "$work/other/libpostgres_r.a"
+check "a library of another patch set is not linked" \
+	refused "pgr_patchset_$set" linked "$work/other/libpostgres_r.a"

@@ -20,8 +20,9 @@ pub enum Told {
 
 #[derive(Default)]
 pub struct Checker {
-    /// By position: the message and the digest and GID after its verdict.
+    /// By position: the message and its checksum.
     order: Vec<(MessageId, u64)>,
+    /// By position: GID and digest after the verdict.
     verdicts: Vec<(Gid, u64)>,
     messages: BTreeSet<MessageId>,
     /// By GID: transaction and state hash after it.
@@ -31,12 +32,17 @@ pub struct Checker {
     hash: u64,
     told: BTreeMap<u64, Told>,
     checkpoints: BTreeMap<u64, u64>,
+    promised: Vec<u64>,
 }
 
 impl Checker {
     pub fn new() -> Checker {
         let rows: BTreeMap<Row, u64> = model::initial().into_iter().collect();
-        Checker { hash: rows.iter().fold(0, |h, (r, v)| h ^ row_value_hash(*r, *v)), rows, ..Checker::default() }
+        Checker {
+            hash: rows.iter().fold(0, |h, (r, v)| h ^ row_value_hash(*r, *v)),
+            rows,
+            ..Checker::default()
+        }
     }
 
     /// Total order: the same message at the same position everywhere, each message once.
@@ -46,8 +52,17 @@ impl Checker {
         match self.order.get(at) {
             Some(known) => assert_eq!(*known, this, "{by} delivers another message at {}", d.seq),
             None => {
-                assert_eq!(at, self.order.len(), "{by} delivers position {} before any other did", d.seq);
-                assert!(self.messages.insert(d.id), "message {} is delivered twice", d.id);
+                assert_eq!(
+                    at,
+                    self.order.len(),
+                    "{by} delivers position {} before any other did",
+                    d.seq
+                );
+                assert!(
+                    self.messages.insert(d.id),
+                    "message {} is delivered twice",
+                    d.id
+                );
                 self.order.push(this);
             }
         }
@@ -58,7 +73,12 @@ impl Checker {
         let at = d.seq as usize - 1;
         match self.verdicts.get(at) {
             Some(known) => {
-                assert_eq!(*known, (gid, digest), "{by} has another verdict at {}", d.seq);
+                assert_eq!(
+                    *known,
+                    (gid, digest),
+                    "{by} has another verdict at {}",
+                    d.seq
+                );
             }
             None => {
                 self.verdicts.push((gid, digest));
@@ -77,7 +97,10 @@ impl Checker {
     /// The history grows by a transaction that must be right where it stands.
     fn extend(&mut self, gid: Gid, changeset: &[u8]) {
         let (xid, changes) = model::decode(changeset);
-        assert!(self.xids.insert(xid, gid).is_none(), "transaction {xid} is in the history twice");
+        assert!(
+            self.xids.insert(xid, gid).is_none(),
+            "transaction {xid} is in the history twice"
+        );
         for change in changes {
             self.allowed(gid, change);
             let (row, new) = match change {
@@ -106,22 +129,36 @@ impl Checker {
                     }
                     Table::Mirror => {
                         let read = has(Table::Counter, value >> 48).expect("counters stay");
-                        assert_eq!(value & 0xffff_ffff, read, "GID {gid}: {row:?} mirrors what was locked");
+                        assert_eq!(
+                            value & 0xffff_ffff,
+                            read,
+                            "GID {gid}: {row:?} mirrors what was locked"
+                        );
                     }
                     Table::Unique => {
                         let rows = self.rows.iter().filter(|(r, _)| r.table == Table::Unique);
-                        assert!(!rows.into_iter().any(|(_, v)| *v == value), "GID {gid}: duplicate {value}");
+                        assert!(
+                            !rows.into_iter().any(|(_, v)| *v == value),
+                            "GID {gid}: duplicate {value}"
+                        );
                         assert_eq!(old, None, "GID {gid}: duplicate {row:?}");
                     }
                     Table::Parent => assert_eq!(old, None, "GID {gid}: duplicate {row:?}"),
                     Table::Child => {
                         assert_eq!(old, None, "GID {gid}: duplicate {row:?}");
-                        assert!(has(Table::Parent, value).is_some(), "GID {gid}: orphan {row:?} of {value}");
+                        assert!(
+                            has(Table::Parent, value).is_some(),
+                            "GID {gid}: orphan {row:?} of {value}"
+                        );
                     }
                 }
             }
             Change::Delete(row, value) => {
-                assert_eq!(self.rows.get(&row), Some(&value), "GID {gid} deletes {row:?}");
+                assert_eq!(
+                    self.rows.get(&row),
+                    Some(&value),
+                    "GID {gid} deletes {row:?}"
+                );
                 if row.table == Table::Parent {
                     let mut children = self.rows.iter().filter(|(r, _)| r.table == Table::Child);
                     assert!(
@@ -154,16 +191,32 @@ impl Checker {
         let before = self.told.insert(xid, told);
         assert_eq!(before, None, "transaction {xid} ends twice");
         if let Told::Committed(gid) = told {
-            assert_eq!(self.xids.get(&xid), Some(&gid), "transaction {xid} is acknowledged at GID {gid}");
+            assert_eq!(
+                self.xids.get(&xid),
+                Some(&gid),
+                "transaction {xid} is acknowledged at GID {gid}"
+            );
         }
+    }
+
+    /// A client was told that its transaction has committed, wherever it stands.
+    pub fn promised(&mut self, xid: u64) {
+        self.promised.push(xid);
     }
 
     /// Nothing acknowledged is lost, and nothing refused came to be.
     pub fn end(&self) {
+        for xid in &self.promised {
+            assert!(self.xids.contains_key(xid), "transaction {xid} is lost");
+        }
         for (xid, told) in &self.told {
             match (told, self.xids.get(xid)) {
-                (Told::Committed(gid), at) => assert_eq!(at, Some(gid), "transaction {xid} is lost"),
-                (Told::Aborted, at) => assert_eq!(at, None, "transaction {xid} was refused and is there"),
+                (Told::Committed(gid), at) => {
+                    assert_eq!(at, Some(gid), "transaction {xid} is lost")
+                }
+                (Told::Aborted, at) => {
+                    assert_eq!(at, None, "transaction {xid} was refused and is there")
+                }
                 (Told::Unknown, _) => {}
             }
         }
@@ -178,7 +231,10 @@ impl Checker {
     }
 
     pub fn committed(&self) -> usize {
-        self.told.values().filter(|t| matches!(t, Told::Committed(_))).count()
+        self.told
+            .values()
+            .filter(|t| matches!(t, Told::Committed(_)))
+            .count()
     }
 }
 

@@ -108,8 +108,12 @@ impl Database {
 
     /// Everyone else whose lock is in the way of this one.
     pub fn in_the_way(&self, me: Owner, lock: u64, mode: LockMode) -> Vec<Owner> {
-        let Some(holders) = self.locks.get(&lock) else { return Vec::new() };
-        let others = holders.iter().filter(|(o, m)| *o != me && m.conflicts(mode));
+        let Some(holders) = self.locks.get(&lock) else {
+            return Vec::new();
+        };
+        let others = holders
+            .iter()
+            .filter(|(o, m)| *o != me && m.conflicts(mode));
         others.map(|(o, _)| *o).collect()
     }
 

@@ -80,7 +80,13 @@ fn put(to: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 impl Disk for SimDisk {
     fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
         let mut dir = self.0.borrow_mut();
-        dir.files.insert(name.to_owned(), File { size: bytes, ..File::default() });
+        dir.files.insert(
+            name.to_owned(),
+            File {
+                size: bytes,
+                ..File::default()
+            },
+        );
         dir.durable = None;
         Ok(())
     }

@@ -27,7 +27,13 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Table; 5] = [Self::Counter, Self::Unique, Self::Parent, Self::Child, Self::Mirror];
+    const ALL: [Table; 5] = [
+        Self::Counter,
+        Self::Unique,
+        Self::Parent,
+        Self::Child,
+        Self::Mirror,
+    ];
 
     pub fn oid(self) -> u32 {
         16384 + self as u32
@@ -96,7 +102,10 @@ impl Change {
         };
         match row.table {
             Table::Counter | Table::Mirror => vec![(row_hash(row), LockMode::NoKeyUpdate)],
-            Table::Unique => vec![(row_hash(row), LockMode::Update), (unique_hash(value), LockMode::Update)],
+            Table::Unique => vec![
+                (row_hash(row), LockMode::Update),
+                (unique_hash(value), LockMode::Update),
+            ],
             Table::Parent | Table::Child => vec![(row_hash(row), LockMode::Update)],
         }
     }
@@ -118,7 +127,11 @@ impl Change {
         let table = Table::ALL[bytes[1] as usize - 1];
         let row = row(table, u32::from_le_bytes(bytes[4..8].try_into().unwrap()));
         let value = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
-        if bytes[0] == 0 { Change::Put(row, value) } else { Change::Delete(row, value) }
+        if bytes[0] == 0 {
+            Change::Put(row, value)
+        } else {
+            Change::Delete(row, value)
+        }
     }
 }
 
@@ -137,9 +150,17 @@ pub struct Outgoing<'a> {
 pub fn encode(room: usize, t: &Outgoing<'_>) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new(), Vec::new());
     for change in t.changes {
-        builder.relation(Oid(change.row().table.oid()), 1, 1).expect("a Vec is never full");
+        builder
+            .relation(Oid(change.row().table.oid()), 1, 1)
+            .expect("a Vec is never full");
         let data = change.encode();
-        builder.insert(&TupleBytes { natts: 1, bitmap: None, data: &data }).expect("a Vec is never full");
+        builder
+            .insert(&TupleBytes {
+                natts: 1,
+                bitmap: None,
+                data: &data,
+            })
+            .expect("a Vec is never full");
     }
     for key in t.keys {
         builder.key(*key).expect("a Vec is never full");

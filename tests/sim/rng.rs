@@ -38,5 +38,7 @@ impl Rng {
 
 /// Mixes words into one.
 pub fn mix(words: &[u64]) -> u64 {
-    words.iter().fold(0x51_7c_c1_b7, |h: u64, w| Rng(h ^ w.rotate_left(17)).next())
+    words
+        .iter()
+        .fold(0x51_7c_c1_b7, |h: u64, w| Rng(h ^ w.rotate_left(17)).next())
 }

@@ -4,6 +4,7 @@
 //! harmless or replicated; every other statement is refused, so a new kind of statement is refused
 //! until somebody has thought about it.
 
+use crate::capture::transaction;
 use crate::export;
 use crate::pg::guard::{self, PgError, Result, boundary};
 use crate::pg::{shmem, sys};
@@ -25,7 +26,6 @@ unsafe extern "C" {
     fn pgr_shim_list_nth(list: *const sys::List, n: c_int) -> *mut sys::Node;
     fn pgr_shim_in_block() -> bool;
     fn pgr_shim_relation_persistence(rel: sys::Relation) -> c_char;
-    fn pgr_shim_mark_local_effects();
 }
 
 const TEMPORARY: c_char = b't' as c_char;
@@ -78,8 +78,8 @@ fn utility(statement: *mut sys::Node) -> Result<()> {
     match verdict(statement)? {
         Verdict::Allowed => Ok(()),
         Verdict::Local => {
-            // SAFETY: a flag of this session's transaction.
-            unsafe { pgr_shim_mark_local_effects() };
+            transaction::watch_transactions()?;
+            transaction::local_effect();
             Ok(())
         }
         Verdict::Refused(hint) => {
