@@ -56,7 +56,6 @@ pub fn pre_commit() -> Result<bool> {
     };
     // From here on this transaction is no victim but by its verdict.
     guard::check_interrupts()?;
-    channel::attach(false)?;
     let local_effects = pending.local_effects || has_local_effects();
     let _held = Held::new();
     let sent = multicast(pending, local_effects)?;
