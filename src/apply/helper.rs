@@ -36,8 +36,18 @@ pub fn main(number: u32) -> Result<()> {
     send(ToCoordinator::HelperReady { helper: number })?;
     loop {
         match next() {
-            Some(ToHelper::Apply { gid, depends_on, origin, changeset }) => {
-                helper.work(Job { gid, depends_on, origin, changeset })?;
+            Some(ToHelper::Apply {
+                gid,
+                depends_on,
+                origin,
+                changeset,
+            }) => {
+                helper.work(Job {
+                    gid,
+                    depends_on,
+                    origin,
+                    changeset,
+                })?;
             }
             Some(ToHelper::Quit) => return Ok(()),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
@@ -79,7 +89,11 @@ impl Helper {
             return send(ToCoordinator::Applied { gid: job.gid });
         }
         self.wait_for(job.depends_on)?;
-        let cause = Cause { gid: job.gid, origin: job.origin, relation: 0 };
+        let cause = Cause {
+            gid: job.gid,
+            origin: job.origin,
+            relation: 0,
+        };
         let done = loop {
             job::set_current(Some(cause));
             let done = self.attempt(&job);
@@ -106,7 +120,10 @@ impl Helper {
                 transaction::report_statistics()
             }
             Err((sqlstate, message)) => {
-                control().counters.helper_errors.fetch_add(1, Ordering::Relaxed);
+                control()
+                    .counters
+                    .helper_errors
+                    .fetch_add(1, Ordering::Relaxed);
                 elog::log(
                     sys::WARNING,
                     &format!(
@@ -114,7 +131,10 @@ impl Helper {
                         job.gid, job.origin
                     ),
                 );
-                send(ToCoordinator::HelperFailed { gid: job.gid, sqlstate: pack(&sqlstate) })
+                send(ToCoordinator::HelperFailed {
+                    gid: job.gid,
+                    sqlstate: pack(&sqlstate),
+                })
             }
         }
     }
@@ -127,7 +147,11 @@ impl Helper {
         }
         let me = shmem::my_slot().0;
         let mut result = Ok(());
-        while result.is_ok() && !control.dependents.wait(self.number, me, gid, &control.visible) {
+        while result.is_ok()
+            && !control
+                .dependents
+                .wait(self.number, me, gid, &control.visible)
+        {
             result = latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_DEPENDENCY);
         }
         control.dependents.done(self.number);
@@ -138,7 +162,8 @@ impl Helper {
         let changeset = Changeset::parse(&self.bytes).map_err(|e| job::damaged(&e))?;
         let snapshot = transaction::begin()?;
         let slot = slot();
-        slot.ticket.store(transaction::local_id().into(), Ordering::SeqCst);
+        slot.ticket
+            .store(transaction::local_id().into(), Ordering::SeqCst);
         slot.gid.store(job.gid.0, Ordering::SeqCst);
         set_phase(Phase::Certified);
         job::apply(&changeset, snapshot, &mut self.tables, &self.memory)?;
@@ -153,7 +178,9 @@ fn is_committed(job: &Job) -> bool {
 
 /// A helper's last step before its commit record.
 pub fn pre_commit() -> Result<bool> {
-    let Some(cause) = job::current() else { return Ok(true) };
+    let Some(cause) = job::current() else {
+        return Ok(true);
+    };
     while !gate::is_turn(&control().logged, cause.gid) {
         if control().logged.passed() >= cause.gid {
             return Err(internal(format!("transaction {} is committed already", cause.gid)));
@@ -166,5 +193,7 @@ pub fn pre_commit() -> Result<bool> {
 
 /// An SQLSTATE as `MAKE_SQLSTATE` packs it.
 fn pack(sqlstate: &str) -> u32 {
-    sqlstate.bytes().rev().fold(0, |packed, c| packed << 6 | u32::from(c.wrapping_sub(b'0') & 0x3f))
+    sqlstate.bytes().rev().fold(0, |packed, c| {
+        packed << 6 | u32::from(c.wrapping_sub(b'0') & 0x3f)
+    })
 }

@@ -90,7 +90,8 @@ fn start() -> Result<()> {
     channel::attach(false)?;
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let (control, slot) = (shared.control(), shared.slot(me));
-    slot.ticket.store(transaction::local_id().into(), Ordering::SeqCst);
+    slot.ticket
+        .store(transaction::local_id().into(), Ordering::SeqCst);
     since::publish(control, slot);
     let sink = || ChainWriter::new(shared.pool(), Class::Local, me);
     with(|state| state.builder = Some(Builder::new(sink(), sink())));
@@ -116,7 +117,15 @@ pub fn local_effect() {
 pub fn key(relation: u32, hash: u64, usage: KeyUse) -> Result<()> {
     let since = shmem::shared().control().visible.passed();
     let KeyUse { mode, flags } = usage;
-    append(|builder| builder.key(Key { hash, since, relation, mode, flags }))
+    append(|builder| {
+        builder.key(Key {
+            hash,
+            since,
+            relation,
+            mode,
+            flags,
+        })
+    })
 }
 
 /// Appends entries about rows of `relation`.
@@ -156,7 +165,9 @@ pub fn no_memory(bytes: usize) -> PgError {
     let hint = "Split the transaction, or raise replication_imessage_buffers.";
     if bytes >= all / 2 {
         PgError::new("54000", "transaction changes too much to be replicated")
-            .detail(format!("Its changeset has {bytes} bytes; there are {all} for all of them."))
+            .detail(format!(
+                "Its changeset has {bytes} bytes; there are {all} for all of them."
+            ))
             .hint(hint)
     } else {
         PgError::new("53200", "out of memory for the changesets of transactions")
@@ -178,7 +189,10 @@ pub struct Pending {
 pub fn take() -> Option<Pending> {
     with(|state| {
         let builder = state.builder.take_if(|b| !b.has_no_entries())?;
-        Some(Pending { builder, local_effects: state.local_effects })
+        Some(Pending {
+            builder,
+            local_effects: state.local_effects,
+        })
     })
 }
 

@@ -12,8 +12,13 @@ unsafe extern "C" fn pgr_start_replication(
     top_level: bool,
 ) {
     // SAFETY: PostgreSQL passes C strings; only `gcs` may be null.
-    let (name, group, gcs) =
-        unsafe { (CStr::from_ptr(name), CStr::from_ptr(group), ddl::optional(gcs)) };
+    let (name, group, gcs) = unsafe {
+        (
+            CStr::from_ptr(name),
+            CStr::from_ptr(group),
+            ddl::optional(gcs),
+        )
+    };
     boundary(|| ddl::start(name, group, gcs, top_level));
 }
 

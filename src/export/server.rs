@@ -34,7 +34,9 @@ pub fn enabled() -> bool {
 }
 
 fn derive() {
-    let Some(shared) = shmem::try_shared() else { return };
+    let Some(shared) = shmem::try_shared() else {
+        return;
+    };
     let control = shared.control();
     // The epoch first: what changes after it makes the next look come here again.
     let epoch = control.epoch.load(Ordering::SeqCst);
@@ -92,7 +94,9 @@ extern "C" fn pgr_shmem_size() -> usize {
 extern "C" fn pgr_shmem_init() {
     boundary(|| {
         shmem::init()?;
-        let epoch = shmem::try_shared().map_or(&raw const NO_EPOCH, |s| s.control().epoch.as_ptr().cast_const());
+        let epoch = shmem::try_shared().map_or(&raw const NO_EPOCH, |s| {
+            s.control().epoch.as_ptr().cast_const()
+        });
         // SAFETY: a variable of the process, which has one thread.
         unsafe { pgr_epoch = epoch };
         Ok(())
@@ -114,7 +118,11 @@ extern "C" fn pgr_backend_gate() {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn pgr_check_gcs(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: u32) -> bool {
+unsafe extern "C" fn pgr_check_gcs(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: u32,
+) -> bool {
     boundary_nofail(|| {
         // SAFETY: the settings code passes a C string.
         let text = unsafe { CStr::from_ptr(*value) }.to_string_lossy();

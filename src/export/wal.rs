@@ -33,31 +33,43 @@ extern "C" fn pgr_redo_commit(group: u64, gid: u64) {
 }
 
 fn startup() -> Result<()> {
-    let Some(shared) = shmem::try_shared() else { return Ok(()) };
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(());
+    };
     let read = State::read(Path::new(shmem::DATA_DIR));
     let found = read.map_err(|e| {
-        PgError::new("XX001", format!("could not read file \"{}\": {e}", state_file::NAME))
-            .hint("Restore this server from a copy of another member.")
+        PgError::new(
+            "XX001",
+            format!("could not read file \"{}\": {e}", state_file::NAME),
+        )
+        .hint("Restore this server from a copy of another member.")
     })?;
     let Some(state) = found else { return Ok(()) };
     let control = shared.control();
     control.group_id.store(state.group.0, Ordering::Relaxed);
     control.group_name.set(&state.name);
     recovered(state.gid);
-    control.state.store(GroupState::Recovering as u32, Ordering::Relaxed);
+    control
+        .state
+        .store(GroupState::Recovering as u32, Ordering::Relaxed);
     control.database.store(state.database.0, Ordering::SeqCst);
     control.epoch.fetch_add(1, Ordering::SeqCst);
     if guc::gcs().is_none() {
         let name = &state.name;
-        elog::log(sys::WARNING, &format!(
-            "the database of replication group \"{name}\" stays closed: \"replication_gcs\" is not set"
-        ));
+        elog::log(
+            sys::WARNING,
+            &format!(
+                "the database of replication group \"{name}\" stays closed: \"replication_gcs\" is not set"
+            ),
+        );
     }
     Ok(())
 }
 
 fn redo_commit(group: GroupId, gid: Gid) {
-    let Some(shared) = shmem::try_shared() else { return };
+    let Some(shared) = shmem::try_shared() else {
+        return;
+    };
     // Commits of a group that this server is no longer in leave no trace.
     if shared.control().group_id.load(Ordering::Relaxed) == group.0 {
         recovered(gid);
@@ -75,7 +87,9 @@ fn recovered(gid: Gid) {
 }
 
 fn checkpoint() -> Result<()> {
-    let Some(shared) = shmem::try_shared() else { return Ok(()) };
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(());
+    };
     let control = shared.control();
     if control.database.load(Ordering::SeqCst) == 0 {
         return Ok(());
@@ -104,5 +118,10 @@ fn checkpoint() -> Result<()> {
         };
         state.write(Path::new(shmem::DATA_DIR))
     })
-    .map_err(|e| PgError::new("58030", format!("could not write file \"{}\": {e}", state_file::NAME)))
+    .map_err(|e| {
+        PgError::new(
+            "58030",
+            format!("could not write file \"{}\": {e}", state_file::NAME),
+        )
+    })
 }

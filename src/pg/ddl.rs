@@ -56,13 +56,19 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
     }
     // SAFETY: reads a setting.
     if unsafe { pgr_shim_wal_is_minimal() } {
-        return Err(PgError::new("55000", "replication needs \"wal_level\" to be \"replica\" or \"logical\"")
-            .detail("New members copy this server with a base backup.")
-            .hint("Set \"wal_level\" in postgresql.conf and restart the server."));
+        return Err(PgError::new(
+            "55000",
+            "replication needs \"wal_level\" to be \"replica\" or \"logical\"",
+        )
+        .detail("New members copy this server with a base backup.")
+        .hint("Set \"wal_level\" in postgresql.conf and restart the server."));
     }
     let group = group.to_string_lossy().into_owned();
     if group.len() > GROUP_NAME_BYTES_MAX || group.is_empty() {
-        return Err(PgError::new("42622", format!("\"{group}\" is not a name for a group")));
+        return Err(PgError::new(
+            "42622",
+            format!("\"{group}\" is not a name for a group"),
+        ));
     }
     refuse_prepared()?;
 
@@ -70,9 +76,12 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
     let control = shmem::shared().control();
     if control.database.load(Ordering::SeqCst) != 0 {
         let other = control.group_name.get();
-        return Err(PgError::new("0A000", format!("this server is a member of replication group \"{other}\" already"))
-            .detail("A server replicates one database.")
-            .hint("ALTER DATABASE ... STOP REPLICATION ends its membership."));
+        return Err(PgError::new(
+            "0A000",
+            format!("this server is a member of replication group \"{other}\" already"),
+        )
+        .detail("A server replicates one database.")
+        .hint("ALTER DATABASE ... STOP REPLICATION ends its membership."));
     }
     for view in VIEWS {
         // SAFETY: a C string; the session is in its database and in a transaction.
@@ -81,11 +90,16 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
     let mut id = 0;
     // SAFETY: a place for eight bytes.
     if !unsafe { pgr_shim_strong_random(&raw mut id) } || id == 0 {
-        return Err(PgError::new("58000", "could not get random bytes for the group's id"));
+        return Err(PgError::new(
+            "58000",
+            "could not get random bytes for the group's id",
+        ));
     }
     control.group_id.store(id, Ordering::Relaxed);
     control.group_name.set(&group);
-    shmem::server().start_database.store(database, Ordering::SeqCst);
+    shmem::server()
+        .start_database
+        .store(database, Ordering::SeqCst);
     claim.request(ToCoordinator::StartGroup, "start replication")?;
 
     // From here transactions that get an XID are captured. Those that have one are not, and must
@@ -110,7 +124,10 @@ pub fn stop(name: &CStr, top_level: bool) -> Result<()> {
     guard::call0(|e| unsafe { pgr_shim_database_oid(name.as_ptr(), at, e) })?;
     let replicated = shmem::try_shared().map_or(0, |s| s.control().database.load(Ordering::SeqCst));
     if replicated == 0 || replicated != database {
-        return Err(PgError::new("55000", format!("database \"{}\" is not replicated", name.to_string_lossy())));
+        return Err(PgError::new(
+            "55000",
+            format!("database \"{}\" is not replicated", name.to_string_lossy()),
+        ));
     }
     let claim = Claim::take()?;
     claim.request(ToCoordinator::StopGroup, "stop replication")
@@ -121,8 +138,10 @@ fn privileged(verb: &str) -> Result<()> {
     if unsafe { pgr_shim_is_superuser() } {
         return Ok(());
     }
-    Err(PgError::new("42501", format!("permission denied to {verb} replication"))
-        .detail(format!("Only a superuser may {verb} replication.")))
+    Err(
+        PgError::new("42501", format!("permission denied to {verb} replication"))
+            .detail(format!("Only a superuser may {verb} replication.")),
+    )
 }
 
 fn not_in_block(top_level: bool, statement: &CStr) -> Result<()> {
@@ -141,23 +160,34 @@ fn current_database(name: &CStr, verb: &str) -> Result<u32> {
         return Ok(oid);
     }
     let name = name.to_string_lossy();
-    Err(PgError::new("0A000", format!("replication of a database {verb} from a session in it"))
-        .hint(format!("Connect to database \"{name}\" and run the statement there.")))
+    Err(PgError::new(
+        "0A000",
+        format!("replication of a database {verb} from a session in it"),
+    )
+    .hint(format!(
+        "Connect to database \"{name}\" and run the statement there."
+    )))
 }
 
 fn prepared() -> Result<bool> {
     let sql = c"SELECT FROM pg_catalog.pg_prepared_xacts WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
     // SAFETY: a C string and a place for the answer.
-    guard::call(false, |out, e| unsafe { pgr_shim_sql_any(sql.as_ptr(), out, e) })
+    guard::call(false, |out, e| unsafe {
+        pgr_shim_sql_any(sql.as_ptr(), out, e)
+    })
 }
 
 fn refuse_prepared() -> Result<()> {
     if !prepared()? {
         return Ok(());
     }
-    Err(PgError::new("55000", "there are prepared transactions in this database")
-        .detail("Two-phase commit is not replicated.")
-        .hint("End those in pg_prepared_xacts with COMMIT PREPARED or ROLLBACK PREPARED first."))
+    Err(
+        PgError::new("55000", "there are prepared transactions in this database")
+            .detail("Two-phase commit is not replicated.")
+            .hint(
+                "End those in pg_prepared_xacts with COMMIT PREPARED or ROLLBACK PREPARED first.",
+            ),
+    )
 }
 
 /// Waits until the coordinator has opened the group to this session's kind.
@@ -166,7 +196,10 @@ fn wait_for(control: &Control, wanted: GroupState) -> Result<()> {
         match GroupState::from_u32(control.state.load(Ordering::SeqCst)) {
             Some(state) if state == wanted => return Ok(()),
             Some(GroupState::Failed) => return Err(failed(control, "start replication")),
-            _ => latch::sleep_interruptible(Some(POLL), sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY)?,
+            _ => latch::sleep_interruptible(
+                Some(POLL),
+                sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY,
+            )?,
         }
     }
 }
@@ -188,14 +221,21 @@ impl Claim {
         // SAFETY: a variable of the process.
         let me = unsafe { sys::MyProcPid }.cast_unsigned();
         let mut held_by = 0;
-        while let Err(other) = owner.compare_exchange(held_by, me, Ordering::SeqCst, Ordering::SeqCst) {
+        while let Err(other) =
+            owner.compare_exchange(held_by, me, Ordering::SeqCst, Ordering::SeqCst)
+        {
             // SAFETY: asks the kernel about a PID.
             if other != 0 && unsafe { pgr_shim_process_lives(other.cast_signed()) } {
-                return Err(PgError::new("55006", "another session is starting or stopping replication"));
+                return Err(PgError::new(
+                    "55006",
+                    "another session is starting or stopping replication",
+                ));
             }
             held_by = other;
         }
-        Ok(Claim { slot: shmem::my_slot() })
+        Ok(Claim {
+            slot: shmem::my_slot(),
+        })
     }
 
     fn queues(&self) -> &'static ProcSlot {
@@ -207,14 +247,22 @@ impl Claim {
         let shared = shmem::shared();
         let control = shared.control();
         if control.coordinator_slot.load(Ordering::Acquire) == 0 {
-            return Err(PgError::new("57P03", format!("could not {what}: the coordinator is not running"))
-                .hint("The server's log says why; it is started again by itself."));
+            return Err(PgError::new(
+                "57P03",
+                format!("could not {what}: the coordinator is not running"),
+            )
+            .hint("The server's log says why; it is started again by itself."));
         }
         channel::attach(false)?;
         self.queues()
             .requests_up
             .push(message.into())
-            .map_err(|_| PgError::new("53000", format!("could not {what}: the coordinator does not take requests")))?;
+            .map_err(|_| {
+                PgError::new(
+                    "53000",
+                    format!("could not {what}: the coordinator does not take requests"),
+                )
+            })?;
         wake::notify(shared, self.slot);
         let started_on = control.coordinator_slot.load(Ordering::Acquire);
         loop {

@@ -34,7 +34,9 @@ pub fn gcs() -> Option<String> {
         return None;
     }
     // SAFETY: see above.
-    let text = unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned();
+    let text = unsafe { CStr::from_ptr(value) }
+        .to_string_lossy()
+        .into_owned();
     (!text.is_empty()).then_some(text)
 }
 
@@ -75,7 +77,8 @@ pub fn check_gcs(value: &str) -> bool {
         Ok(_) => true,
         Err(wrong) => {
             let detail = CString::new(wrong.to_string().replace('\0', "?")).unwrap_or_default();
-            let hint = CString::new(format!("Write it as in: {}", options::EXAMPLE)).unwrap_or_default();
+            let hint =
+                CString::new(format!("Write it as in: {}", options::EXAMPLE)).unwrap_or_default();
             // SAFETY: C strings; called in a check hook.
             unsafe { pgr_shim_guc_refuse(detail.as_ptr(), hint.as_ptr()) };
             false

@@ -14,7 +14,9 @@ unsafe extern "C" {
 /// you wait for after it, and in a loop, for a latch is also set for other reasons. Serves no
 /// interrupts. `wait_event` is one of `sys::WAIT_EVENT_*`.
 pub fn sleep(timeout: Option<Duration>, wait_event: u32) {
-    let ms = timeout.map_or(-1, |t| c_long::try_from(t.as_millis()).unwrap_or(c_long::MAX));
+    let ms = timeout.map_or(-1, |t| {
+        c_long::try_from(t.as_millis()).unwrap_or(c_long::MAX)
+    });
     // SAFETY: the process has a latch; the call raises nothing.
     unsafe { pgr_shim_sleep(ms, wait_event) };
 }

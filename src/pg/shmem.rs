@@ -57,14 +57,22 @@ fn shape() -> Shape {
         0 => unsafe { pgr_shim_process_slots() }.cast_unsigned(),
         known => known,
     };
-    let pool = if guc::gcs().is_some() { guc::pool_bytes() } else { IDLE_POOL_BYTES };
+    let pool = if guc::gcs().is_some() {
+        guc::pool_bytes()
+    } else {
+        IDLE_POOL_BYTES
+    };
     Shape::new(slots, pool)
 }
 
 /// Bytes to reserve.
 #[must_use]
 pub fn size() -> usize {
-    if wanted() { size_of::<Server>() + shape().bytes() + 4096 } else { 0 }
+    if wanted() {
+        size_of::<Server>() + shape().bytes() + 4096
+    } else {
+        0
+    }
 }
 
 /// Lays out the shared memory: in the postmaster, at start and after a crash, and in a
@@ -91,7 +99,10 @@ pub fn init() -> Result<()> {
         base.cast::<Server>().write(Server::default());
         Shared::init(base.add(size_of::<Server>()), shape)
     };
-    shared.control().wake_fd.store(WAKE_FD.load(Ordering::Relaxed).cast_unsigned(), Ordering::Relaxed);
+    shared.control().wake_fd.store(
+        WAKE_FD.load(Ordering::Relaxed).cast_unsigned(),
+        Ordering::Relaxed,
+    );
     SLOTS.store(shape.slots, Ordering::Relaxed);
     BASE.store(base, Ordering::Release);
     Ok(())

@@ -35,17 +35,24 @@ struct Rows {
 impl Rows {
     fn begin(call: sys::FunctionCallInfo) -> Result<Rows> {
         // SAFETY: `call` is what the function was called with.
-        let state = guard::call(ptr::null_mut(), |out, e| unsafe { pgr_shim_rows_begin(call, out, e) })?;
+        let state = guard::call(ptr::null_mut(), |out, e| unsafe {
+            pgr_shim_rows_begin(call, out, e)
+        })?;
         Ok(Rows { call, state })
     }
 
     fn add(&mut self, columns: &[Option<String>]) -> Result<()> {
         let texts: Vec<Option<CString>> = columns
             .iter()
-            .map(|c| c.as_ref().map(|t| CString::new(t.replace('\0', "?")).unwrap_or_default()))
+            .map(|c| {
+                c.as_ref()
+                    .map(|t| CString::new(t.replace('\0', "?")).unwrap_or_default())
+            })
             .collect();
-        let values: Vec<*const c_char> =
-            texts.iter().map(|t| t.as_ref().map_or(ptr::null(), |t| t.as_ptr())).collect();
+        let values: Vec<*const c_char> = texts
+            .iter()
+            .map(|t| t.as_ref().map_or(ptr::null(), |t| t.as_ptr()))
+            .collect();
         // SAFETY: one C string or null for each column of the function, alive during the call.
         guard::call0(|e| unsafe { pgr_shim_rows_add(self.call, self.state, values.as_ptr(), e) })
     }
@@ -61,15 +68,23 @@ fn some(value: impl ToString) -> Option<String> {
 
 fn database_name(oid: u32) -> Result<Option<String>> {
     // SAFETY: the answer is null or a C string that lives in the current memory context.
-    let name = guard::call(ptr::null(), |out, e| unsafe { pgr_shim_database_name(oid, out, e) })?;
+    let name = guard::call(ptr::null(), |out, e| unsafe {
+        pgr_shim_database_name(oid, out, e)
+    })?;
     // SAFETY: as above.
-    Ok((!name.is_null()).then(|| unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned()))
+    Ok((!name.is_null()).then(|| {
+        unsafe { std::ffi::CStr::from_ptr(name) }
+            .to_string_lossy()
+            .into_owned()
+    }))
 }
 
 /// One row for the group of this server, none without one.
 pub fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
     let mut rows = Rows::begin(call)?;
-    let Some(shared) = shmem::try_shared() else { return Ok(null()) };
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(null());
+    };
     let c = shared.control();
     let database = c.database.load(Relaxed);
     if database == 0 {
@@ -106,7 +121,9 @@ pub fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
 /// One row a member of the group, by number.
 pub fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
     let mut rows = Rows::begin(call)?;
-    let Some(shared) = shmem::try_shared() else { return Ok(null()) };
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(null());
+    };
     let c = shared.control();
     if c.database.load(Relaxed) == 0 {
         return Ok(null());

@@ -57,7 +57,9 @@ impl fmt::Display for Error {
         match self {
             Error::Io(e) => e.fmt(f),
             Error::Damaged => f.write_str("the file is damaged"),
-            Error::Version(v) => write!(f, "the file has version {v}, this server writes {VERSION}"),
+            Error::Version(v) => {
+                write!(f, "the file has version {v}, this server writes {VERSION}")
+            }
         }
     }
 }
@@ -96,8 +98,12 @@ impl State {
             return Err(Error::Version(u16_at(4)));
         }
         let len = usize::from(u16_at(6));
-        let name = b.get(NAME_AT..NAME_AT + len).filter(|_| len <= GROUP_NAME_BYTES_MAX);
-        let name = name.and_then(|n| std::str::from_utf8(n).ok()).ok_or(Error::Damaged)?;
+        let name = b
+            .get(NAME_AT..NAME_AT + len)
+            .filter(|_| len <= GROUP_NAME_BYTES_MAX);
+        let name = name
+            .and_then(|n| std::str::from_utf8(n).ok())
+            .ok_or(Error::Damaged)?;
         Ok(State {
             group: GroupId(u64_at(8)),
             name: name.to_owned(),
@@ -147,7 +153,12 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        State { group: GroupId(0x1122_3344_5566_7788), name: "shop".into(), database: Oid(16384), gid: Gid(77) }
+        State {
+            group: GroupId(0x1122_3344_5566_7788),
+            name: "shop".into(),
+            database: Oid(16384),
+            gid: Gid(77),
+        }
     }
 
     #[test]
@@ -155,8 +166,14 @@ mod tests {
         let bytes = state().encode();
         assert_eq!(bytes.len(), 100);
         assert_eq!(&bytes[..8], b"PgrS\x01\0\x04\0");
-        assert_eq!(&bytes[8..16], &[0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
-        assert_eq!(&bytes[16..32], &[77, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            &bytes[8..16],
+            &[0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]
+        );
+        assert_eq!(
+            &bytes[16..32],
+            &[77, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0]
+        );
         assert_eq!(&bytes[32..37], b"shop\0");
         assert_eq!(State::decode(&bytes).unwrap(), state());
     }
@@ -179,7 +196,12 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         assert!(State::read(&dir).unwrap().is_none());
         state().write(&dir).unwrap();
-        State { gid: Gid(78), ..state() }.write(&dir).unwrap();
+        State {
+            gid: Gid(78),
+            ..state()
+        }
+        .write(&dir)
+        .unwrap();
         assert_eq!(State::read(&dir).unwrap().unwrap().gid, Gid(78));
         remove(&dir).unwrap();
         remove(&dir).unwrap();

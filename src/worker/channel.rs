@@ -46,7 +46,10 @@ pub fn attach(helper: bool) -> Result<()> {
     slot.victim_ticket.store(0, Ordering::SeqCst);
     slot.gid.store(0, Ordering::SeqCst);
     slot.phase.store(Phase::Open.shared(), Ordering::SeqCst);
-    slot.role.store(if helper { ROLE_HELPER } else { ROLE_WORKER }, Ordering::SeqCst);
+    slot.role.store(
+        if helper { ROLE_HELPER } else { ROLE_WORKER },
+        Ordering::SeqCst,
+    );
     ATTACHED.set(true);
     Ok(())
 }
@@ -64,7 +67,10 @@ pub fn phase() -> Phase {
 /// Moves the transaction on, for others to see.
 pub fn set_phase(next: Phase) {
     let now = PHASE.get();
-    assert!(now.allows(next), "a transaction can't go from {now:?} to {next:?}");
+    assert!(
+        now.allows(next),
+        "a transaction can't go from {now:?} to {next:?}"
+    );
     PHASE.set(next);
     slot().phase.store(next.shared(), Ordering::SeqCst);
 }
@@ -95,7 +101,11 @@ pub fn receive() -> Option<ToWorker> {
 
 /// The coordinator's slot, if there is a coordinator.
 pub fn coordinator() -> Option<SlotNo> {
-    control().coordinator_slot.load(Ordering::SeqCst).checked_sub(1).map(SlotNo)
+    control()
+        .coordinator_slot
+        .load(Ordering::SeqCst)
+        .checked_sub(1)
+        .map(SlotNo)
 }
 
 /// Names the current transaction among those of this slot.

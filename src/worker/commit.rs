@@ -51,7 +51,9 @@ impl Drop for Held {
 /// The last step of a transaction that may fail. True: it commits now, its turn has come (or it
 /// needs none). False: its local work is to be rolled back, a helper commits it.
 pub fn pre_commit() -> Result<bool> {
-    let Some(pending) = captured::take() else { return Ok(true) };
+    let Some(pending) = captured::take() else {
+        return Ok(true);
+    };
     // From here on this transaction is no victim but by its verdict.
     guard::check_interrupts()?;
     let local_effects = pending.local_effects || has_local_effects();
@@ -71,7 +73,10 @@ pub fn replay_wait() -> Result<()> {
             return Err(unknown());
         }
         // Nobody sets our latch: the place for it in the turn is that of the next transaction.
-        latch::sleep(Some(Duration::from_millis(10)), sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
+        latch::sleep(
+            Some(Duration::from_millis(10)),
+            sys::WAIT_EVENT_REPLICATION_COMMIT_TURN,
+        );
     }
     control().counters.commits.fetch_add(1, Ordering::Relaxed);
     Ok(())
@@ -121,11 +126,19 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     let (head, keys, entries) = pending.builder.finish(header);
     let pool = shared.pool();
     let mut first = ChainWriter::new(pool, Class::Local, shmem::my_slot());
-    first.append(&head).map_err(|_| captured::no_memory(bytes))?;
+    first
+        .append(&head)
+        .map_err(|_| captured::no_memory(bytes))?;
     let chain = pool.concat(pool.concat(first.finish(), keys.finish()), entries.finish());
     send(chain, coordinator)?;
-    control.counters.changeset_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    Ok(Sent { ticket: channel::ticket(), incarnation })
+    control
+        .counters
+        .changeset_bytes
+        .fetch_add(bytes as u64, Ordering::Relaxed);
+    Ok(Sent {
+        ticket: channel::ticket(),
+        incarnation,
+    })
 }
 
 fn send(changeset: Chain, coordinator: crate::imsg::SlotNo) -> Result<()> {
@@ -146,12 +159,23 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
     loop {
         match channel::receive() {
             Some(ToWorker::Pass { ticket, gid }) if ticket == sent.ticket => return Ok(gid),
-            Some(ToWorker::Conflict { ticket, relation, gid, origin }) if ticket == sent.ticket => {
-                control().counters.certification_failures.fetch_add(1, Ordering::Relaxed);
+            Some(ToWorker::Conflict {
+                ticket,
+                relation,
+                gid,
+                origin,
+            }) if ticket == sent.ticket => {
+                control()
+                    .counters
+                    .certification_failures
+                    .fetch_add(1, Ordering::Relaxed);
                 return Err(lost(relation, gid, origin));
             }
             Some(ToWorker::BelowFloor { ticket }) if ticket == sent.ticket => {
-                control().counters.certification_failures.fetch_add(1, Ordering::Relaxed);
+                control()
+                    .counters
+                    .certification_failures
+                    .fetch_add(1, Ordering::Relaxed);
                 return Err(too_old());
             }
             Some(ToWorker::NotPrimary { ticket }) if ticket == sent.ticket => {
@@ -161,7 +185,9 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
             Some(_) => {}
             None => {
                 if is_hopeless(sent) {
-                    let _ = channel::request(ToCoordinator::Abandon { ticket: sent.ticket });
+                    let _ = channel::request(ToCoordinator::Abandon {
+                        ticket: sent.ticket,
+                    });
                     return Err(unknown());
                 }
                 latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_VERDICT);
@@ -188,7 +214,9 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
         // Somebody with a lower GID waits for our locks, by something that certification does not
         // see. What a helper can't do in our place is not in such a way (see DESIGN of keys).
         if victim::is_wanted() && !local_effects {
-            let abandon = ToCoordinator::Abandon { ticket: sent.ticket };
+            let abandon = ToCoordinator::Abandon {
+                ticket: sent.ticket,
+            };
             if channel::request(abandon).is_ok() {
                 REPLACED.set(gid);
                 set_phase(Phase::Replaced);
@@ -243,20 +271,29 @@ pub fn serialization() -> PgError {
 }
 
 fn too_old() -> PgError {
-    PgError::new("40001", "could not serialize access: the transaction ran for too long")
-        .detail("The group no longer remembers all changes since it began.")
-        .hint("The transaction might succeed if retried.")
+    PgError::new(
+        "40001",
+        "could not serialize access: the transaction ran for too long",
+    )
+    .detail("The group no longer remembers all changes since it began.")
+    .hint("The transaction might succeed if retried.")
 }
 
 fn busy() -> PgError {
-    PgError::new("53000", "too many transactions of this member are waiting for the group")
-        .hint("Retry the transaction; consider fewer connections.")
+    PgError::new(
+        "53000",
+        "too many transactions of this member are waiting for the group",
+    )
+    .hint("Retry the transaction; consider fewer connections.")
 }
 
 fn unknown() -> PgError {
-    PgError::new("08007", "it is not known whether the transaction is committed")
-        .detail("It was sent to the replication group, and no answer can be waited for.")
-        .hint("Check its effects when the group is back; it is either there on all members or on none.")
+    PgError::new(
+        "08007",
+        "it is not known whether the transaction is committed",
+    )
+    .detail("It was sent to the replication group, and no answer can be waited for.")
+    .hint("Check its effects when the group is back; it is either there on all members or on none.")
 }
 
 /// A write where the group takes none now.

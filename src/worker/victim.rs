@@ -53,7 +53,10 @@ pub fn serve() -> Result<()> {
         return Ok(());
     }
     if DOOMED.replace(id) != id {
-        control().counters.local_victims.fetch_add(1, Ordering::Relaxed);
+        control()
+            .counters
+            .local_victims
+            .fetch_add(1, Ordering::Relaxed);
     }
     watch_transactions()?;
     if backend::is_idle() {

@@ -14,14 +14,22 @@ use std::sync::atomic::Ordering;
 type Edata = *mut *mut sys::ErrorData;
 
 unsafe extern "C" {
-    fn pgr_shim_persistence(relation: *const sys::RangeVar, out: *mut c_char, edata: Edata) -> c_int;
+    fn pgr_shim_persistence(
+        relation: *const sys::RangeVar,
+        out: *mut c_char,
+        edata: Edata,
+    ) -> c_int;
     fn pgr_shim_object_persistence(
         kind: u32,
         object: *mut sys::Node,
         out: *mut c_char,
         edata: Edata,
     ) -> c_int;
-    fn pgr_shim_command_name(statement: *mut sys::Node, out: *mut *const c_char, edata: Edata) -> c_int;
+    fn pgr_shim_command_name(
+        statement: *mut sys::Node,
+        out: *mut *const c_char,
+        edata: Edata,
+    ) -> c_int;
     fn pgr_shim_list_length(list: *const sys::List) -> c_int;
     fn pgr_shim_list_nth(list: *const sys::List, n: c_int) -> *mut sys::Node;
     fn pgr_shim_in_block() -> bool;
@@ -89,7 +97,11 @@ fn utility(statement: *mut sys::Node) -> Result<()> {
             })?;
             // SAFETY: see above.
             let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-            Err(PgError::new("0A000", format!("{name} is not supported in a replicated database")).hint(hint))
+            Err(PgError::new(
+                "0A000",
+                format!("{name} is not supported in a replicated database"),
+            )
+            .hint(hint))
         }
     }
 }
@@ -117,17 +129,36 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
     unsafe {
         Ok(match (*statement).type_ {
             sys::T_TransactionStmt => match node::<sys::TransactionStmt>(statement).kind {
-                sys::TRANS_STMT_PREPARE => Refused("Use COMMIT: a commit is atomic on all members of the group."),
+                sys::TRANS_STMT_PREPARE => {
+                    Refused("Use COMMIT: a commit is atomic on all members of the group.")
+                }
                 _ => Allowed,
             },
-            sys::T_PlannedStmt | sys::T_ClosePortalStmt | sys::T_FetchStmt | sys::T_DoStmt
-            | sys::T_CallStmt | sys::T_CopyStmt | sys::T_PrepareStmt | sys::T_ExecuteStmt
-            | sys::T_DeallocateStmt | sys::T_VariableShowStmt | sys::T_LoadStmt | sys::T_VacuumStmt
-            | sys::T_CheckPointStmt | sys::T_AlterSystemStmt | sys::T_ConstraintsSetStmt
-            | sys::T_NotifyStmt | sys::T_AlterDatabaseStmt => Allowed,
-            sys::T_VariableSetStmt | sys::T_DiscardStmt | sys::T_ListenStmt | sys::T_UnlistenStmt => Local,
+            sys::T_PlannedStmt
+            | sys::T_ClosePortalStmt
+            | sys::T_FetchStmt
+            | sys::T_DoStmt
+            | sys::T_CallStmt
+            | sys::T_CopyStmt
+            | sys::T_PrepareStmt
+            | sys::T_ExecuteStmt
+            | sys::T_DeallocateStmt
+            | sys::T_VariableShowStmt
+            | sys::T_LoadStmt
+            | sys::T_VacuumStmt
+            | sys::T_CheckPointStmt
+            | sys::T_AlterSystemStmt
+            | sys::T_ConstraintsSetStmt
+            | sys::T_NotifyStmt
+            | sys::T_AlterDatabaseStmt => Allowed,
+            sys::T_VariableSetStmt
+            | sys::T_DiscardStmt
+            | sys::T_ListenStmt
+            | sys::T_UnlistenStmt => Local,
             sys::T_DeclareCursorStmt => {
-                if node::<sys::DeclareCursorStmt>(statement).options & sys::CURSOR_OPT_HOLD as c_int != 0 {
+                if node::<sys::DeclareCursorStmt>(statement).options & sys::CURSOR_OPT_HOLD as c_int
+                    != 0
+                {
                     Local
                 } else {
                     Allowed
@@ -146,7 +177,9 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
                 if lock.mode < sys::ShareLock as c_int || all_temporary(lock.relations)? {
                     Allowed
                 } else {
-                    Refused("Locks of SHARE mode and stronger would have to be taken on all members. Lock rows with SELECT ... FOR UPDATE.")
+                    Refused(
+                        "Locks of SHARE mode and stronger would have to be taken on all members. Lock rows with SELECT ... FOR UPDATE.",
+                    )
                 }
             }
             sys::T_TruncateStmt => {
@@ -158,7 +191,11 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
             sys::T_ViewStmt => on_new(node::<sys::ViewStmt>(statement).view)?,
             sys::T_CreateTableAsStmt => {
                 let create = node::<sys::CreateTableAsStmt>(statement);
-                if create.objtype == sys::OBJECT_TABLE { on_new((*create.into).rel)? } else { Refused(SCHEMA_HINT) }
+                if create.objtype == sys::OBJECT_TABLE {
+                    on_new((*create.into).rel)?
+                } else {
+                    Refused(SCHEMA_HINT)
+                }
             }
             sys::T_IndexStmt => on_old(node::<sys::IndexStmt>(statement).relation)?,
             sys::T_AlterTableStmt => on_old(node::<sys::AlterTableStmt>(statement).relation)?,
@@ -167,11 +204,18 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
             sys::T_RuleStmt => on_old(node::<sys::RuleStmt>(statement).relation)?,
             sys::T_RenameStmt => {
                 let relation = node::<sys::RenameStmt>(statement).relation;
-                if relation.is_null() { Refused(SCHEMA_HINT) } else { on_old(relation)? }
+                if relation.is_null() {
+                    Refused(SCHEMA_HINT)
+                } else {
+                    on_old(relation)?
+                }
             }
             sys::T_DropStmt => {
                 let drop = node::<sys::DropStmt>(statement);
-                temporary_if(all_objects_temporary(drop.removeType, drop.objects)?, SCHEMA_HINT)
+                temporary_if(
+                    all_objects_temporary(drop.removeType, drop.objects)?,
+                    SCHEMA_HINT,
+                )
             }
             _ => Refused(SCHEMA_HINT),
         })
@@ -190,7 +234,11 @@ fn explained(query: *mut sys::Node) -> Result<Verdict> {
             return Ok(Allowed);
         }
         let inner = node::<sys::Query>(query).utilityStmt;
-        if inner.is_null() { Ok(Allowed) } else { verdict(inner) }
+        if inner.is_null() {
+            Ok(Allowed)
+        } else {
+            verdict(inner)
+        }
     }
 }
 
@@ -199,7 +247,8 @@ fn on_new(relation: *mut sys::RangeVar) -> Result<Verdict> {
     // SAFETY: such a statement names its relation; the schema is null or a C string.
     let temporary = unsafe {
         (*relation).relpersistence == TEMPORARY
-            || (!(*relation).schemaname.is_null() && CStr::from_ptr((*relation).schemaname) == c"pg_temp")
+            || (!(*relation).schemaname.is_null()
+                && CStr::from_ptr((*relation).schemaname) == c"pg_temp")
     };
     Ok(temporary_if(temporary, SCHEMA_HINT))
 }
@@ -215,7 +264,9 @@ fn on_old(relation: *mut sys::RangeVar) -> Result<Verdict> {
 
 fn persistence(relation: *const sys::RangeVar) -> Result<c_char> {
     // SAFETY: a range variable of the statement.
-    guard::call(0, |out, e| unsafe { pgr_shim_persistence(relation, out, e) })
+    guard::call(0, |out, e| unsafe {
+        pgr_shim_persistence(relation, out, e)
+    })
 }
 
 fn nodes(list: *const sys::List) -> impl Iterator<Item = *mut sys::Node> {
@@ -236,13 +287,20 @@ fn all_temporary(relations: *const sys::List) -> Result<bool> {
 
 /// Do all objects of a DROP that exist belong to the session's temporary schema?
 fn all_objects_temporary(kind: sys::ObjectType, objects: *const sys::List) -> Result<bool> {
-    let relations = [sys::OBJECT_TABLE, sys::OBJECT_INDEX, sys::OBJECT_SEQUENCE, sys::OBJECT_VIEW];
+    let relations = [
+        sys::OBJECT_TABLE,
+        sys::OBJECT_INDEX,
+        sys::OBJECT_SEQUENCE,
+        sys::OBJECT_VIEW,
+    ];
     if !relations.contains(&kind) {
         return Ok(false);
     }
     for object in nodes(objects) {
         // SAFETY: for these kinds an object is a list of names.
-        let found = guard::call(0, |out, e| unsafe { pgr_shim_object_persistence(kind, object, out, e) })?;
+        let found = guard::call(0, |out, e| unsafe {
+            pgr_shim_object_persistence(kind, object, out, e)
+        })?;
         if found != TEMPORARY && found != 0 {
             return Ok(false);
         }
@@ -262,13 +320,18 @@ pub fn sequence(rel: sys::Relation) -> Result<()> {
 
 /// A large object is about to change.
 pub fn large_object() -> Result<()> {
-    Err(PgError::new("0A000", "large objects are not replicated yet").hint("Use a column of type bytea."))
+    Err(
+        PgError::new("0A000", "large objects are not replicated yet")
+            .hint("Use a column of type bytea."),
+    )
 }
 
 /// NOTIFY or pg_notify().
 pub fn notify() -> Result<()> {
-    Err(PgError::new("0A000", "notifications are not replicated yet")
-        .hint("Send notifications from a database that is not replicated."))
+    Err(
+        PgError::new("0A000", "notifications are not replicated yet")
+            .hint("Send notifications from a database that is not replicated."),
+    )
 }
 
 /// DROP DATABASE.
@@ -278,6 +341,9 @@ pub fn database(oid: u32, name: &CStr) -> Result<()> {
         return Ok(());
     }
     let name = name.to_string_lossy();
-    Err(PgError::new("55006", format!("database \"{name}\" is replicated"))
-        .hint(format!("Run ALTER DATABASE \"{name}\" STOP REPLICATION in it first.")))
+    Err(
+        PgError::new("55006", format!("database \"{name}\" is replicated")).hint(format!(
+            "Run ALTER DATABASE \"{name}\" STOP REPLICATION in it first."
+        )),
+    )
 }
