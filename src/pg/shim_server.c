@@ -5,6 +5,7 @@
  */
 #include "shim.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
