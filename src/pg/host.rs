@@ -106,7 +106,9 @@ impl PgHost {
 
     fn send_answers(&mut self) {
         for _ in 0..self.answers.len() {
-            let Some((to, words)) = self.answers.pop_front() else { break };
+            let Some((to, words)) = self.answers.pop_front() else {
+                break;
+            };
             if self.shared.slot(to).replies_down.push(words).is_err() {
                 self.answers.push_back((to, words));
             }
@@ -122,11 +124,24 @@ impl PgHost {
                 self.waiting.pop_front();
                 continue;
             };
-            let Some(chain) = self.place(&next.changeset) else { return };
+            let Some(chain) = self.place(&next.changeset) else {
+                return;
+            };
             let (gid, depends_on, origin) = (next.gid, next.depends_on, next.origin);
             self.shared.pool().hand_over(chain, slot);
-            let work = ToHelper::Apply { gid, depends_on, origin, changeset: chain };
-            if self.shared.slot(slot).requests_down.push(work.into()).is_err() {
+            let work = ToHelper::Apply {
+                gid,
+                depends_on,
+                origin,
+                changeset: chain,
+            };
+            if self
+                .shared
+                .slot(slot)
+                .requests_down
+                .push(work.into())
+                .is_err()
+            {
                 // A helper has one thing to do at a time.
                 self.shared.pool().free(chain);
                 self.broken = Some("a helper's queue is full".into());
@@ -174,7 +189,11 @@ impl PgHost {
         let now = self.progress();
         self.reported = now;
         let (last_committed, flushed, low) = now;
-        out.push_back(Event::Progress { last_committed, flushed, low });
+        out.push_back(Event::Progress {
+            last_committed,
+            flushed,
+            low,
+        });
     }
 
     fn drain(&mut self, from: SlotNo, out: &mut VecDeque<Event>) {
@@ -202,12 +221,20 @@ impl PgHost {
                     message.extend_from_slice(piece);
                 }
                 pool.free(changeset);
-                out.push_back(Event::Multicast { worker: from.0, ticket, message });
+                out.push_back(Event::Multicast {
+                    worker: from.0,
+                    ticket,
+                    message,
+                });
             }
             ToCoordinator::Abandon { ticket } => {
                 self.push_progress(out);
                 // Whoever abandons has rolled back, and with it all that only its session had.
-                out.push_back(Event::Abandon { worker: from.0, ticket, gone: true });
+                out.push_back(Event::Abandon {
+                    worker: from.0,
+                    ticket,
+                    gone: true,
+                });
             }
             ToCoordinator::HelperReady { helper } => {
                 if self.helpers.ready(helper, from) {
@@ -225,7 +252,12 @@ impl PgHost {
                     let code = unpack_sqlstate(sqlstate);
                     let fatal = is_fatal(&code);
                     let reason = format!("SQLSTATE {code}, see this server's log");
-                    out.push_back(Event::HelperFailed { helper, gid, fatal, reason });
+                    out.push_back(Event::HelperFailed {
+                        helper,
+                        gid,
+                        fatal,
+                        reason,
+                    });
                 }
             }
             ToCoordinator::HelperGone => {
@@ -234,7 +266,9 @@ impl PgHost {
                 }
             }
             ToCoordinator::StartGroup => {
-                self.control().failure.set("this server is a member of a group already");
+                self.control()
+                    .failure
+                    .set("this server is a member of a group already");
                 self.answer(from, ToWorker::Failed.into());
             }
             ToCoordinator::StopGroup => {
@@ -311,14 +345,24 @@ impl Host for PgHost {
     fn verdict(&mut self, worker: u32, ticket: u64, outcome: Outcome) {
         let message = match outcome {
             Outcome::Pass { gid } => ToWorker::Pass { ticket, gid },
-            Outcome::Conflict { relation, gid, origin } => {
-                ToWorker::Conflict { ticket, relation, gid, origin }
-            }
+            Outcome::Conflict {
+                relation,
+                gid,
+                origin,
+            } => ToWorker::Conflict {
+                ticket,
+                relation,
+                gid,
+                origin,
+            },
             Outcome::BelowFloor => ToWorker::BelowFloor { ticket },
             Outcome::NotPrimary => ToWorker::NotPrimary { ticket },
             Outcome::Busy => ToWorker::Busy { ticket },
             Outcome::TooBig | Outcome::Malformed => {
-                elog::log(sys::WARNING, &format!("a changeset was refused before it was sent: {outcome:?}"));
+                elog::log(
+                    sys::WARNING,
+                    &format!("a changeset was refused before it was sent: {outcome:?}"),
+                );
                 ToWorker::NotPrimary { ticket }
             }
             // Nobody waits for these: the worker has rolled back, looks at the turn, or learns
@@ -328,7 +372,14 @@ impl Host for PgHost {
         self.answer(SlotNo(worker), message.into());
     }
 
-    fn apply(&mut self, helper: u32, gid: Gid, depends_on: Gid, origin: MemberId, changeset: Bytes) {
+    fn apply(
+        &mut self,
+        helper: u32,
+        gid: Gid,
+        depends_on: Gid,
+        origin: MemberId,
+        changeset: Bytes,
+    ) {
         let blocks = changeset.len().div_ceil(POOL_BLOCK_BYTES) + 1;
         if blocks > self.shared.pool().total_blocks(Class::Apply) as usize {
             let bytes = changeset.len();
@@ -337,7 +388,13 @@ impl Host for PgHost {
             ));
             return;
         }
-        self.waiting.push_back(Waiting { helper, gid, depends_on, origin, changeset });
+        self.waiting.push_back(Waiting {
+            helper,
+            gid,
+            depends_on,
+            origin,
+            changeset,
+        });
         self.send_work();
     }
 
@@ -357,22 +414,42 @@ impl Host for PgHost {
         } else {
             announce(state);
         }
-        elog::log(sys::LOG, &format!("replication group \"{}\": {}", self.control().group_name.get(), state.name()));
+        elog::log(
+            sys::LOG,
+            &format!(
+                "replication group \"{}\": {}",
+                self.control().group_name.get(),
+                state.name()
+            ),
+        );
     }
 
     fn view(&mut self, view: &View) {
         let members: Vec<String> = view
             .members
             .iter()
-            .map(|m| format!("{} at {}{}", m.id, m.address, if m.voter { "" } else { " (learner)" }))
+            .map(|m| {
+                format!(
+                    "{} at {}{}",
+                    m.id,
+                    m.address,
+                    if m.voter { "" } else { " (learner)" }
+                )
+            })
             .collect();
-        elog::log(sys::LOG, &format!("members of the replication group: {}", members.join(", ")));
+        elog::log(
+            sys::LOG,
+            &format!("members of the replication group: {}", members.join(", ")),
+        );
     }
 
     fn failed(&mut self, reason: &str) {
         self.control().failure.set(reason);
         announce(GroupState::Failed);
-        elog::log(sys::WARNING, &format!("this server takes no further part in its replication group: {reason}"));
+        elog::log(
+            sys::WARNING,
+            &format!("this server takes no further part in its replication group: {reason}"),
+        );
     }
 
     fn notice(&mut self, notice: &Notice) {
@@ -388,11 +465,20 @@ impl Host for PgHost {
         self.helpers.tick();
         let control = self.control();
         let me = control.member.load(Ordering::Relaxed);
-        control.ordered_gid.store(stats.last_ordered.0, Ordering::Relaxed);
+        control
+            .ordered_gid
+            .store(stats.last_ordered.0, Ordering::Relaxed);
         control.flushed_gid.store(self.flushed.0, Ordering::Relaxed);
-        control.apply_queue.store(count(stats.apply_queue), Ordering::Relaxed);
-        control.in_flight.store(count(stats.in_flight), Ordering::Relaxed);
-        control.counters.replays.store(stats.replays, Ordering::Relaxed);
+        control
+            .apply_queue
+            .store(count(stats.apply_queue), Ordering::Relaxed);
+        control
+            .in_flight
+            .store(count(stats.in_flight), Ordering::Relaxed);
+        control
+            .counters
+            .replays
+            .store(stats.replays, Ordering::Relaxed);
         let rows: Vec<MemberRow> = stats
             .members
             .iter()
@@ -403,7 +489,11 @@ impl Host for PgHost {
                     voter: m.info.voter,
                     connected: is_self || connected(m.info.id),
                     // Its own it knows better than the last report said.
-                    last_committed: if is_self { control.visible.passed() } else { m.last_committed },
+                    last_committed: if is_self {
+                        control.visible.passed()
+                    } else {
+                        m.last_committed
+                    },
                     flushed: if is_self { self.flushed } else { m.flushed },
                     address: m.info.address.clone(),
                 }
