@@ -21,12 +21,16 @@ thread_local! {
 /// Tells those in the way to abort, and sees to it that this is done again while we wait: another
 /// holder can come in our way without waking us.
 pub fn look(tag: *const sys::LOCKTAG, mode: i32) -> Result<()> {
-    let Some(cause) = job::current() else { return Ok(()) };
+    let Some(cause) = job::current() else {
+        return Ok(());
+    };
     // SAFETY: the lock manager's own tag.
     let kind = u32::from(unsafe { (*tag).locktag_type });
     // Held for moments only, never to the end of a transaction.
-    if matches!(kind, sys::LOCKTAG_RELATION_EXTEND | sys::LOCKTAG_DATABASE_FROZEN_IDS | sys::LOCKTAG_PAGE)
-    {
+    if matches!(
+        kind,
+        sys::LOCKTAG_RELATION_EXTEND | sys::LOCKTAG_DATABASE_FROZEN_IDS | sys::LOCKTAG_PAGE
+    ) {
         return Ok(());
     }
     let shared = shmem::shared();
@@ -42,14 +46,15 @@ pub fn look(tag: *const sys::LOCKTAG, mode: i32) -> Result<()> {
             continue;
         }
         let pid = victim::tell(slot, blocker, cause)?;
-        let since = TOLD.with_borrow_mut(|told| match told.iter().find(|(who, _)| *who == blocker) {
-            Some((_, since)) => *since,
-            None => {
-                let now = Instant::now();
-                told.push((blocker, now));
-                now
-            }
-        });
+        let since =
+            TOLD.with_borrow_mut(|told| match told.iter().find(|(who, _)| *who == blocker) {
+                Some((_, since)) => *since,
+                None => {
+                    let now = Instant::now();
+                    told.push((blocker, now));
+                    now
+                }
+            });
         if let Some(pid) = pid
             && since.elapsed() > GRACE
         {

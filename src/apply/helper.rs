@@ -7,7 +7,7 @@ use crate::changeset::decode::Changeset;
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToHelper};
 use crate::pg::guard::{self, Result};
-use crate::pg::heap::Context;
+use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
 use crate::pg::{backend, elog, latch, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
@@ -36,8 +36,18 @@ pub fn main(number: u32) -> Result<()> {
     send(ToCoordinator::HelperReady { helper: number })?;
     loop {
         match next() {
-            Some(ToHelper::Apply { gid, depends_on, origin, changeset }) => {
-                helper.work(Job { gid, depends_on, origin, changeset })?;
+            Some(ToHelper::Apply {
+                gid,
+                depends_on,
+                origin,
+                changeset,
+            }) => {
+                helper.work(Job {
+                    gid,
+                    depends_on,
+                    origin,
+                    changeset,
+                })?;
             }
             Some(ToHelper::Quit) => return Ok(()),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
@@ -56,7 +66,7 @@ fn next() -> Option<ToHelper> {
 /// A helper has one thing under way at a time, so its queue has room.
 fn send(message: ToCoordinator) -> Result<()> {
     channel::reply(message)
-        .map_err(|_| crate::pg::heap::internal("the coordinator does not take messages"))
+        .map_err(|_| internal("the coordinator does not take messages"))
 }
 
 struct Helper {
@@ -75,8 +85,15 @@ impl Helper {
             self.bytes.extend_from_slice(piece);
         }
         pool.free(job.changeset);
+        if is_committed(&job) {
+            return send(ToCoordinator::Applied { gid: job.gid });
+        }
         self.wait_for(job.depends_on)?;
-        let cause = Cause { gid: job.gid, origin: job.origin, relation: 0 };
+        let cause = Cause {
+            gid: job.gid,
+            origin: job.origin,
+            relation: 0,
+        };
         let done = loop {
             job::set_current(Some(cause));
             let done = self.attempt(&job);
@@ -87,17 +104,26 @@ impl Helper {
             let report = (error.sqlstate(), error.message());
             transaction::abort()?;
             self.tables.forget()?;
+            if is_committed(&job) {
+                break Ok(());
+            }
             if !gave_way {
                 break Err(report);
             }
         };
         match done {
             Ok(()) => {
+                if u32::from(job.origin.0) != control().member.load(Ordering::Relaxed) {
+                    control().counters.applied.fetch_add(1, Ordering::Relaxed);
+                }
                 send(ToCoordinator::Applied { gid: job.gid })?;
                 transaction::report_statistics()
             }
             Err((sqlstate, message)) => {
-                control().counters.helper_errors.fetch_add(1, Ordering::Relaxed);
+                control()
+                    .counters
+                    .helper_errors
+                    .fetch_add(1, Ordering::Relaxed);
                 elog::log(
                     sys::WARNING,
                     &format!(
@@ -105,7 +131,10 @@ impl Helper {
                         job.gid, job.origin
                     ),
                 );
-                send(ToCoordinator::HelperFailed { gid: job.gid, sqlstate: pack(&sqlstate) })
+                send(ToCoordinator::HelperFailed {
+                    gid: job.gid,
+                    sqlstate: pack(&sqlstate),
+                })
             }
         }
     }
@@ -118,7 +147,11 @@ impl Helper {
         }
         let me = shmem::my_slot().0;
         let mut result = Ok(());
-        while result.is_ok() && !control.dependents.wait(self.number, me, gid, &control.visible) {
+        while result.is_ok()
+            && !control
+                .dependents
+                .wait(self.number, me, gid, &control.visible)
+        {
             result = latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_DEPENDENCY);
         }
         control.dependents.done(self.number);
@@ -129,7 +162,8 @@ impl Helper {
         let changeset = Changeset::parse(&self.bytes).map_err(|e| job::damaged(&e))?;
         let snapshot = transaction::begin()?;
         let slot = slot();
-        slot.ticket.store(transaction::local_id().into(), Ordering::SeqCst);
+        slot.ticket
+            .store(transaction::local_id().into(), Ordering::SeqCst);
         slot.gid.store(job.gid.0, Ordering::SeqCst);
         set_phase(Phase::Certified);
         job::apply(&changeset, snapshot, &mut self.tables, &self.memory)?;
@@ -137,10 +171,20 @@ impl Helper {
     }
 }
 
+/// The worker that was to be replaced has reached its turn after all.
+fn is_committed(job: &Job) -> bool {
+    control().visible.passed() >= job.gid
+}
+
 /// A helper's last step before its commit record.
 pub fn pre_commit() -> Result<bool> {
-    let Some(cause) = job::current() else { return Ok(true) };
+    let Some(cause) = job::current() else {
+        return Ok(true);
+    };
     while !gate::is_turn(&control().logged, cause.gid) {
+        if control().logged.passed() >= cause.gid {
+            return Err(internal(format!("transaction {} is committed already", cause.gid)));
+        }
         latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN)?;
     }
     gate::enter(cause.gid);
@@ -149,5 +193,7 @@ pub fn pre_commit() -> Result<bool> {
 
 /// An SQLSTATE as `MAKE_SQLSTATE` packs it.
 fn pack(sqlstate: &str) -> u32 {
-    sqlstate.bytes().rev().fold(0, |packed, c| packed << 6 | u32::from(c.wrapping_sub(b'0') & 0x3f))
+    sqlstate.bytes().rev().fold(0, |packed, c| {
+        packed << 6 | u32::from(c.wrapping_sub(b'0') & 0x3f)
+    })
 }

@@ -1,7 +1,7 @@
 //! What a helper is at work on.
 
 use super::rows::Applier;
-use super::tables::Tables;
+use super::tables::{BATCH_ROWS, Tables};
 use crate::changeset::decode::{Changeset, DecodeError, Entry};
 use crate::ids::{Gid, MemberId};
 use crate::imsg::Chain;
@@ -55,20 +55,35 @@ pub fn apply(
     transaction::xid()?;
     let mut applier = Applier::new(tables, memory, snapshot);
     let mut relation = 0;
+    // Rows inserted one after the other go to the heap together.
+    let mut inserts = Vec::new();
     for entry in changeset.entries() {
-        match entry.map_err(|e| damaged(&e))? {
+        let entry = entry.map_err(|e| damaged(&e))?;
+        if let Entry::Insert(row) = entry {
+            inserts.push(row);
+            if inserts.len() < BATCH_ROWS {
+                continue;
+            }
+        }
+        if !inserts.is_empty() {
+            applier.insert(relation, inserts.drain(..))?;
+        }
+        match entry {
+            Entry::Insert(_) => {}
             Entry::Relation { oid, fingerprint, natts } => {
                 relation = oid.0;
                 set_relation(relation);
                 applier.relation(relation, fingerprint, natts)?;
             }
-            Entry::Insert(row) => applier.insert(relation, std::iter::once(row))?,
             Entry::Batch(rows) => applier.insert(relation, rows)?,
             Entry::Update { identity, changed, new } => {
                 applier.update(relation, &identity, |i| changed.has(i), &new)?;
             }
             Entry::Delete(identity) => applier.delete(relation, &identity)?,
         }
+    }
+    if !inserts.is_empty() {
+        applier.insert(relation, inserts.drain(..))?;
     }
     applier.finish()
 }

@@ -4,7 +4,7 @@ use super::tables::{BATCH_ROWS, Index, Table, Tables};
 use crate::capture::layout::{self, Attr, Span};
 use crate::changeset::tuple::TupleBytes;
 use crate::pg::guard::{PgError, Result};
-use crate::pg::heap::{self, internal, Context, Indexes, Outcome, Slot, UniqueCheck};
+use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, UniqueCheck, internal};
 use crate::pg::sys;
 use crate::pg::transaction;
 use crate::pg::tuple::{self, TupleBuffer};
@@ -33,7 +33,14 @@ impl<'t> Applier<'t> {
         snapshot: sys::Snapshot,
     ) -> Applier<'t> {
         tables.begin();
-        Applier { tables, snapshot, memory, written: false, spans: Vec::new(), buffers: Vec::new() }
+        Applier {
+            tables,
+            snapshot,
+            memory,
+            written: false,
+            spans: Vec::new(),
+            buffers: Vec::new(),
+        }
     }
 
     /// The entries that follow are about this relation. Its rows must be laid out as at the origin.
@@ -72,12 +79,12 @@ impl<'t> Applier<'t> {
             }
             let table = self.tables.get_with_slots(oid, n)?;
             // Slots will point into them: none may move from here on.
-            self.buffers.resize_with(n.max(self.buffers.len()), TupleBuffer::new);
+            self.buffers
+                .resize_with(n.max(self.buffers.len()), TupleBuffer::new);
             for (i, row) in batch.iter().enumerate() {
                 check(&table.attrs, row, &mut self.spans)?;
                 let varwidth = has_varwidth(&table.attrs, &self.spans);
-                let tuple =
-                    self.buffers[i].form(oid, row.natts, row.bitmap, row.data, varwidth);
+                let tuple = self.buffers[i].form(oid, row.natts, row.bitmap, row.data, varwidth);
                 heap::slot_store(table.slots[i], tuple)?;
             }
             let cid = transaction::command_id()?;
@@ -129,8 +136,7 @@ impl<'t> Applier<'t> {
                 let old = heap::slot_tuple(table.found)?;
                 // SAFETY: the found tuple lies in a pinned buffer.
                 let tid = unsafe { (*old).t_self };
-                let tuple =
-                    heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
+                let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
                 let cid = transaction::command_id()?;
                 let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
                 if outcome == Outcome::Moved {
@@ -194,15 +200,17 @@ impl<'t> Applier<'t> {
         let mut values = Vec::with_capacity(table.identity_columns.len());
         for column in &table.identity_columns {
             let i = usize::from(*column);
-            let bytes = self.spans[i].of(identity.data).ok_or_else(|| {
-                internal(format!("row of relation {oid} named by a null"))
-            })?;
+            let bytes = self.spans[i]
+                .of(identity.data)
+                .ok_or_else(|| internal(format!("row of relation {oid} named by a null")))?;
             values.push(tuple::datum(table.attrs[i], bytes));
         }
         if self.tables.find(oid, &values, self.snapshot)? {
             return Ok(());
         }
-        Err(internal(format!("a row of relation {oid} that was changed is not here")))
+        Err(internal(format!(
+            "a row of relation {oid} that was changed is not here"
+        )))
     }
 
     /// The row was changed between our snapshot and now, by one that certification puts before us.
@@ -213,7 +221,9 @@ impl<'t> Applier<'t> {
 }
 
 fn moved(oid: u32) -> PgError {
-    internal(format!("a row of relation {oid} is being changed by others again and again"))
+    internal(format!(
+        "a row of relation {oid} is being changed by others again and again"
+    ))
 }
 
 /// Finds the values of a row that came from another member.
@@ -228,7 +238,8 @@ fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> Result<()> 
     layout::walk(attrs, attrs.len(), row.bitmap, row.data, spans)
         .map_err(|e| internal(e.to_string()))?;
     let external = attrs.iter().zip(spans.iter()).any(|(attr, span)| {
-        span.of(row.data).is_some_and(|value| layout::is_external(*attr, value))
+        span.of(row.data)
+            .is_some_and(|value| layout::is_external(*attr, value))
     });
     if external {
         return Err(internal("a row points to values of another server"));
@@ -237,7 +248,10 @@ fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> Result<()> 
 }
 
 fn has_varwidth(attrs: &[Attr], spans: &[Span]) -> bool {
-    attrs.iter().zip(spans).any(|(attr, span)| attr.len < 0 && !span.is_null())
+    attrs
+        .iter()
+        .zip(spans)
+        .any(|(attr, span)| attr.len < 0 && !span.is_null())
 }
 
 /// Gives the row in `slot`, which lies at `tid`, its index entries.
@@ -252,7 +266,11 @@ fn insert_index_entries(
             continue;
         }
         let insert = || insert_index_entry(table, index, slot, tid);
-        if index.computed { heap::as_owner(table.handle, insert)? } else { insert()? }
+        if index.computed {
+            heap::as_owner(table.handle, insert)?
+        } else {
+            insert()?
+        }
     }
     Ok(())
 }
@@ -273,6 +291,14 @@ fn insert_index_entry(
         (true, true) => UniqueCheck::Now,
         (true, false) => UniqueCheck::Later,
     };
-    heap::index_insert(index.handle, &mut entry, tid, table.handle, check, false, index.info)?;
+    heap::index_insert(
+        index.handle,
+        &mut entry,
+        tid,
+        table.handle,
+        check,
+        false,
+        index.info,
+    )?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::pg::relation::Handle;
 use crate::pg::sys;
 use crate::pg::tuple::{self, Row};
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 /// Working memory of one capture, used again for the next.
@@ -31,7 +32,7 @@ struct Scratch {
 
 thread_local! {
     /// Taken out while in use: an index expression that itself writes finds another one.
-    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+    static SCRATCH: Cell<Option<ManuallyDrop<Box<Scratch>>>> = const { Cell::new(None) };
 }
 
 /// Runs `f` with working memory, and with CurrentMemoryContext one that is reset.

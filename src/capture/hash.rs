@@ -39,7 +39,11 @@ impl KeyHash {
     /// Mixes one value's hash in; the order counts.
     #[must_use]
     pub const fn add(self, value: u64) -> KeyHash {
-        KeyHash(mix(self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23) ^ value))
+        KeyHash(mix(self
+            .0
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(23)
+            ^ value))
     }
 
     /// The key's hash.
@@ -123,7 +127,10 @@ mod tests {
 
     #[test]
     fn golden_hashes_hold_so_that_members_of_two_builds_agree() {
-        assert_eq!(KeyHash::new(16384, What::Relation).finish(), GOLDEN_RELATION);
+        assert_eq!(
+            KeyHash::new(16384, What::Relation).finish(),
+            GOLDEN_RELATION
+        );
         assert_eq!(KeyHash::new(16384, What::Row).add(42).finish(), GOLDEN_ROW);
         assert_eq!(Digest::new().bytes(b"a definition").finish(), GOLDEN_DIGEST);
     }

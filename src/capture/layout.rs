@@ -32,7 +32,10 @@ pub struct Span {
 
 impl Span {
     /// A null attribute.
-    pub const NULL: Span = Span { start: u32::MAX, end: u32::MAX };
+    pub const NULL: Span = Span {
+        start: u32::MAX,
+        end: u32::MAX,
+    };
 
     /// Whether the attribute is null.
     #[must_use]
@@ -43,7 +46,11 @@ impl Span {
     /// The attribute's bytes in the data area, `None` for null.
     #[must_use]
     pub fn of(self, data: &[u8]) -> Option<&[u8]> {
-        if self.is_null() { None } else { data.get(self.start as usize..self.end as usize) }
+        if self.is_null() {
+            None
+        } else {
+            data.get(self.start as usize..self.end as usize)
+        }
     }
 }
 
@@ -75,7 +82,9 @@ pub fn walk(
             spans.push(Span::NULL);
             continue;
         }
-        let malformed = Malformed { attribute: u16::try_from(i + 1).unwrap_or(u16::MAX) };
+        let malformed = Malformed {
+            attribute: u16::try_from(i + 1).unwrap_or(u16::MAX),
+        };
         let (start, len) = match attr.len {
             -1 => {
                 // Padding is zero and a short header never is.
@@ -84,7 +93,10 @@ pub fn walk(
                     Some(_) => at,
                     None => return Err(malformed),
                 };
-                (start, varlena_len(data.get(start..).unwrap_or(&[])).ok_or(malformed)?)
+                (
+                    start,
+                    varlena_len(data.get(start..).unwrap_or(&[])).ok_or(malformed)?,
+                )
             }
             -2 => {
                 let start = align_up(at, attr.align);
@@ -92,16 +104,20 @@ pub fn walk(
                 let end = rest.iter().position(|b| *b == 0).ok_or(malformed)?;
                 (start, end + 1)
             }
-            fixed => {
-                (align_up(at, attr.align), usize::try_from(fixed).map_err(|_| malformed)?)
-            }
+            fixed => (
+                align_up(at, attr.align),
+                usize::try_from(fixed).map_err(|_| malformed)?,
+            ),
         };
         let end = start + len;
         if end > data.len() {
             return Err(malformed);
         }
         // A tuple is far below 4 GiB (MaxAllocSize is 1 GiB).
-        spans.push(Span { start: start as u32, end: end as u32 });
+        spans.push(Span {
+            start: start as u32,
+            end: end as u32,
+        });
         at = end;
     }
     Ok(())
@@ -160,7 +176,12 @@ impl Writer {
     /// Nothing allocated yet.
     #[must_use]
     pub const fn new() -> Writer {
-        Writer { bitmap: Vec::new(), data: Vec::new(), natts: 0, nulls: false }
+        Writer {
+            bitmap: Vec::new(),
+            data: Vec::new(),
+            natts: 0,
+            nulls: false,
+        }
     }
 
     /// Starts a row.
@@ -213,11 +234,36 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const INT4: Attr = Attr { len: 4, align: 4, by_value: true, dropped: false };
-    const INT8: Attr = Attr { len: 8, align: 8, by_value: true, dropped: false };
-    const BOOL: Attr = Attr { len: 1, align: 1, by_value: true, dropped: false };
-    const TEXT: Attr = Attr { len: -1, align: 4, by_value: false, dropped: false };
-    const CSTRING: Attr = Attr { len: -2, align: 1, by_value: false, dropped: false };
+    const INT4: Attr = Attr {
+        len: 4,
+        align: 4,
+        by_value: true,
+        dropped: false,
+    };
+    const INT8: Attr = Attr {
+        len: 8,
+        align: 8,
+        by_value: true,
+        dropped: false,
+    };
+    const BOOL: Attr = Attr {
+        len: 1,
+        align: 1,
+        by_value: true,
+        dropped: false,
+    };
+    const TEXT: Attr = Attr {
+        len: -1,
+        align: 4,
+        by_value: false,
+        dropped: false,
+    };
+    const CSTRING: Attr = Attr {
+        len: -2,
+        align: 1,
+        by_value: false,
+        dropped: false,
+    };
 
     fn short(text: &[u8]) -> Vec<u8> {
         let mut v = vec![((text.len() as u8 + 1) << 1) | 1];
@@ -248,7 +294,10 @@ mod tests {
 
     fn rows() -> impl Strategy<Value = Vec<(Attr, Option<Vec<u8>>)>> {
         let attr = prop::sample::select(vec![INT4, INT8, BOOL, TEXT, CSTRING]);
-        prop::collection::vec(attr.prop_flat_map(|a| value(a).prop_map(move |v| (a, v))), 0..20)
+        prop::collection::vec(
+            attr.prop_flat_map(|a| value(a).prop_map(move |v| (a, v))),
+            0..20,
+        )
     }
 
     proptest! {
@@ -292,7 +341,9 @@ mod tests {
         assert_eq!(w.bitmap(), None);
         assert_eq!(
             w.data(),
-            [1, 0, 0, 0, 7, 0, 0, 0, 7, b'a', b'b', 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+            [
+                1, 0, 0, 0, 7, 0, 0, 0, 7, b'a', b'b', 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0
+            ]
         );
     }
 

@@ -74,7 +74,10 @@ mod tests {
 
     impl Model {
         fn new() -> Model {
-            Model { marks: Marks::new(), entries: Vec::new() }
+            Model {
+                marks: Marks::new(),
+                entries: Vec::new(),
+            }
         }
         fn capture(&mut self, sub: u32, what: u32) {
             let len = self.entries.len();

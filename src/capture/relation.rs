@@ -107,7 +107,12 @@ impl Columns {
             hash = match spans[i].of(data) {
                 Some(bytes) => {
                     let datum = tuple::datum(attrs[i], bytes);
-                    hash.add(heap::hash(column.hash, column.collation, datum, VALUE_SEED)?)
+                    hash.add(heap::hash(
+                        column.hash,
+                        column.collation,
+                        datum,
+                        VALUE_SEED,
+                    )?)
                 }
                 None if nulls_not_distinct => hash.add(NULL_VALUE),
                 None => return Ok(None),
@@ -134,9 +139,13 @@ impl Relation {
     pub fn row_key(&self, spans: &[Span], data: &[u8]) -> Result<Option<u64>> {
         match &self.identity {
             // Identity columns are NOT NULL.
-            Some(columns) => {
-                columns.key(KeyHash::new(self.oid, What::Row), &self.attrs, spans, data, true)
-            }
+            Some(columns) => columns.key(
+                KeyHash::new(self.oid, What::Row),
+                &self.attrs,
+                spans,
+                data,
+                true,
+            ),
             None => Ok(None),
         }
     }
@@ -158,13 +167,21 @@ thread_local! {
 pub fn lookup(rel: Handle) -> Result<Rc<Relation>> {
     let oid = relation::oid(rel);
     let last = LAST.with(|last| {
-        last.borrow().as_ref().filter(|r| r.oid == oid && r.valid.get()).map(Rc::clone)
+        last.borrow()
+            .as_ref()
+            .filter(|r| r.oid == oid && r.valid.get())
+            .map(Rc::clone)
     });
     if let Some(last) = last {
         return Ok(last);
     }
-    let known = CACHE
-        .with(|cache| cache.borrow().get(&oid).filter(|r| r.valid.get()).map(Rc::clone));
+    let known = CACHE.with(|cache| {
+        cache
+            .borrow()
+            .get(&oid)
+            .filter(|r| r.valid.get())
+            .map(Rc::clone)
+    });
     let found = match known {
         Some(found) => found,
         None => {
@@ -183,7 +200,10 @@ pub fn lookup(rel: Handle) -> Result<Rc<Relation>> {
 #[must_use]
 pub fn described(oid: u32) -> String {
     let known = CACHE.with(|cache| cache.borrow().get(&oid).map(|r| r.name.clone()));
-    known.map_or_else(|| format!("relation {oid}"), |name| format!("table \"{name}\""))
+    known.map_or_else(
+        || format!("relation {oid}"),
+        |name| format!("table \"{name}\""),
+    )
 }
 
 /// Relcache callback. Only marks: a relation may be in use right now.
@@ -264,8 +284,11 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
     let mut hashes = Vec::with_capacity(keys.len());
     for (i, key) in keys.iter().enumerate() {
         // A plain column's index attribute may have another type (name is stored as cstring).
-        let typid =
-            if *key > 0 { columns[*key as usize - 1].typid } else { own_columns[i].typid };
+        let typid = if *key > 0 {
+            columns[*key as usize - 1].typid
+        } else {
+            own_columns[i].typid
+        };
         match relation::index_hash(index, i, typid)? {
             Some(hash) => hashes.push((hash, relation::index_collation(index, i))),
             None => {
@@ -297,7 +320,10 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
         };
         let info = relation::index_info(index, context.raw())?;
         rel._context = Some(context);
-        Source::Computed { info, columns: hashes.clone() }
+        Source::Computed {
+            info,
+            columns: hashes.clone(),
+        }
     };
     rel.uniques.push(Unique {
         digest: digest(index, keys, &hashes, definition.as_deref()),

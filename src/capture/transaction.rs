@@ -9,6 +9,7 @@ use crate::imsg::{ChainWriter, Class, since};
 use crate::limits::{CHANGESET_BYTES_MAX, POOL_BLOCK_BYTES};
 use crate::pg::guard::{PgError, Result, boundary_nofail};
 use crate::pg::{shmem, sys, transaction};
+use crate::worker::{self, channel, victim};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
@@ -86,9 +87,11 @@ fn start() -> Result<()> {
         .hint("Use REPEATABLE READ, which is snapshot isolation over all members."));
     }
     watch_transactions()?;
+    channel::attach(false)?;
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let (control, slot) = (shared.control(), shared.slot(me));
-    slot.ticket.store(transaction::local_id().into(), Ordering::SeqCst);
+    slot.ticket
+        .store(transaction::local_id().into(), Ordering::SeqCst);
     since::publish(control, slot);
     let sink = || ChainWriter::new(shared.pool(), Class::Local, me);
     with(|state| state.builder = Some(Builder::new(sink(), sink())));
@@ -114,7 +117,15 @@ pub fn local_effect() {
 pub fn key(relation: u32, hash: u64, usage: KeyUse) -> Result<()> {
     let since = shmem::shared().control().visible.passed();
     let KeyUse { mode, flags } = usage;
-    append(|builder| builder.key(Key { hash, since, relation, mode, flags }))
+    append(|builder| {
+        builder.key(Key {
+            hash,
+            since,
+            relation,
+            mode,
+            flags,
+        })
+    })
 }
 
 /// Appends entries about rows of `relation`.
@@ -154,7 +165,9 @@ pub fn no_memory(bytes: usize) -> PgError {
     let hint = "Split the transaction, or raise replication_imessage_buffers.";
     if bytes >= all / 2 {
         PgError::new("54000", "transaction changes too much to be replicated")
-            .detail(format!("Its changeset has {bytes} bytes; there are {all} for all of them."))
+            .detail(format!(
+                "Its changeset has {bytes} bytes; there are {all} for all of them."
+            ))
             .hint(hint)
     } else {
         PgError::new("53200", "out of memory for the changesets of transactions")
@@ -176,7 +189,10 @@ pub struct Pending {
 pub fn take() -> Option<Pending> {
     with(|state| {
         let builder = state.builder.take_if(|b| !b.has_no_entries())?;
-        Some(Pending { builder, local_effects: state.local_effects })
+        Some(Pending {
+            builder,
+            local_effects: state.local_effects,
+        })
     })
 }
 
@@ -184,19 +200,23 @@ pub fn take() -> Option<Pending> {
 extern "C" fn on_xact(event: sys::XactEvent, _arg: *mut c_void) {
     if event == sys::XACT_EVENT_COMMIT || event == sys::XACT_EVENT_ABORT {
         boundary_nofail(|| {
-            // Dropped outside the borrow; gives its blocks back.
-            let builder = with(|state| {
-                state.marks.clear();
-                state.local_effects = false;
-                state.builder.take()
-            });
-            if builder.is_some() {
-                next_number();
-            }
-            drop(builder);
-            crate::worker::ended();
+            discard();
+            worker::ended();
         });
     }
+}
+
+/// Forgets what was captured, and gives its memory back.
+pub fn discard() {
+    let builder = with(|state| {
+        state.marks.clear();
+        state.local_effects = false;
+        state.builder.take()
+    });
+    if builder.is_some() {
+        next_number();
+    }
+    drop(builder);
 }
 
 extern "C" fn on_subxact(
@@ -220,7 +240,7 @@ extern "C" fn on_subxact(
             if cut {
                 next_number();
             }
-            crate::worker::victim::subtransaction_aborted();
+            victim::subtransaction_aborted();
         }
         _ => {}
     });

@@ -137,7 +137,7 @@ impl Certifier {
 
         let mut lows = BTreeMap::new();
         let members = input.rows::<MEMBER_BYTES>(members)?;
-        for mut row in members.map(|row| Input(row)) {
+        for mut row in members.map(Input) {
             let member =
                 u16::try_from(row.u64()?).map_err(|_| Inconsistent("the number of a member"))?;
             let low = Gid(row.u64()?);
@@ -164,7 +164,7 @@ impl Certifier {
         }
         let mut history = History::new(floor);
         let mut index = Index::with_capacity(entries as usize);
-        for mut row in commits.map(|row| Input(row)) {
+        for mut row in commits.map(Input) {
             let origin =
                 u16::try_from(row.u32()?).map_err(|_| Inconsistent("the number of an origin"))?;
             let count = row.u32()?;

@@ -180,9 +180,10 @@ impl Certifier {
             } else {
                 snapshot
             };
+            // Starting from the floor, what is not above it has no say, purged or not.
             let mut winner = floor;
             self.index.visit(key.hash, |slot, gid| {
-                if gid <= floor || !slot.conflicts(key.mode) {
+                if !slot.conflicts(key.mode) {
                     return;
                 }
                 let bound = if slot.is_lock_only() {

@@ -369,6 +369,56 @@ fn damaged_checkpoints_are_accepted() {
 }
 
 #[test]
+fn contradictions_under_a_right_checksum_are_accepted() {
+    let c = example();
+    let refused = |change: &dyn Fn(&mut [u8])| {
+        let mut bytes = encoded(&c);
+        bytes.truncate(bytes.len() - 4);
+        change(&mut bytes);
+        let crc = crc32fast::hash(&bytes).to_le_bytes();
+        bytes.extend_from_slice(&crc);
+        match Certifier::decode(c.config, &bytes) {
+            Err(DecodeError::Inconsistent(what)) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The head takes 64 bytes, each of the three members 16, each of the four GIDs 8.
+    let (members, gids) = (64, 112);
+    let slots = encoded(&c).len() - 4 - 4;
+    for (change, what) in [
+        (
+            &(|b: &mut [u8]| b[24] = 5) as &dyn Fn(&mut [u8]),
+            "floor and last GID",
+        ),
+        (&|b| b[56] = 1, "a word that is kept for later is set"),
+        (&|b| b[49] = 4, "more is retained than the bound allows"),
+        (&|b| b[members + 2] = 1, "the number of a member"),
+        (&|b| b[members] = 2, "members out of order"),
+        (
+            &|b| b[members + 8] = 5,
+            "a member reported more than there is",
+        ),
+        (
+            &|b| {
+                b[members + 16 + 8] = 1;
+                b[members + 32 + 8] = 1;
+            },
+            "the floor is below all reports",
+        ),
+        (&|b| b[gids + 2] = 1, "the number of an origin"),
+        (
+            &|b| b[gids + 24 + 4] = 2,
+            "fewer entries than the GIDs have",
+        ),
+        (&|b| b[gids + 24 + 4] = 0, "more entries than the GIDs have"),
+        (&|b| b[slots] = 8, "a slot"),
+        (&|b| b[slots] = b[slots + 1], "an entry twice under one GID"),
+    ] {
+        assert_eq!(refused(change), what);
+    }
+}
+
+#[test]
 fn contradictions_under_a_right_checksum_panic() {
     let c = example();
     let good = encoded(&c);

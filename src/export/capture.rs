@@ -22,7 +22,10 @@ unsafe extern "C" fn pgr_do_capture_multi_insert(
         let n = ntuples as usize;
         // SAFETY: heap_multi_insert passes as many of both as it says.
         let (slots, tuples) = unsafe {
-            (std::slice::from_raw_parts(slots, n), std::slice::from_raw_parts(tuples, n))
+            (
+                std::slice::from_raw_parts(slots, n),
+                std::slice::from_raw_parts(tuples, n),
+            )
         };
         change::insert_many(rel, tuples, |i| heap::slot_tuple(slots[i]))
     });
@@ -45,7 +48,11 @@ extern "C" fn pgr_do_capture_delete(rel: sys::Relation, old: sys::HeapTuple, _mo
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_capture_lock(rel: sys::Relation, tuple: sys::HeapTuple, mode: sys::LockTupleMode) {
+extern "C" fn pgr_do_capture_lock(
+    rel: sys::Relation,
+    tuple: sys::HeapTuple,
+    mode: sys::LockTupleMode,
+) {
     boundary(|| {
         let mode = match mode {
             sys::LockTupleKeyShare => LockMode::KeyShare,

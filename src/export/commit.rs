@@ -7,19 +7,25 @@ use crate::worker::{commit, gate};
 
 /// See postgres_r.h.
 #[unsafe(no_mangle)]
-pub static mut pgr_commit_gid: sys::xl_xact_repl_gid = sys::xl_xact_repl_gid { group_id: 0, gid: 0 };
+pub static mut pgr_commit_gid: sys::xl_xact_repl_gid = sys::xl_xact_repl_gid {
+    group_id: 0,
+    gid: 0,
+};
 
 #[unsafe(no_mangle)]
 extern "C" fn pgr_do_pre_commit() -> bool {
-    boundary(|| if backend::is_helper() { helper::pre_commit() } else { commit::pre_commit() })
+    boundary(|| {
+        if backend::is_helper() {
+            helper::pre_commit()
+        } else {
+            commit::pre_commit()
+        }
+    })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn pgr_replay_wait() {
-    boundary(|| {
-        commit::replay_wait();
-        Ok(())
-    });
+    boundary(commit::replay_wait);
 }
 
 #[unsafe(no_mangle)]

@@ -538,7 +538,12 @@ pub struct Search {
 
 impl Search {
     /// In `index` of `heap`, which stay open as long as this.
-    pub fn begin(heap: Handle, index: Handle, nkeys: usize, snapshot: sys::Snapshot) -> Result<Search> {
+    pub fn begin(
+        heap: Handle,
+        index: Handle,
+        nkeys: usize,
+        snapshot: sys::Snapshot,
+    ) -> Result<Search> {
         let mut keys = Vec::with_capacity(nkeys);
         for column in 0..nkeys {
             let (strategy, function) = super::relation::index_search(index, column)?;
@@ -547,7 +552,14 @@ impl Search {
             let mut key: sys::ScanKeyData = unsafe { std::mem::zeroed() };
             // SAFETY: see above.
             guard::call0(|e| unsafe {
-                pgr_shim_scan_key(&raw mut key, column as c_int, strategy, function, collation, e)
+                pgr_shim_scan_key(
+                    &raw mut key,
+                    column as c_int,
+                    strategy,
+                    function,
+                    collation,
+                    e,
+                )
             })?;
             keys.push(key);
         }
@@ -560,7 +572,12 @@ impl Search {
     }
 
     /// Brings the row with these values into a buffered slot, as `snapshot` sees it.
-    pub fn find(&mut self, values: &[sys::Datum], snapshot: sys::Snapshot, slot: Slot) -> Result<bool> {
+    pub fn find(
+        &mut self,
+        values: &[sys::Datum],
+        snapshot: sys::Snapshot,
+        slot: Slot,
+    ) -> Result<bool> {
         for (key, value) in self.keys.iter_mut().zip(values) {
             key.sk_argument = *value;
         }
@@ -601,7 +618,11 @@ struct User {
 /// computes may call functions that the owner wrote. After an error the end of the transaction
 /// restores who we are.
 pub fn as_owner<T>(rel: Handle, f: impl FnOnce() -> Result<T>) -> Result<T> {
-    let mut saved = User { user: 0, context: 0, guc_level: 0 };
+    let mut saved = User {
+        user: 0,
+        context: 0,
+        guc_level: 0,
+    };
     // SAFETY: an open relation.
     guard::call0(|e| unsafe { pgr_shim_become_owner(rel, &raw mut saved, e) })?;
     let result = f()?;

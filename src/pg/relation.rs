@@ -98,7 +98,11 @@ pub fn oid(rel: Handle) -> u32 {
 #[must_use]
 pub fn name(rel: Handle) -> String {
     // SAFETY: rd_rel is set for every open relation; relname is NUL terminated.
-    unsafe { CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned() }
+    unsafe {
+        CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr())
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 /// The `pg_class` row of an open relation.
@@ -132,8 +136,17 @@ pub fn columns(rel: Handle) -> Vec<Column> {
                 b's' => 2,
                 _ => 1,
             };
-            let attr = Attr { len: a.len, align, by_value: a.by_value, dropped: a.dropped };
-            Column { attr, typid: a.typid, typmod: a.typmod }
+            let attr = Attr {
+                len: a.len,
+                align,
+                by_value: a.by_value,
+                dropped: a.dropped,
+            };
+            Column {
+                attr,
+                typid: a.typid,
+                typmod: a.typmod,
+            }
         })
         .collect()
 }
@@ -190,14 +203,14 @@ pub fn index_columns(index: Handle) -> Vec<i16> {
 #[must_use]
 pub fn index_collation(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_indcollation has an entry for each key column.
-    unsafe { (*(*index).rd_indcollation.add(column)) }
+    unsafe { *(*index).rd_indcollation.add(column) }
 }
 
 /// Operator family of a key column of an index.
 #[must_use]
 pub fn index_family(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_opfamily has an entry for each key column.
-    unsafe { (*(*index).rd_opfamily.add(column)) }
+    unsafe { *(*index).rd_opfamily.add(column) }
 }
 
 /// Text of an index's expressions and predicate; `None` if it has neither.
@@ -227,7 +240,13 @@ pub fn index_search(index: Handle, column: usize) -> Result<(u16, u32)> {
     let (mut strategy, mut function) = (0, 0);
     // SAFETY: an open index.
     guard::call0(|e| unsafe {
-        pgr_shim_index_search(index, column as c_int, &raw mut strategy, &raw mut function, e)
+        pgr_shim_index_search(
+            index,
+            column as c_int,
+            &raw mut strategy,
+            &raw mut function,
+            e,
+        )
     })?;
     Ok((strategy, function))
 }

@@ -423,6 +423,7 @@ pgr_shim_scan_find(IndexScanDesc scan, Snapshot snapshot, ScanKeyData *keys,
 static void
 begin(Snapshot *snapshot)
 {
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	*snapshot = GetActiveSnapshot();

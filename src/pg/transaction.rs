@@ -14,16 +14,9 @@ unsafe extern "C" {
     fn pgr_shim_command_id(out: *mut u32, e: Edata) -> c_int;
     fn pgr_shim_next_command(e: Edata) -> c_int;
     fn pgr_shim_xid(out: *mut u64, e: Edata) -> c_int;
-    fn pgr_shim_on_xact(
-        xact: sys::XactCallback,
-        subxact: sys::SubXactCallback,
-        e: Edata,
-    ) -> c_int;
+    fn pgr_shim_on_xact(xact: sys::XactCallback, subxact: sys::SubXactCallback, e: Edata) -> c_int;
     fn pgr_shim_local_xid() -> u32;
-    fn pgr_shim_before_exit(
-        callback: Option<extern "C" fn(c_int, sys::Datum)>,
-        e: Edata,
-    ) -> c_int;
+    fn pgr_shim_before_exit(callback: Option<extern "C" fn(c_int, sys::Datum)>, e: Edata) -> c_int;
     fn pgr_shim_report_statistics(e: Edata) -> c_int;
 }
 

@@ -37,7 +37,12 @@ pub unsafe fn row<'a>(tuple: *const sys::HeapTupleData) -> Row<'a> {
         let len = (*tuple).t_len as usize;
         debug_assert!(hoff <= len);
         let data = std::slice::from_raw_parts(base.add(hoff).cast_const(), len - hoff);
-        Row { natts, bitmap, data, external: infomask & sys::HEAP_HASEXTERNAL != 0 }
+        Row {
+            natts,
+            bitmap,
+            data,
+            external: infomask & sys::HEAP_HASEXTERNAL != 0,
+        }
     }
 }
 
@@ -53,7 +58,10 @@ impl TupleBuffer {
     #[must_use]
     pub fn new() -> TupleBuffer {
         // SAFETY: a plain C structure of integers and one pointer.
-        TupleBuffer { memory: Vec::new(), tuple: unsafe { std::mem::zeroed() } }
+        TupleBuffer {
+            memory: Vec::new(),
+            tuple: unsafe { std::mem::zeroed() },
+        }
     }
 
     /// Puts a row into the form that the heap functions take. The tuple is valid until the next

@@ -34,7 +34,10 @@ pub struct Local {
 
 impl Local {
     fn vxid(self) -> sys::VirtualTransactionId {
-        sys::VirtualTransactionId { procNumber: self.process, localTransactionId: self.id }
+        sys::VirtualTransactionId {
+            procNumber: self.process,
+            localTransactionId: self.id,
+        }
     }
 }
 
@@ -77,12 +80,13 @@ pub fn action(slot: &ProcSlot, blocker: Local, mine: Gid) -> Action {
 pub fn blockers(tag: *const sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
     let (mut list, mut n) = (std::ptr::null_mut(), 0);
     // SAFETY: a lock tag of the lock manager; the answer is palloc'd.
-    guard::call0(|e| unsafe {
-        pgr_shim_lock_conflicts(tag, mode, &raw mut list, &raw mut n, e)
-    })?;
+    guard::call0(|e| unsafe { pgr_shim_lock_conflicts(tag, mode, &raw mut list, &raw mut n, e) })?;
     // SAFETY: n entries, as the lock manager says.
     let found = unsafe { std::slice::from_raw_parts(list, n as usize) };
-    let local = found.iter().map(|v| Local { process: v.procNumber, id: v.localTransactionId });
+    let local = found.iter().map(|v| Local {
+        process: v.procNumber,
+        id: v.localTransactionId,
+    });
     // A prepared transaction has no process. There is none in a replicated database.
     let result = local.filter(|l| l.process >= 0).collect();
     // SAFETY: palloc'd by the lock manager for its caller.
@@ -93,9 +97,12 @@ pub fn blockers(tag: *const sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
 /// Asks a transaction to abort; its process's id, or `None` if it is over.
 pub fn tell(slot: &ProcSlot, victim: Local, cause: Cause) -> Result<Option<i32>> {
     slot.victim_gid.store(cause.gid.0, Ordering::Relaxed);
-    slot.victim_origin.store(cause.origin.0.into(), Ordering::Relaxed);
-    slot.victim_relation.store(cause.relation, Ordering::Relaxed);
-    slot.victim_ticket.store(victim.id.into(), Ordering::Release);
+    slot.victim_origin
+        .store(cause.origin.0.into(), Ordering::Relaxed);
+    slot.victim_relation
+        .store(cause.relation, Ordering::Relaxed);
+    slot.victim_ticket
+        .store(victim.id.into(), Ordering::Release);
     let mut pid = 0;
     // SAFETY: finds the process by what it runs, under the lock of the process array.
     guard::call0(|e| unsafe { pgr_shim_signal_victim(victim.vxid(), &raw mut pid, e) })?;

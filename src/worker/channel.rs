@@ -1,6 +1,7 @@
 //! Imessages to and from the coordinator, and what this process has in shared memory.
 
 use super::phase::Phase;
+use crate::capture::transaction as captured;
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::queue::QueueFull;
@@ -45,7 +46,10 @@ pub fn attach(helper: bool) -> Result<()> {
     slot.victim_ticket.store(0, Ordering::SeqCst);
     slot.gid.store(0, Ordering::SeqCst);
     slot.phase.store(Phase::Open.shared(), Ordering::SeqCst);
-    slot.role.store(if helper { ROLE_HELPER } else { ROLE_WORKER }, Ordering::SeqCst);
+    slot.role.store(
+        if helper { ROLE_HELPER } else { ROLE_WORKER },
+        Ordering::SeqCst,
+    );
     ATTACHED.set(true);
     Ok(())
 }
@@ -63,7 +67,10 @@ pub fn phase() -> Phase {
 /// Moves the transaction on, for others to see.
 pub fn set_phase(next: Phase) {
     let now = PHASE.get();
-    assert!(now.allows(next), "a transaction can't go from {now:?} to {next:?}");
+    assert!(
+        now.allows(next),
+        "a transaction can't go from {now:?} to {next:?}"
+    );
     PHASE.set(next);
     slot().phase.store(next.shared(), Ordering::SeqCst);
 }
@@ -94,7 +101,11 @@ pub fn receive() -> Option<ToWorker> {
 
 /// The coordinator's slot, if there is a coordinator.
 pub fn coordinator() -> Option<SlotNo> {
-    control().coordinator_slot.load(Ordering::SeqCst).checked_sub(1).map(SlotNo)
+    control()
+        .coordinator_slot
+        .load(Ordering::SeqCst)
+        .checked_sub(1)
+        .map(SlotNo)
 }
 
 /// Names the current transaction among those of this slot.
@@ -125,6 +136,8 @@ extern "C" fn on_exit(_code: c_int, _arg: sys::Datum) {
         } else if matches!(phase(), Phase::Multicast | Phase::Certified) {
             let _ = request(ToCoordinator::Abandon { ticket: ticket() });
         }
+        // Its blocks go back one by one, before all that is left in our name does.
+        captured::discard();
         release();
         slot.role.store(0, Ordering::SeqCst);
         shmem::shared().pool().reclaim(shmem::my_slot());

@@ -51,10 +51,11 @@ impl Drop for Held {
 /// The last step of a transaction that may fail. True: it commits now, its turn has come (or it
 /// needs none). False: its local work is to be rolled back, a helper commits it.
 pub fn pre_commit() -> Result<bool> {
-    let Some(pending) = captured::take() else { return Ok(true) };
+    let Some(pending) = captured::take() else {
+        return Ok(true);
+    };
     // From here on this transaction is no victim but by its verdict.
     guard::check_interrupts()?;
-    channel::attach(false)?;
     let local_effects = pending.local_effects || has_local_effects();
     let _held = Held::new();
     let sent = multicast(pending, local_effects)?;
@@ -65,12 +66,20 @@ pub fn pre_commit() -> Result<bool> {
 }
 
 /// Waits until a helper has committed what [`pre_commit`] returned false for.
-pub fn replay_wait() {
+pub fn replay_wait() -> Result<()> {
     let gid = REPLACED.replace(Gid::ZERO);
     while control().visible.passed() < gid {
+        if called() || is_over() {
+            return Err(unknown());
+        }
         // Nobody sets our latch: the place for it in the turn is that of the next transaction.
-        latch::sleep(Some(Duration::from_millis(10)), sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
+        latch::sleep(
+            Some(Duration::from_millis(10)),
+            sys::WAIT_EVENT_REPLICATION_COMMIT_TURN,
+        );
     }
+    control().counters.commits.fetch_add(1, Ordering::Relaxed);
+    Ok(())
 }
 
 /// The transaction did something that dies with its session.
@@ -87,9 +96,8 @@ struct Sent {
 
 fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     let (shared, control) = (shmem::shared(), control());
-    let state = GroupState::from_u32(control.state.load(Ordering::SeqCst));
-    let (Some(GroupState::Online), Some(coordinator)) = (state, channel::coordinator()) else {
-        return Err(closed(state));
+    let (Some(GroupState::Online), Some(coordinator)) = (state(), channel::coordinator()) else {
+        return Err(closed(state()));
     };
     let incarnation = control.incarnation.load(Ordering::SeqCst);
     let header = Header {
@@ -118,11 +126,19 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     let (head, keys, entries) = pending.builder.finish(header);
     let pool = shared.pool();
     let mut first = ChainWriter::new(pool, Class::Local, shmem::my_slot());
-    first.append(&head).map_err(|_| captured::no_memory(bytes))?;
+    first
+        .append(&head)
+        .map_err(|_| captured::no_memory(bytes))?;
     let chain = pool.concat(pool.concat(first.finish(), keys.finish()), entries.finish());
     send(chain, coordinator)?;
-    control.counters.changeset_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    Ok(Sent { ticket: channel::ticket(), incarnation })
+    control
+        .counters
+        .changeset_bytes
+        .fetch_add(bytes as u64, Ordering::Relaxed);
+    Ok(Sent {
+        ticket: channel::ticket(),
+        incarnation,
+    })
 }
 
 fn send(changeset: Chain, coordinator: crate::imsg::SlotNo) -> Result<()> {
@@ -143,12 +159,23 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
     loop {
         match channel::receive() {
             Some(ToWorker::Pass { ticket, gid }) if ticket == sent.ticket => return Ok(gid),
-            Some(ToWorker::Conflict { ticket, relation, gid, origin }) if ticket == sent.ticket => {
-                control().counters.certification_failures.fetch_add(1, Ordering::Relaxed);
+            Some(ToWorker::Conflict {
+                ticket,
+                relation,
+                gid,
+                origin,
+            }) if ticket == sent.ticket => {
+                control()
+                    .counters
+                    .certification_failures
+                    .fetch_add(1, Ordering::Relaxed);
                 return Err(lost(relation, gid, origin));
             }
             Some(ToWorker::BelowFloor { ticket }) if ticket == sent.ticket => {
-                control().counters.certification_failures.fetch_add(1, Ordering::Relaxed);
+                control()
+                    .counters
+                    .certification_failures
+                    .fetch_add(1, Ordering::Relaxed);
                 return Err(too_old());
             }
             Some(ToWorker::NotPrimary { ticket }) if ticket == sent.ticket => {
@@ -158,7 +185,9 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
             Some(_) => {}
             None => {
                 if is_hopeless(sent) {
-                    let _ = channel::request(ToCoordinator::Abandon { ticket: sent.ticket });
+                    let _ = channel::request(ToCoordinator::Abandon {
+                        ticket: sent.ticket,
+                    });
                     return Err(unknown());
                 }
                 latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_VERDICT);
@@ -172,12 +201,22 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
     loop {
         if gate::is_turn(&control().logged, gid) {
             gate::enter(gid);
+            control().counters.commits.fetch_add(1, Ordering::Relaxed);
             return true;
+        }
+        // The next coordinator finds our changeset in the log, as that of a worker that is gone, and
+        // begins when no worker is left that its predecessor knew.
+        if !is_same_life(sent) {
+            REPLACED.set(gid);
+            set_phase(Phase::Replaced);
+            return false;
         }
         // Somebody with a lower GID waits for our locks, by something that certification does not
         // see. What a helper can't do in our place is not in such a way (see DESIGN of keys).
         if victim::is_wanted() && !local_effects {
-            let abandon = ToCoordinator::Abandon { ticket: sent.ticket };
+            let abandon = ToCoordinator::Abandon {
+                ticket: sent.ticket,
+            };
             if channel::request(abandon).is_ok() {
                 REPLACED.set(gid);
                 set_phase(Phase::Replaced);
@@ -190,16 +229,29 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
 
 /// Whether there may never be a verdict, and somebody wants to go or nobody is left to tell.
 fn is_hopeless(sent: &Sent) -> bool {
-    let control = control();
-    let state = GroupState::from_u32(control.state.load(Ordering::SeqCst));
+    !is_same_life(sent) || state() == Some(GroupState::NoQuorum) && called()
+}
+
+/// Whether the member still is what it was when the changeset was sent; another life of it knows
+/// nothing of what was handed to the one before.
+fn is_same_life(sent: &Sent) -> bool {
+    matches!(state(), Some(GroupState::Online | GroupState::NoQuorum))
+        && control().incarnation.load(Ordering::SeqCst) == sent.incarnation
+}
+
+/// Whether this member takes no further part.
+fn is_over() -> bool {
+    matches!(state(), None | Some(GroupState::Off | GroupState::Failed | GroupState::Left))
+}
+
+fn state() -> Option<GroupState> {
+    GroupState::from_u32(control().state.load(Ordering::SeqCst))
+}
+
+/// Whether somebody wants this process to stop what it does.
+fn called() -> bool {
     // SAFETY: flags of this process, set by signal handlers.
-    let called = unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 };
-    match state {
-        // Another coordinator knows nothing of what was handed to the one before it.
-        Some(GroupState::Online) => control.incarnation.load(Ordering::SeqCst) != sent.incarnation,
-        Some(GroupState::NoQuorum) => called,
-        _ => true,
-    }
+    unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 }
 }
 
 fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {
@@ -219,20 +271,29 @@ pub fn serialization() -> PgError {
 }
 
 fn too_old() -> PgError {
-    PgError::new("40001", "could not serialize access: the transaction ran for too long")
-        .detail("The group no longer remembers all changes since it began.")
-        .hint("The transaction might succeed if retried.")
+    PgError::new(
+        "40001",
+        "could not serialize access: the transaction ran for too long",
+    )
+    .detail("The group no longer remembers all changes since it began.")
+    .hint("The transaction might succeed if retried.")
 }
 
 fn busy() -> PgError {
-    PgError::new("53000", "too many transactions of this member are waiting for the group")
-        .hint("Retry the transaction; consider fewer connections.")
+    PgError::new(
+        "53000",
+        "too many transactions of this member are waiting for the group",
+    )
+    .hint("Retry the transaction; consider fewer connections.")
 }
 
 fn unknown() -> PgError {
-    PgError::new("08007", "it is not known whether the transaction is committed")
-        .detail("It was sent to the replication group, and no answer can be waited for.")
-        .hint("Check its effects when the group is back; it is either there on all members or on none.")
+    PgError::new(
+        "08007",
+        "it is not known whether the transaction is committed",
+    )
+    .detail("It was sent to the replication group, and no answer can be waited for.")
+    .hint("Check its effects when the group is back; it is either there on all members or on none.")
 }
 
 /// A write where the group takes none now.

@@ -1,6 +1,6 @@
 //! The commit gate: commit records, and then visibility, in GID order.
 
-use super::channel::{control, set_phase, slot};
+use super::channel::{control, set_phase};
 use super::phase::Phase;
 use crate::ids::Gid;
 use crate::imsg::SlotNo;
@@ -54,10 +54,6 @@ pub fn visible() {
         latch::wake(SlotNo(next));
     }
     control.dependents.passed(gid, |slot| latch::wake(SlotNo(slot)));
-    let counters = &control.counters;
-    let counter =
-        if super::channel::is_helper(slot()) { &counters.applied } else { &counters.commits };
-    counter.fetch_add(1, Ordering::Relaxed);
     // SAFETY: a variable of this process.
     unsafe { sys::pgr_commit_gid.gid = 0 };
 }

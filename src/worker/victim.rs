@@ -9,7 +9,7 @@ use super::phase::Phase;
 use crate::capture::relation::described;
 use crate::capture::transaction::watch_transactions;
 use crate::pg::guard::{PgError, Result};
-use crate::pg::{backend, sys, transaction};
+use crate::pg::{backend, transaction};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_char;
 use std::mem::ManuallyDrop;
@@ -53,7 +53,10 @@ pub fn serve() -> Result<()> {
         return Ok(());
     }
     if DOOMED.replace(id) != id {
-        control().counters.local_victims.fetch_add(1, Ordering::Relaxed);
+        control()
+            .counters
+            .local_victims
+            .fetch_add(1, Ordering::Relaxed);
     }
     watch_transactions()?;
     if backend::is_idle() {

@@ -109,7 +109,8 @@ fn a_member_cut_off_refuses_writes_and_catches_up_when_the_cut_heals() {
         assert!(
             error
                 .as_db_error()
-                .is_some_and(|e| e.message().contains("majority")),
+                .and_then(|e| e.detail())
+                .is_some_and(|d| d.contains("majority")),
             "{error:?}"
         );
         for number in (1..=3).filter(|n| *n != victim) {

@@ -171,6 +171,7 @@ impl Server {
                 let t = session.transaction.take().expect("it passed");
                 self.commit(ctx, gid, &t.changes, owner);
                 ctx.check.told(t.xid, Told::Committed(gid));
+                ctx.served.insert(self.site);
                 self.wake_session(ctx, slot, ctx.scenario.think_max);
             }
             Phase::Passed(_) => self.wake_session(ctx, slot, 3),

@@ -63,7 +63,15 @@ pub struct Faults {
     pub stop: u64,
 }
 
+/// Bytes of log that no seed reaches.
+const KEEP_ALL: u64 = 1 << 30;
+
 impl Scenario {
+    /// The log may be cut before every member has what it holds.
+    pub fn may_outdate(&self) -> bool {
+        self.keep_bytes < KEEP_ALL
+    }
+
     pub fn of(rng: &mut Rng, plant: Plant) -> Scenario {
         let calm = rng.per_mille(150);
         let weight = |rng: &mut Rng, max| {
@@ -88,8 +96,8 @@ impl Scenario {
             members: rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5]),
             sessions: rng.between(1, 4) as u32,
             helpers: rng.between(1, 3) as u32,
-            transactions: rng.between(20, 80),
-            safety_ticks: rng.between(30, 120),
+            transactions: rng.between(20, 200),
+            safety_ticks: rng.between(30, 250),
             net_delay_max: rng.pick(&[2, 5, 20, 80]),
             disk_delay_max: rng.pick(&[1, 5, 20, 150]),
             think_max: rng.pick(&[5, 30, 100]),
@@ -113,7 +121,7 @@ impl Scenario {
                 status_ticks: rng.between(1, 5) as u32,
                 queue_bytes: rng.pick(&[400, 1 << 20]),
             },
-            keep_bytes: 1 << 30,
+            keep_bytes: rng.pick(&[KEEP_ALL, KEEP_ALL, KEEP_ALL, 20_000]),
         }
     }
 }

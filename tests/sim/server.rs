@@ -16,7 +16,7 @@ use postgres_r::gcs::egcs::disk::Disk;
 use postgres_r::gcs::egcs::members::{JoinReply, JoinRequest};
 use postgres_r::gcs::egcs::reader::DiskReader;
 use postgres_r::gcs::egcs::writer::{Step, Writer};
-use postgres_r::gcs::egcs::{self, Node, recover, segment};
+use postgres_r::gcs::egcs::{self, Node, StartError, recover, segment};
 use postgres_r::gcs::{self, Gcs, Input, Output};
 use postgres_r::group_state::GroupState;
 use postgres_r::ids::{Gid, Incarnation, MemberId};
@@ -119,7 +119,13 @@ impl Server {
             seed: ctx.rng.next(),
         };
         let reader = DiskReader::new(self.disk.clone(), GROUP, me);
-        let node = Node::new(config, recovered, Box::new(reader)).expect("the log reaches back");
+        let node = match Node::new(config, recovered, Box::new(reader)) {
+            Ok(node) => node,
+            Err(StartError::TooOld { .. }) if ctx.scenario.may_outdate() => {
+                return ctx.outdated.push(self.site);
+            }
+            Err(error) => panic!("{me} can't start: {error}"),
+        };
         let core = Coordinator::new(coordinator::Config {
             me,
             incarnation,
@@ -329,6 +335,10 @@ impl Server {
                         view.seq
                     )
                 });
+            }
+            Effect::Fail(reason) if ctx.scenario.may_outdate() && is_outdated(&reason) => {
+                ctx.trace(|| format!("{me} failed: {reason}"));
+                ctx.outdated.push(self.site);
             }
             Effect::Fail(reason) => panic!("{me} failed: {reason}"),
         }
@@ -658,6 +668,42 @@ impl Server {
         self.wake_session(ctx, slot, 50);
     }
 
+    /// Without a majority some clients cancel a COMMIT that waits. Its outcome stays open for them
+    /// (08007), and their locks go.
+    pub fn impatient_clients(&mut self, ctx: &mut Context) {
+        let (me, state) = (self.me(), self.state());
+        for slot in 0..ctx.scenario.sessions {
+            let Some(running) = &mut self.running else {
+                return;
+            };
+            let session = &mut running.sessions[slot as usize];
+            let waits = matches!(session.phase, Phase::Multicast | Phase::RolledBack);
+            if state != GroupState::NoQuorum || !waits || !ctx.rng.per_mille(100) {
+                continue;
+            }
+            let Some(t) = session.transaction.take() else {
+                continue;
+            };
+            ctx.trace(|| format!("{me} session {slot} cancels {}", t.xid));
+            session.phase = Phase::Idle;
+            let ticket = session.ticket;
+            ctx.check.told(t.xid, Told::Unknown);
+            self.db.unlock(Owner::Session(slot));
+            // What only the session has can't be replayed while it goes on: it ends instead.
+            let gone = t.local_effects;
+            self.tell_coordinator(
+                ctx,
+                slot,
+                Event::Abandon {
+                    worker: slot,
+                    ticket,
+                    gone,
+                },
+            );
+            self.wake_session(ctx, slot, ctx.scenario.think_max);
+        }
+    }
+
     /// What became of a multicast.
     pub fn verdict(&mut self, ctx: &mut Context, slot: u32, ticket: u64, outcome: Outcome) {
         let Some(running) = &mut self.running else {
@@ -696,6 +742,9 @@ impl Server {
         session.transaction = None;
         self.db.unlock(Owner::Session(slot));
         ctx.check.told(xid, told);
+        if matches!(told, Told::Committed(_)) {
+            ctx.served.insert(self.site);
+        }
         self.wake_session(ctx, slot, ctx.scenario.think_max);
     }
 }
@@ -705,4 +754,9 @@ fn lane(lanes: &mut BTreeMap<(bool, u32), u64>, which: (bool, u32), at: u64) -> 
     let last = lanes.entry(which).or_default();
     *last = at.max(*last);
     *last
+}
+
+/// The data lacks what the others' logs do not have any more.
+fn is_outdated(reason: &str) -> bool {
+    reason.contains("needs a new copy") || reason.contains("lagged beyond")
 }

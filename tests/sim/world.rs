@@ -77,6 +77,9 @@ pub enum Happening {
     AskToJoin {
         site: usize,
     },
+    CopyAgain {
+        site: usize,
+    },
     Heal,
     Fault,
 }
@@ -94,7 +97,7 @@ impl Happening {
             Session { site, life, .. } | Helper { site, life, .. } => Some((site, Some(life))),
             Peer { site, life, .. } => Some((site, Some(life))),
             Frame { link: (_, to), .. } => Some((to, None)),
-            Connect | Start { .. } | AskToJoin { .. } | Heal | Fault => None,
+            Connect | Start { .. } | AskToJoin { .. } | CopyAgain { .. } | Heal | Fault => None,
         }
     }
 }
@@ -106,6 +109,10 @@ pub struct Context {
     pub scenario: Scenario,
     pub check: Checker,
     pub clients_done: bool,
+    /// Sites where a client's transaction was committed since the faults ended.
+    pub served: BTreeSet<usize>,
+    /// Sites whose data is too old to go on from the log that the others keep.
+    pub outdated: Vec<usize>,
     pub sends: Vec<(usize, MemberId, Bytes)>,
     pub join_replies: Vec<(usize, JoinReply)>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -202,6 +209,8 @@ impl World {
             scenario,
             check: Checker::new(),
             clients_done: false,
+            served: BTreeSet::new(),
+            outdated: Vec::new(),
             sends: Vec::new(),
             join_replies: Vec::new(),
             queue: BinaryHeap::new(),
@@ -267,16 +276,12 @@ impl World {
         }
         self.heal_for_good();
         let healed = self.ctx.now;
-        let served = self.ctx.check.committed();
-        self.ctx.xids_left = 3 * self.servers.len() as u64;
-        while !(self.all_online() && self.ctx.xids_left == 0 && self.ctx.check.committed() > served)
-        {
+        self.ctx.served.clear();
+        self.ctx.xids_left = u64::MAX;
+        while !self.all_serve() {
             self.turn();
             events += 1;
             self.in_time(healed, "serves again");
-            if self.ctx.xids_left == 0 && self.ctx.check.committed() == served {
-                self.ctx.xids_left = 1;
-            }
         }
         let recovery_ticks = (self.ctx.now - healed) / TICK_MS;
         self.ctx.trace(|| "clients are done".into());
@@ -319,10 +324,11 @@ impl World {
         }
     }
 
-    fn all_online(&self) -> bool {
-        self.servers
-            .iter()
-            .all(|s| s.left || s.state() == GroupState::Online)
+    /// Every member is open and has committed something of its own since the faults ended.
+    fn all_serve(&self) -> bool {
+        let serves =
+            |s: &Server| s.state() == GroupState::Online && self.ctx.served.contains(&s.site);
+        self.servers.iter().all(|s| s.left || serves(s))
     }
 
     /// Every member has committed everything, and nothing waits.
@@ -356,6 +362,10 @@ impl World {
         }
         self.happen(what);
         self.route();
+        for site in std::mem::take(&mut self.ctx.outdated) {
+            self.end(site);
+            self.ctx.later(100, Happening::CopyAgain { site });
+        }
     }
 
     fn happen(&mut self, what: Happening) {
@@ -365,6 +375,7 @@ impl World {
             Happening::Tick { site, life } => {
                 servers[site].input(ctx, Input::Tick);
                 servers[site].event(ctx, Event::Tick);
+                servers[site].impatient_clients(ctx);
                 let next = ctx.rng.between(TICK_MS - 10, TICK_MS + 10);
                 ctx.later(next, Happening::Tick { site, life });
             }
@@ -417,6 +428,7 @@ impl World {
             }
             Happening::Start { site } => servers[site].start(ctx),
             Happening::AskToJoin { site } => self.ask_to_join(site),
+            Happening::CopyAgain { site } => self.copy_again(site),
             Happening::Heal => self.heal(),
             Happening::Fault => {
                 if self.safety {
@@ -468,6 +480,9 @@ impl World {
                     self.servers[site].accepted(&mut self.ctx, member)
                 }
                 JoinReply::Retry(_) => {}
+                JoinReply::Refused(_) if self.ctx.scenario.may_outdate() => {
+                    self.ctx.later(100, Happening::CopyAgain { site });
+                }
                 JoinReply::Refused(why) => panic!("site {site} is refused: {why}"),
             }
         }
@@ -595,6 +610,12 @@ impl World {
     }
 
     fn crash(&mut self, site: usize) {
+        self.end(site);
+        let delay = self.ctx.rng.between(10, 5000);
+        self.ctx.later(delay, Happening::Start { site });
+    }
+
+    fn end(&mut self, site: usize) {
         for other in 0..self.servers.len() {
             if other != site {
                 self.connect(site, other, false);
@@ -602,8 +623,6 @@ impl World {
         }
         self.paused.remove(&site);
         self.servers[site].crash(&mut self.ctx);
-        let delay = self.ctx.rng.between(10, 5000);
-        self.ctx.later(delay, Happening::Start { site });
     }
 
     /// Some can't reach others, in both directions or in one.
@@ -646,6 +665,21 @@ impl World {
             )
         });
         self.servers.push(copy);
+        self.ctx.later(10, Happening::AskToJoin { site });
+    }
+
+    /// Its log can't be caught up with any more: it is emptied, and joins as a new copy.
+    fn copy_again(&mut self, site: usize) {
+        let online = |s: &&Server| s.state() == GroupState::Online;
+        let Some(from) = self.servers.iter().find(online) else {
+            return self.ctx.later(300, Happening::CopyAgain { site });
+        };
+        let life = self.servers[site].life + 1;
+        let mut copy = Server::new(site, None, from.db.copy());
+        (copy.life, copy.nonce) = (life, u128::from(self.ctx.rng.next()));
+        self.ctx
+            .trace(|| format!("site {site} is a new copy, GID {}", copy.db.committed));
+        self.servers[site] = copy;
         self.ctx.later(10, Happening::AskToJoin { site });
     }
 
