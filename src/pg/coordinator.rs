@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 unsafe extern "C" {
-    fn pgr_shim_coordinator_signals(edata: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_coordinator_begin(edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_shutdown_requested() -> bool;
     fn pgr_shim_wal_flush(upto: u64, edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_on_exit(
@@ -47,7 +47,7 @@ const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// Body of the process. Comes back when it is to end.
 pub fn main() -> Result<()> {
     // SAFETY: once, at the start of a background worker.
-    guard::call0(|e| unsafe { pgr_shim_coordinator_signals(e) })?;
+    guard::call0(|e| unsafe { pgr_shim_coordinator_begin(e) })?;
     guard::install_panic_hook();
     elog::install_tracing();
     // SAFETY: the callback may run at any time until shared memory is gone.
@@ -229,6 +229,7 @@ fn live(control: &Control, command: Option<SlotNo>) -> Result<()> {
             text.unwrap_or_default()
         ))
     });
+    helpers::stop_all();
     match end {
         Ok(End::Stopped) => Ok(()),
         Ok(End::Left) => {

@@ -13,6 +13,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "postmaster/autovacuum.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -26,8 +27,9 @@
 #include "storage/procsignal.h"
 #include "storage/shmem.h"
 #include "tcop/cmdtag.h"
-#include "tcop/utility.h"
 #include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -161,13 +163,25 @@ pgr_shim_stop_helpers(void)
 			TerminateBackgroundWorker(helper_handles[i]);
 }
 
-/* Signals of the coordinator, which ends in its own time after SIGTERM. */
-int
-pgr_shim_coordinator_signals(ErrorData **edata)
+static void
+coordinator_begin(void)
 {
+	/* It ends in its own time after SIGTERM. */
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
-	PGR_GUARD(edata, BackgroundWorkerUnblockSignals());
+	BackgroundWorkerUnblockSignals();
+
+	/* No database, and so no session, but a row in pg_stat_activity. */
+	pgstat_beinit();
+	pgstat_bestart_initial();
+	pgstat_report_activity(STATE_UNDEFINED, NULL);
+}
+
+/* Signals and status of the coordinator. */
+int
+pgr_shim_coordinator_begin(ErrorData **edata)
+{
+	PGR_GUARD(edata, coordinator_begin());
 }
 
 bool

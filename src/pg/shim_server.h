@@ -26,7 +26,7 @@ extern int	pgr_shim_register_coordinator(int restart_seconds, ErrorData **edata)
 extern int	pgr_shim_start_helper(uint32 number, bool *started, ErrorData **edata);
 extern bool pgr_shim_helper_ended(uint32 number);
 extern void pgr_shim_stop_helpers(void);
-extern int	pgr_shim_coordinator_signals(ErrorData **edata);
+extern int	pgr_shim_coordinator_begin(ErrorData **edata);
 extern bool pgr_shim_shutdown_requested(void);
 extern bool pgr_shim_take_reload(void);
 extern int	pgr_shim_reload(ErrorData **edata);
