@@ -218,8 +218,9 @@ fn live(control: &Control, command: Option<SlotNo>) -> Result<()> {
         guard::call0(|e| unsafe { pgr_shim_wal_flush(lsn, e) })?;
     }
     let mut waiting = command;
+    let mut interrupted = None;
     let end = catch_unwind(AssertUnwindSafe(|| {
-        begin_and_run(control, recovered, &mut waiting)
+        begin_and_run(control, recovered, &mut waiting, &mut interrupted)
     }));
     let end = end.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
@@ -230,6 +231,9 @@ fn live(control: &Control, command: Option<SlotNo>) -> Result<()> {
         ))
     });
     helpers::stop_all();
+    if let Some(error) = interrupted {
+        return Err(error);
+    }
     match end {
         Ok(End::Stopped) => Ok(()),
         Ok(End::Left) => {
@@ -288,6 +292,7 @@ fn begin_and_run(
     control: &Control,
     recovered: Gid,
     waiting: &mut Option<SlotNo>,
+    interrupted: &mut Option<PgError>,
 ) -> std::result::Result<End, String> {
     let site = site(false)?;
     let group = GroupId(control.group_id.load(Ordering::Relaxed));
@@ -326,6 +331,7 @@ fn begin_and_run(
         .map_err(|e| format!("could not start the coordinator's loop: {e}"))?;
     let end = main_loop.run();
     *waiting = main_loop.host().take_command();
+    *interrupted = main_loop.host().take_interrupted();
     match main_loop.host().take_broken() {
         Some(reason) => Err(reason),
         None => Ok(end),

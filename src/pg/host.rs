@@ -1,6 +1,6 @@
 //! The server round the coordinator's loop: queues of the other processes, pool, helpers, views.
 
-use super::guard::{self, Result};
+use super::guard::{self, PgError, Result};
 use super::{elog, helpers::Helpers, latch, shmem, sys};
 use crate::changeset::encode::Sink;
 use crate::coordinator::io::peers::Notice;
@@ -55,8 +55,10 @@ pub struct PgHost {
     /// Slot of the session that runs START or STOP REPLICATION and waits.
     command: Option<SlotNo>,
     stopping: bool,
-    /// The loop was told to end by what the server can't do any more.
+    /// Why the member can't go on, if that was found out here.
     broken: Option<String>,
+    /// Why this process can't go on; the member can, in the next one.
+    interrupted: Option<PgError>,
 }
 
 impl PgHost {
@@ -82,6 +84,7 @@ impl PgHost {
             command,
             stopping: false,
             broken: None,
+            interrupted: None,
         }
     }
 
@@ -90,9 +93,14 @@ impl PgHost {
         self.command.take()
     }
 
-    /// Why the server made the loop end, if it did.
+    /// Why the member can't go on, if that was found out here.
     pub fn take_broken(&mut self) -> Option<String> {
         self.broken.take()
+    }
+
+    /// The error that ended the loop, if one did.
+    pub fn take_interrupted(&mut self) -> Option<PgError> {
+        self.interrupted.take()
     }
 
     fn control(&self) -> &'static Control {
@@ -281,6 +289,13 @@ impl PgHost {
         }
     }
 
+    fn show_members(&mut self, rows: Vec<MemberRow>) {
+        if rows != self.members {
+            self.control().members.set(&rows);
+            self.members = rows;
+        }
+    }
+
     fn helper_gone(&mut self, helper: u32, out: &mut VecDeque<Event>) {
         self.waiting.retain(|w| w.helper != helper);
         if self.helpers.gone(helper) {
@@ -336,7 +351,7 @@ impl Host for PgHost {
             return false;
         }
         if let Err(e) = serve_interrupts() {
-            self.broken = Some(e.to_string());
+            self.interrupted = Some(e);
             return false;
         }
         true
@@ -425,6 +440,22 @@ impl Host for PgHost {
     }
 
     fn view(&mut self, view: &View) {
+        let me = self.control().member.load(Ordering::Relaxed);
+        // Until the next tick says more.
+        let known = |id| self.members.iter().find(|m| m.id == id).cloned();
+        let rows: Vec<MemberRow> = view
+            .members
+            .iter()
+            .map(|m| MemberRow {
+                id: m.id,
+                voter: m.voter,
+                connected: known(m.id).map_or(u32::from(m.id.0) == me, |k| k.connected),
+                last_committed: known(m.id).map_or(Gid::ZERO, |k| k.last_committed),
+                flushed: known(m.id).map_or(Gid::ZERO, |k| k.flushed),
+                address: m.address.clone(),
+            })
+            .collect();
+        self.show_members(rows);
         let members: Vec<String> = view
             .members
             .iter()
@@ -499,10 +530,7 @@ impl Host for PgHost {
                 }
             })
             .collect();
-        if rows != self.members {
-            control.members.set(&rows);
-            self.members = rows;
-        }
+        self.show_members(rows);
     }
 }
 
