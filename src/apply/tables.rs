@@ -172,6 +172,9 @@ impl Tables {
             } else {
                 heap::slot_clear(table.found)?;
             }
+            for index in &table.indexes {
+                heap::index_insert_done(index.handle, index.info)?;
+            }
         }
         Ok(())
     }
