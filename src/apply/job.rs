@@ -70,13 +70,21 @@ pub fn apply(
         }
         match entry {
             Entry::Insert(_) => {}
-            Entry::Relation { oid, fingerprint, natts } => {
+            Entry::Relation {
+                oid,
+                fingerprint,
+                natts,
+            } => {
                 relation = oid.0;
                 set_relation(relation);
                 applier.relation(relation, fingerprint, natts)?;
             }
             Entry::Batch(rows) => applier.insert(relation, rows)?,
-            Entry::Update { identity, changed, new } => {
+            Entry::Update {
+                identity,
+                changed,
+                new,
+            } => {
                 applier.update(relation, &identity, |i| changed.has(i), &new)?;
             }
             Entry::Delete(identity) => applier.delete(relation, &identity)?,

@@ -8,7 +8,7 @@ use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
-use crate::pg::heap::{self, internal, Context, Executor};
+use crate::pg::heap::{self, Context, Executor, internal};
 use crate::pg::relation::Handle;
 use crate::pg::sys;
 use crate::pg::tuple::{self, Row};
@@ -76,11 +76,16 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     Ok(Some(relation))
 }
 
-const WRITE: KeyUse = KeyUse { mode: LockMode::Update, flags: 0 };
+const WRITE: KeyUse = KeyUse {
+    mode: LockMode::Update,
+    flags: 0,
+};
 
 /// A row was inserted.
 pub fn insert(rel: Handle, new: sys::HeapTuple) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
     with_scratch(|s| insert_row(rel, &relation, new, s))
 }
 
@@ -90,7 +95,9 @@ pub fn insert_many(
     tuples: &[sys::HeapTuple],
     fetch: impl Fn(usize) -> Result<sys::HeapTuple>,
 ) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
     for (i, tuple) in tuples.iter().enumerate() {
         // SAFETY: PostgreSQL's tuples, in place during this call.
         let external = unsafe { tuple::row(*tuple) }.external;
@@ -120,9 +127,17 @@ fn insert_row(
         for (attr, span) in relation.attrs.iter().zip(&s.new) {
             push_inline(&mut s.row, *attr, span.of(row.data))?;
         }
-        TupleBytes { natts: row.natts as u16, bitmap: s.row.bitmap(), data: s.row.data() }
+        TupleBytes {
+            natts: row.natts as u16,
+            bitmap: s.row.bitmap(),
+            data: s.row.data(),
+        }
     } else {
-        TupleBytes { natts: row.natts as u16, bitmap: row.bitmap, data: row.data }
+        TupleBytes {
+            natts: row.natts as u16,
+            bitmap: row.bitmap,
+            data: row.data,
+        }
     };
     transaction::entries(relation, |b| b.insert(&bytes))
 }
@@ -134,7 +149,9 @@ pub fn update(
     new: sys::HeapTuple,
     key_intact: bool,
 ) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
     need_identity(rel, &relation, "update", "updates")?;
     with_scratch(|s| update_row(rel, &relation, old, new, key_intact, s))
 }
@@ -151,23 +168,34 @@ fn update_row(
     let (new, new_row) = whole(rel, relation, new, &mut s.new)?;
     s.changed.clear();
     s.changed.extend(
-        s.old.iter().zip(&s.new).map(|(o, n)| o.of(old_row.data) != n.of(new_row.data)),
+        s.old
+            .iter()
+            .zip(&s.new)
+            .map(|(o, n)| o.of(old_row.data) != n.of(new_row.data)),
     );
     s.changed_bits.clear();
     s.changed_bits.extend(s.changed.chunks(8).map(|eight| {
-        eight.iter().enumerate().fold(0, |bits, (i, c)| bits | u8::from(*c) << i)
+        eight
+            .iter()
+            .enumerate()
+            .fold(0, |bits, (i, c)| bits | u8::from(*c) << i)
     }));
 
     // Keys: the row under its old and, if that changed, its new identity ...
-    let identity_changed = relation.identity_columns.iter().any(|c| s.changed[usize::from(*c)]);
-    let mode = if key_intact && !identity_changed { LockMode::NoKeyUpdate } else { LockMode::Update };
+    let identity_changed = relation
+        .identity_columns
+        .iter()
+        .any(|c| s.changed[usize::from(*c)]);
+    let mode = if key_intact && !identity_changed {
+        LockMode::NoKeyUpdate
+    } else {
+        LockMode::Update
+    };
     let row_use = KeyUse { mode, flags: 0 };
     if let Some(key) = relation.row_key(&s.old, old_row.data)? {
         transaction::key(relation.oid, key, row_use)?;
     }
-    if identity_changed
-        && let Some(key) = relation.row_key(&s.new, new_row.data)?
-    {
+    if identity_changed && let Some(key) = relation.row_key(&s.new, new_row.data)? {
         transaction::key(relation.oid, key, row_use)?;
     }
     // ... and every unique entry that went or came.
@@ -189,19 +217,34 @@ fn update_row(
     write_identity(relation, &mut s.identity, &s.old, old_row.data)?;
     s.row.clear();
     for (i, attr) in relation.attrs.iter().enumerate() {
-        let value = if s.changed[i] { s.new[i].of(new_row.data) } else { None };
+        let value = if s.changed[i] {
+            s.new[i].of(new_row.data)
+        } else {
+            None
+        };
         push_inline(&mut s.row, *attr, value)?;
     }
     let natts = relation.attrs.len() as u16;
-    let identity =
-        TupleBytes { natts, bitmap: s.identity.bitmap(), data: s.identity.data() };
-    let values = TupleBytes { natts, bitmap: s.row.bitmap(), data: s.row.data() };
-    transaction::entries(relation, |b| b.update(&identity, Bitmap(&s.changed_bits), &values))
+    let identity = TupleBytes {
+        natts,
+        bitmap: s.identity.bitmap(),
+        data: s.identity.data(),
+    };
+    let values = TupleBytes {
+        natts,
+        bitmap: s.row.bitmap(),
+        data: s.row.data(),
+    };
+    transaction::entries(relation, |b| {
+        b.update(&identity, Bitmap(&s.changed_bits), &values)
+    })
 }
 
 /// A row was deleted.
 pub fn delete(rel: Handle, old: sys::HeapTuple) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
     need_identity(rel, &relation, "delete from", "deletes")?;
     with_scratch(|s| {
         let (old, row) = whole(rel, &relation, old, &mut s.old)?;
@@ -215,8 +258,11 @@ pub fn delete(rel: Handle, old: sys::HeapTuple) -> Result<()> {
         }
         write_identity(&relation, &mut s.identity, &s.old, row.data)?;
         let natts = relation.attrs.len() as u16;
-        let identity =
-            TupleBytes { natts, bitmap: s.identity.bitmap(), data: s.identity.data() };
+        let identity = TupleBytes {
+            natts,
+            bitmap: s.identity.bitmap(),
+            data: s.identity.data(),
+        };
         transaction::entries(&relation, |b| b.delete(&identity))
     })
 }
@@ -292,7 +338,10 @@ fn write_identity(
 
 fn unique_use(unique: &Unique) -> KeyUse {
     let since = if unique.deferrable { KEY_FROM_SINCE } else { 0 };
-    KeyUse { mode: LockMode::Update, flags: KEY_UNIQUE | since }
+    KeyUse {
+        mode: LockMode::Update,
+        flags: KEY_UNIQUE | since,
+    }
 }
 
 /// Key of a row in a unique index; `None` if it has no entry there that could conflict.
@@ -307,7 +356,13 @@ fn unique_key(
     let hash = KeyHash::new(relation.oid, What::Unique(unique.digest));
     let (info, columns) = match &unique.source {
         Source::Columns(columns) => {
-            return columns.key(hash, &relation.attrs, spans, data, unique.nulls_not_distinct);
+            return columns.key(
+                hash,
+                &relation.attrs,
+                spans,
+                data,
+                unique.nulls_not_distinct,
+            );
         }
         Source::Computed { info, columns } => (*info, columns),
     };

@@ -94,6 +94,7 @@ unsafe extern "C" {
         unique: *mut bool,
         e: Edata,
     ) -> c_int;
+    fn pgr_shim_index_insert_done(index: Handle, info: *mut sys::IndexInfo, e: Edata) -> c_int;
     fn pgr_shim_scan_begin(
         heap: Handle,
         index: Handle,
@@ -528,6 +529,13 @@ pub fn index_insert(
         )
     })?;
     Ok(unique)
+}
+
+/// After the last index_insert of a transaction: some access methods keep buffers from one to the
+/// next.
+pub fn index_insert_done(index: Handle, info: *mut sys::IndexInfo) -> Result<()> {
+    // SAFETY: an open index and its information.
+    guard::call0(|e| unsafe { pgr_shim_index_insert_done(index, info, e) })
 }
 
 /// A search for single rows by equality, kept open for the next one.

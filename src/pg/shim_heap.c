@@ -386,6 +386,13 @@ pgr_shim_index_insert(Relation index, Datum *values, bool *nulls, ItemPointer ti
 	GUARD(*unique = index_insert(index, values, nulls, tid, heap, check, unchanged, info));
 }
 
+/* Lets go of what insertions into this index keep from one to the next. */
+int
+pgr_shim_index_insert_done(Relation index, IndexInfo *info, ErrorData **edata)
+{
+	GUARD(index_insert_cleanup(index, info));
+}
+
 int
 pgr_shim_scan_begin(Relation heap, Relation index, Snapshot snapshot, int nkeys,
 					IndexScanDesc *out, ErrorData **edata)

@@ -241,7 +241,10 @@ fn is_same_life(sent: &Sent) -> bool {
 
 /// Whether this member takes no further part.
 fn is_over() -> bool {
-    matches!(state(), None | Some(GroupState::Off | GroupState::Failed | GroupState::Left))
+    matches!(
+        state(),
+        None | Some(GroupState::Off | GroupState::Failed | GroupState::Left)
+    )
 }
 
 fn state() -> Option<GroupState> {
