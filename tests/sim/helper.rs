@@ -155,7 +155,12 @@ impl Server {
         match session.phase {
             Phase::Idle => {
                 let open = matches!(state, GroupState::Online | GroupState::NoQuorum);
-                if open && let Some(xid) = ctx.next_xid() {
+                // A healed group is not loaded more than it takes to see that each member serves.
+                let wanted = !(ctx.healed && ctx.served.contains(&self.site));
+                if open
+                    && wanted
+                    && let Some(xid) = ctx.next_xid()
+                {
                     session.begin(xid, &mut ctx.rng, &self.db);
                     ctx.trace(|| format!("{me} session {slot} begins {xid}"));
                     return self.wake_session(ctx, slot, 5);

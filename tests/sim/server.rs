@@ -291,6 +291,12 @@ impl Server {
                 ticket,
                 outcome,
             } => {
+                let session = &mut running.sessions[worker as usize];
+                if let Outcome::Pass { gid } = outcome
+                    && session.ticket == ticket
+                {
+                    session.published = Some(gid);
+                }
                 let delay = ctx.rng.between(0, 3);
                 let at = lane(&mut running.lanes, (false, worker), ctx.now + delay);
                 let (site, life) = (self.site, self.life);
@@ -591,8 +597,8 @@ impl Server {
         );
     }
 
-    /// A local transaction gives way: aborted, or if it was multicast, rolled back, and its
-    /// outcome learned later.
+    /// A local transaction is waited for if its GID is lower. Any other gives way: aborted, or if it
+    /// was multicast, rolled back, and its outcome learned later.
     pub fn make_way(&mut self, ctx: &mut Context, slot: u32, for_gid: Gid) {
         let me = self.me();
         let Some(running) = &mut self.running else {
@@ -600,6 +606,10 @@ impl Server {
         };
         let session = &mut running.sessions[slot as usize];
         let xid = session.transaction.as_ref().map_or(0, |t| t.xid);
+        if session.published.is_some_and(|gid| gid < for_gid) {
+            // A row that it only locked: it is not in the changeset, so nothing else depends on it.
+            return;
+        }
         ctx.trace(|| {
             format!(
                 "{me} session {slot}, {:?}, gives way to GID {for_gid}: {xid}",

@@ -75,6 +75,9 @@ pub struct Session {
     pub slot: u32,
     pub phase: Phase,
     pub ticket: u64,
+    /// GID of its certified transaction: the coordinator publishes it with the verdict, before any
+    /// later changeset reaches a helper, though the session itself hears of it later.
+    pub published: Option<Gid>,
     pub transaction: Option<Transaction>,
 }
 
@@ -84,6 +87,7 @@ impl Session {
             slot,
             phase: Phase::Idle,
             ticket: 0,
+            published: None,
             transaction: None,
         }
     }
@@ -95,6 +99,7 @@ impl Session {
     pub fn begin(&mut self, xid: u64, rng: &mut Rng, db: &Database) {
         self.phase = Phase::Running;
         self.ticket += 1;
+        self.published = None;
         self.transaction = Some(Transaction {
             xid,
             statements_left: rng.between(1, 4),

@@ -76,9 +76,11 @@ pub enum Happening {
     },
     AskToJoin {
         site: usize,
+        life: u64,
     },
     CopyAgain {
         site: usize,
+        life: u64,
     },
     Heal,
     Fault,
@@ -97,7 +99,8 @@ impl Happening {
             Session { site, life, .. } | Helper { site, life, .. } => Some((site, Some(life))),
             Peer { site, life, .. } => Some((site, Some(life))),
             Frame { link: (_, to), .. } => Some((to, None)),
-            Connect | Start { .. } | AskToJoin { .. } | CopyAgain { .. } | Heal | Fault => None,
+            AskToJoin { site, life } | CopyAgain { site, life } => Some((site, Some(life))),
+            Connect | Start { .. } | Heal | Fault => None,
         }
     }
 }
@@ -109,6 +112,8 @@ pub struct Context {
     pub scenario: Scenario,
     pub check: Checker,
     pub clients_done: bool,
+    /// Faults have ended.
+    pub healed: bool,
     /// Sites where a client's transaction was committed since the faults ended.
     pub served: BTreeSet<usize>,
     /// Sites whose data is too old to go on from the log that the others keep.
@@ -182,7 +187,6 @@ pub struct World {
     /// Ordered pairs between which nothing passes, silently.
     blocked: BTreeSet<(usize, usize)>,
     paused: BTreeMap<usize, u64>,
-    safety: bool,
     stopped: Option<usize>,
 }
 
@@ -209,6 +213,7 @@ impl World {
             scenario,
             check: Checker::new(),
             clients_done: false,
+            healed: false,
             served: BTreeSet::new(),
             outdated: Vec::new(),
             sends: Vec::new(),
@@ -235,7 +240,6 @@ impl World {
             links: BTreeMap::new(),
             blocked: BTreeSet::new(),
             paused: BTreeMap::new(),
-            safety: true,
             stopped: None,
         };
         world.give_birth();
@@ -364,7 +368,8 @@ impl World {
         self.route();
         for site in std::mem::take(&mut self.ctx.outdated) {
             self.end(site);
-            self.ctx.later(100, Happening::CopyAgain { site });
+            let life = self.servers[site].life;
+            self.ctx.later(100, Happening::CopyAgain { site, life });
         }
     }
 
@@ -427,11 +432,11 @@ impl World {
                 self.ctx.later(50, Happening::Connect);
             }
             Happening::Start { site } => servers[site].start(ctx),
-            Happening::AskToJoin { site } => self.ask_to_join(site),
-            Happening::CopyAgain { site } => self.copy_again(site),
+            Happening::AskToJoin { site, life } => self.ask_to_join(site, life),
+            Happening::CopyAgain { site, life } => self.copy_again(site, life),
             Happening::Heal => self.heal(),
             Happening::Fault => {
-                if self.safety {
+                if !self.ctx.healed {
                     self.fault();
                     self.schedule_fault();
                 }
@@ -459,7 +464,7 @@ impl World {
             if !link.up
                 || ctx
                     .rng
-                    .per_mille(if self.safety { ctx.scenario.loss } else { 0 })
+                    .per_mille(if !ctx.healed { ctx.scenario.loss } else { 0 })
             {
                 continue;
             }
@@ -475,13 +480,19 @@ impl World {
             ctx.at(at, frame);
         }
         for (site, reply) in std::mem::take(&mut self.ctx.join_replies) {
+            if self.servers[site].member.is_some() {
+                // An answer to an earlier question.
+                continue;
+            }
             match reply {
                 JoinReply::Accepted { member, .. } => {
                     self.servers[site].accepted(&mut self.ctx, member)
                 }
                 JoinReply::Retry(_) => {}
-                JoinReply::Refused(_) if self.ctx.scenario.may_outdate() => {
-                    self.ctx.later(100, Happening::CopyAgain { site });
+                JoinReply::Refused(why) if self.ctx.scenario.may_outdate() => {
+                    self.ctx.trace(|| format!("site {site} is refused: {why}"));
+                    let life = self.servers[site].life;
+                    self.ctx.later(100, Happening::CopyAgain { site, life });
                 }
                 JoinReply::Refused(why) => panic!("site {site} is refused: {why}"),
             }
@@ -500,7 +511,7 @@ impl World {
                     && !self.paused.contains_key(&b);
                 let up = self.links.entry((a, b)).or_default().up;
                 // Now and then a second connection replaces one that is up.
-                if possible && (!up || self.safety && self.ctx.rng.per_mille(2)) {
+                if possible && (!up || !self.ctx.healed && self.ctx.rng.per_mille(2)) {
                     self.connect(a, b, true);
                 }
             }
@@ -540,7 +551,7 @@ impl World {
 
     fn heal_for_good(&mut self) {
         self.ctx.trace(|| "all faults end".into());
-        self.safety = false;
+        self.ctx.healed = true;
         self.paused.clear();
         self.heal();
         for site in 0..self.servers.len() {
@@ -665,25 +676,25 @@ impl World {
             )
         });
         self.servers.push(copy);
-        self.ctx.later(10, Happening::AskToJoin { site });
+        self.ctx.later(10, Happening::AskToJoin { site, life: 0 });
     }
 
     /// Its log can't be caught up with any more: it is emptied, and joins as a new copy.
-    fn copy_again(&mut self, site: usize) {
+    fn copy_again(&mut self, site: usize, life: u64) {
         let online = |s: &&Server| s.state() == GroupState::Online;
         let Some(from) = self.servers.iter().find(online) else {
-            return self.ctx.later(300, Happening::CopyAgain { site });
+            return self.ctx.later(300, Happening::CopyAgain { site, life });
         };
-        let life = self.servers[site].life + 1;
+        let life = life + 1;
         let mut copy = Server::new(site, None, from.db.copy());
         (copy.life, copy.nonce) = (life, u128::from(self.ctx.rng.next()));
         self.ctx
             .trace(|| format!("site {site} is a new copy, GID {}", copy.db.committed));
         self.servers[site] = copy;
-        self.ctx.later(10, Happening::AskToJoin { site });
+        self.ctx.later(10, Happening::AskToJoin { site, life });
     }
 
-    fn ask_to_join(&mut self, site: usize) {
+    fn ask_to_join(&mut self, site: usize, life: u64) {
         if self.servers[site].member.is_some() {
             return;
         }
@@ -698,7 +709,7 @@ impl World {
                 },
             );
         }
-        self.ctx.later(500, Happening::AskToJoin { site });
+        self.ctx.later(500, Happening::AskToJoin { site, life });
     }
 
     /// STOP REPLICATION on one member, not the last one: the group would end with it.

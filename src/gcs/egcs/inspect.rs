@@ -142,6 +142,7 @@ fn entry(out: &mut dyn Write, e: &Entry) -> io::Result<()> {
             Ok(Change::Add(m)) => writeln!(out, "add member {} at {:?}", m.id, m.address),
             Ok(Change::Promote(id)) => writeln!(out, "member {id} votes"),
             Ok(Change::Remove(id)) => writeln!(out, "remove member {id}"),
+            Ok(Change::Demote(id)) => writeln!(out, "member {id} votes no longer"),
             Err(e) => writeln!(out, "a membership change that {e}"),
         },
         EntryKind::Batch => match wire::decode_batch(e.data.clone()) {

@@ -174,6 +174,7 @@ impl Node {
             Change::Add(m) => (ConfChangeType::AddLearnerNode, m.id),
             Change::Promote(id) => (ConfChangeType::AddNode, *id),
             Change::Remove(id) => (ConfChangeType::RemoveNode, *id),
+            Change::Demote(id) => (ConfChangeType::AddLearnerNode, *id),
         };
         // Before an entry of its own term is committed, a leader may not know of all changes.
         let r = &self.raft.raft;
@@ -231,6 +232,8 @@ impl Node {
             }
         } else if id == self.config.me {
             self.hand_over();
+        } else if members.get(&id).is_some_and(|m| m.voter) {
+            self.propose_change(&Change::Demote(id));
         } else {
             self.propose_change(&Change::Remove(id));
         }

@@ -230,6 +230,11 @@ impl State {
                     m.voter = true;
                 }
             }
+            Change::Demote(id) => {
+                if let Some(m) = self.members.get_mut(id) {
+                    m.voter = false;
+                }
+            }
             Change::Remove(id) => {
                 self.members.remove(id);
                 self.seen.remove(id);

@@ -272,12 +272,13 @@ impl Node {
             Change::Add(m) => (ConfChangeType::AddLearnerNode, m.id),
             Change::Promote(id) => (ConfChangeType::AddNode, *id),
             Change::Remove(id) => (ConfChangeType::RemoveNode, *id),
+            Change::Demote(id) => (ConfChangeType::AddLearnerNode, *id),
         };
         // What makes no sense in the membership as of here changes nothing, on all members alike.
         let known = self.order.members().contains_key(&id);
         let sensible = match &change {
             Change::Add(m) => !known && m.id.0 >= self.order.next_member(),
-            Change::Promote(_) | Change::Remove(_) => known,
+            Change::Promote(_) | Change::Remove(_) | Change::Demote(_) => known,
         };
         let applied = sensible && self.raft.apply_conf_change(&conf_change(kind, id)).is_ok();
         self.order
@@ -289,6 +290,7 @@ impl Node {
         match change {
             Change::Add(_) => self.answer_joins(),
             Change::Promote(_) => {}
+            Change::Demote(_) => self.retry_removals(),
             Change::Remove(id) => {
                 self.removals.remove(&id);
                 if id == self.config.me {

@@ -311,8 +311,11 @@ pub enum Change {
     Add(Member),
     /// A learner votes from now on.
     Promote(MemberId),
-    /// A member leaves.
+    /// A member leaves. A voter is demoted first.
     Remove(MemberId),
+    /// A voter that is to leave votes no longer. Entries after this one need no vote of it, and
+    /// who has one of them knows that; so the others never need it again once it is gone.
+    Demote(MemberId),
 }
 
 impl Change {
@@ -332,6 +335,10 @@ impl Change {
                 out.push(3);
                 out.extend_from_slice(&m.0.to_le_bytes());
             }
+            Self::Demote(m) => {
+                out.push(4);
+                out.extend_from_slice(&m.0.to_le_bytes());
+            }
         }
         out
     }
@@ -343,6 +350,7 @@ impl Change {
             1 => Self::Add(Member::decode(&mut f)?),
             2 => Self::Promote(MemberId(f.u16()?)),
             3 => Self::Remove(MemberId(f.u16()?)),
+            4 => Self::Demote(MemberId(f.u16()?)),
             _ => return Err(CodecError::Value),
         };
         f.end()?;

@@ -172,7 +172,7 @@ proptest! {
         ] {
             prop_assert_eq!(JoinReply::decode(reply.encode()), Ok(reply));
         }
-        for change in [Change::Add(m.clone()), Change::Promote(m.id), Change::Remove(m.id)] {
+        for change in [Change::Add(m.clone()), Change::Promote(m.id), Change::Demote(m.id), Change::Remove(m.id)] {
             prop_assert_eq!(Change::decode(change.encode().into()), Ok(change));
         }
     }
