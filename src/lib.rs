@@ -14,8 +14,11 @@ compile_error!(
     "`server` is the library inside PostgreSQL and `cli` the command outside: build them apart"
 );
 
+pub mod capture;
 pub mod certifier;
 pub mod changeset;
+#[cfg(feature = "cli")]
+pub mod cluster;
 pub mod coordinator;
 pub mod gcs;
 pub mod group_state;
@@ -26,8 +29,8 @@ pub mod limits;
 #[cfg(feature = "server")]
 pub mod apply;
 #[cfg(feature = "server")]
-pub mod capture;
-#[cfg(feature = "server")]
 pub mod export;
 #[cfg(feature = "server")]
 pub mod pg;
+#[cfg(feature = "server")]
+pub mod worker;

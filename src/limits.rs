@@ -1,5 +1,7 @@
 //! Every bound of the system, related to each other at compile time.
 
+use crate::changeset::key::KEY_BYTES;
+
 /// Members a group can ever have at one time.
 pub const MEMBERS_MAX: usize = 64;
 /// Bytes of one changeset, header included (a larger one fails at the origin with 54000).
@@ -16,6 +18,16 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_MESSAGES_MAX: usize = 512;
 /// Connections that have not yet authenticated.
 pub const HALF_OPEN_MAX: usize = 16;
+/// Bytes that wait to be sent on one connection. One message of the engine at its largest fits, and
+/// all the entries that it sends ahead of an answer; a connection that gathers more is dropped.
+pub const SEND_QUEUE_BYTES_MAX: usize = FRAME_WHOLE_BYTES_MAX + (256 << 20);
+/// Ticks that a connection may take to be made and authenticated.
+pub const HANDSHAKE_TICKS: u32 = 30;
+/// Idle ticks after which something is sent on a connection, so that the other side knows.
+pub const KEEPALIVE_TICKS: u32 = 10;
+/// Ticks without a sign of life after which a connection is dropped.
+pub const SILENCE_TICKS: u32 = 50;
+const _: () = assert!(KEEPALIVE_TICKS * 3 < SILENCE_TICKS);
 /// Bytes of a block of the imessage pool.
 pub const POOL_BLOCK_BYTES: usize = 8 << 10;
 /// Keys that the certifier retains; beyond it the oldest go and late windows fail with 40001.
@@ -32,6 +44,42 @@ pub const GROUP_NAME_BYTES_MAX: usize = 63;
 pub const HELPERS_MAX: usize = 64;
 /// Bytes of the group secret file's key.
 pub const SECRET_BYTES: usize = 32;
+/// GIDs between two comparisons of the members' verdict digests.
+pub const DIGEST_EVERY_GIDS: u64 = 1024;
+/// Digest points that are remembered to judge members that report late.
+pub const DIGEST_POINTS_MAX: usize = 64;
+/// Delivered messages after the first difference of two digests by which it is decided who is right.
+pub const DIGEST_DECIDE_MESSAGES: u64 = 256;
+/// Ticks without a majority after which commits that write are refused; beyond the engine's election timeouts.
+pub const QUORUM_LOST_TICKS: u32 = 30;
+/// Idle ticks after which a member reports its moved positions by a message of its own.
+pub const STATUS_IDLE_TICKS: u32 = 5;
+/// Bytes of changesets that wait for a helper in memory; those beyond are read from the group log again.
+pub const APPLY_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Tries of helpers on one changeset before the member fails.
+pub const HELPER_ATTEMPTS_MAX: u32 = 5;
+/// Bytes of a checkpoint of the certification state; it may exceed a record of messages.
+pub const CHECKPOINT_BYTES_MAX: usize = 512 << 20;
+/// Length of an address `host:port`.
+pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Bytes of a frame between members; a longer message of the engine is sent in parts.
+pub const FRAME_PART_BYTES: usize = 1 << 20;
+/// Bytes of one message of the engine, put together from its parts.
+pub const FRAME_WHOLE_BYTES_MAX: usize = CHECKPOINT_BYTES_MAX + LOG_RECORD_BYTES_MAX;
+/// Log entries proposed and not yet committed, before the leader gathers more into one.
+pub const PIPELINE_ENTRIES_MAX: u64 = 8;
+/// Payload bytes of own messages that are not yet delivered.
+pub const OUTBOX_BYTES_MAX: usize = 2 * CHANGESET_BYTES_MAX;
+/// Payload bytes that a leader holds for entries that are not yet proposed.
+pub const PROPOSALS_BYTES_MAX: usize = 4 * CHANGESET_BYTES_MAX;
+/// Bytes of log entries that stay in memory for members that lag.
+pub const LOG_CACHE_BYTES_MAX: usize = 64 << 20;
+/// Ticks of silence after which a follower seeks a new leader (and up to twice that, at random).
+pub const ELECTION_TICKS: usize = 10;
+/// Ticks between a leader's heartbeats.
+pub const HEARTBEAT_TICKS: usize = 2;
+/// Entries that a learner may lack and still count as in step.
+pub const IN_STEP_ENTRIES_MAX: u64 = 64;
 
 const _: () = assert!(CHANGESET_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < FRAME_BYTES_MAX);
@@ -39,3 +87,10 @@ const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BATCH_BYTES_MAX <= LOG_RECORD_BYTES_MAX);
 const _: () = assert!(COMMIT_TURNS.is_power_of_two() && COMMIT_TURNS > HELPERS_MAX);
 const _: () = assert!(POOL_BLOCK_BYTES.is_power_of_two());
+const _: () = assert!(APPLY_QUEUE_BYTES_MAX > CHANGESET_BYTES_MAX);
+const _: () = assert!(FRAME_PART_BYTES < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_WHOLE_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
+const _: () = assert!(OUTBOX_BYTES_MAX >= CHANGESET_BYTES_MAX);
+// The largest writeset leaves room for others in the certifier's index.
+const _: () = assert!(CHANGESET_BYTES_MAX / KEY_BYTES < CERTIFIER_KEYS_MAX);

@@ -1,1 +1,7 @@
-//! TBD
+//! Changesets of other members, done to this server's heap. See `README.md`.
+
+pub mod blocked;
+pub mod helper;
+pub mod job;
+pub mod rows;
+pub mod tables;

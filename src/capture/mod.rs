@@ -1,1 +1,12 @@
-//! TBD
+//! What a transaction does, written down as it does it. See `README.md` beside this file.
+
+pub mod hash;
+pub mod layout;
+pub mod marks;
+
+#[cfg(feature = "server")]
+pub mod change;
+#[cfg(feature = "server")]
+pub mod relation;
+#[cfg(feature = "server")]
+pub mod transaction;

@@ -5,7 +5,7 @@
 use super::encode::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_RELATION, ENTRY_UPDATE, HEADER_BYTES,
 };
-use super::key::{KEY_BYTES, Key, LockMode};
+use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use crate::limits::CHANGESET_BYTES_MAX;
@@ -70,7 +70,9 @@ pub enum DecodeError {
     Version(u16),
     /// The checksum does not match.
     Checksum,
-    /// A key with a mode that there is not.
+    /// Bytes of the header that are kept for later are not 0.
+    Reserved,
+    /// A key with a mode or flag that there is not.
     Key,
     /// An entry of an unknown kind, at this byte of the entries.
     Kind(u8, usize),
@@ -92,7 +94,8 @@ impl fmt::Display for DecodeError {
                 "the changeset has format version {v}, this server knows {VERSION}"
             ),
             Self::Checksum => write!(f, "the changeset's checksum does not match"),
-            Self::Key => write!(f, "the changeset has a key with an unknown mode"),
+            Self::Reserved => write!(f, "the changeset has a header with unknown fields"),
+            Self::Key => write!(f, "the changeset has a key of an unknown kind"),
             Self::Kind(kind, at) => write!(
                 f,
                 "the changeset has an entry of unknown kind {kind} at byte {at}"
@@ -194,7 +197,7 @@ impl<'a> Changeset<'a> {
     }
 
     /// The writeset.
-    pub fn keys(&self) -> impl Iterator<Item = Key> + 'a {
+    pub fn keys(&self) -> impl Iterator<Item = Key> + Clone + 'a {
         self.keys.chunks_exact(KEY_BYTES).filter_map(decode_key)
     }
 
@@ -206,6 +209,7 @@ impl<'a> Changeset<'a> {
                 bytes: self.entries,
                 at: 0,
             },
+            natts_max: None,
             failed: false,
         }
     }
@@ -220,6 +224,9 @@ fn decode_header(b: &[u8; HEADER_BYTES]) -> Result<Header, DecodeError> {
     }
     if u16_at(4) != VERSION {
         return Err(DecodeError::Version(u16_at(4)));
+    }
+    if b[19] != 0 || b[52..72].iter().chain(&b[88..92]).any(|b| *b != 0) {
+        return Err(DecodeError::Reserved);
     }
     Ok(Header {
         flags: u16_at(6),
@@ -242,6 +249,9 @@ fn decode_key(b: &[u8]) -> Option<Key> {
     let b: &[u8; KEY_BYTES] = b.try_into().ok()?;
     let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
     let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
+    if b[21] & !KEY_FLAGS != 0 || b[22..24] != [0, 0] {
+        return None;
+    }
     Some(Key {
         hash: u64_at(0),
         since: Gid(u64_at(8)),
@@ -281,8 +291,11 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    fn tuple(&mut self) -> Option<TupleBytes<'a>> {
+    fn tuple(&mut self, natts_max: u16) -> Option<TupleBytes<'a>> {
         let natts = u16::try_from(self.varint()?).ok()?;
+        if natts > natts_max {
+            return None;
+        }
         let length = self.varint()?;
         let bitmap = if length & 1 == 1 {
             Some(self.take(bitmap_bytes(natts))?)
@@ -297,47 +310,50 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    fn entry(&mut self, kind: u8) -> Option<Entry<'a>> {
+    /// `natts_max`: attributes of the current relation, none before the first one.
+    fn entry(&mut self, kind: u8, natts_max: Option<u16>) -> Option<Entry<'a>> {
+        if kind == ENTRY_RELATION {
+            return self.relation();
+        }
+        let natts_max = natts_max?;
         Some(match kind {
-            ENTRY_RELATION => {
-                let b: [u8; 14] = self.take(14)?.try_into().ok()?;
-                Entry::Relation {
-                    oid: Oid(u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-                    fingerprint: u64::from_le_bytes([
-                        b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11],
-                    ]),
-                    natts: u16::from_le_bytes([b[12], b[13]]),
-                }
-            }
-            ENTRY_INSERT => Entry::Insert(self.tuple()?),
+            ENTRY_INSERT => Entry::Insert(self.tuple(natts_max)?),
             ENTRY_UPDATE => {
-                let identity = self.tuple()?;
-                let new = self.tuple()?;
+                let identity = self.tuple(natts_max)?;
+                let new = self.tuple(natts_max)?;
                 Entry::Update {
                     identity,
                     changed: Bitmap(self.take(bitmap_bytes(new.natts))?),
                     new,
                 }
             }
-            ENTRY_DELETE => Entry::Delete(self.tuple()?),
+            ENTRY_DELETE => Entry::Delete(self.tuple(natts_max)?),
             ENTRY_BATCH => {
                 let count = self.varint()?;
-                let rows = Rows {
-                    cursor: *self,
-                    left: count,
-                };
+                let start = self.at;
+                // Each takes two bytes at least: a false count ends with the bytes.
                 for _ in 0..count {
-                    self.tuple()?;
+                    self.tuple(natts_max)?;
                 }
                 Entry::Batch(Rows {
                     cursor: Cursor {
                         bytes: &self.bytes[..self.at],
-                        at: rows.cursor.at,
+                        at: start,
                     },
                     left: count,
                 })
             }
             _ => return None,
+        })
+    }
+
+    fn relation(&mut self) -> Option<Entry<'a>> {
+        let b: [u8; 14] = self.take(14)?.try_into().ok()?;
+        let [o0, o1, o2, o3, fingerprint @ .., n0, n1] = b;
+        Some(Entry::Relation {
+            oid: Oid(u32::from_le_bytes([o0, o1, o2, o3])),
+            fingerprint: u64::from_le_bytes(fingerprint),
+            natts: u16::from_le_bytes([n0, n1]),
         })
     }
 }
@@ -346,6 +362,8 @@ impl<'a> Cursor<'a> {
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
     cursor: Cursor<'a>,
+    /// Attributes of the relation of the rows that follow.
+    natts_max: Option<u16>,
     failed: bool,
 }
 
@@ -358,7 +376,10 @@ impl<'a> Iterator for Entries<'a> {
             return None;
         }
         let kind = self.cursor.take(1)?[0];
-        let entry = self.cursor.entry(kind);
+        let entry = self.cursor.entry(kind, self.natts_max);
+        if let Some(Entry::Relation { natts, .. }) = entry {
+            self.natts_max = Some(natts);
+        }
         self.failed = entry.is_none();
         let error = if (ENTRY_RELATION..=ENTRY_BATCH).contains(&kind) {
             DecodeError::Entry(at)
@@ -381,7 +402,7 @@ impl<'a> Iterator for Rows<'a> {
 
     fn next(&mut self) -> Option<TupleBytes<'a>> {
         self.left = self.left.checked_sub(1)?;
-        self.cursor.tuple()
+        self.cursor.tuple(u16::MAX)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

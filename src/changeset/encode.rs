@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::decode::{Header, MAGIC, VERSION};
-use super::key::{KEY_BYTES, Key};
+use super::key::{KEY_BYTES, KEY_FLAGS, Key};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::Oid;
+use crate::limits::CHANGESET_BYTES_MAX;
 
 /// Bytes of [`Header`] on the wire.
 pub const HEADER_BYTES: usize = 96;
@@ -20,7 +21,8 @@ pub const ENTRY_DELETE: u8 = 4;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_BATCH: u8 = 5;
 
-/// There is no room for what was to be appended. What was appended before is whole.
+/// There is no room for what was to be appended. What was appended before is whole, and nothing
+/// was added to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
@@ -56,6 +58,9 @@ impl Sink for Vec<u8> {
     }
 }
 
+/// What rows belong to: OID, fingerprint of the row layout, attributes.
+type Relation = (Oid, u64, u16);
+
 /// A state to which a builder can go back: the start of a subtransaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mark {
@@ -63,7 +68,7 @@ pub struct Mark {
     entries_bytes: usize,
     keys_count: u32,
     entries_count: u32,
-    relation: Option<Oid>,
+    relation: Option<Relation>,
 }
 
 /// How many of the last keys are compared with a new one.
@@ -77,10 +82,9 @@ pub struct Builder<S: Sink> {
     keys_count: u32,
     entries_count: u32,
     /// The relation that the next row entry belongs to.
-    relation: Option<Oid>,
+    relation: Option<Relation>,
     recent: [Option<Key>; RECENT_KEYS],
     recent_next: usize,
-    scratch: Vec<u8>,
 }
 
 impl<S: Sink> Builder<S> {
@@ -94,7 +98,6 @@ impl<S: Sink> Builder<S> {
             relation: None,
             recent: [None; RECENT_KEYS],
             recent_next: 0,
-            scratch: Vec::new(),
         }
     }
 
@@ -110,7 +113,8 @@ impl<S: Sink> Builder<S> {
         (self.keys_count, self.entries_count)
     }
 
-    /// Bytes of the finished changeset if it ended here.
+    /// Bytes of the finished changeset if it ended here. The caller keeps it within
+    /// [`CHANGESET_BYTES_MAX`], since it knows what to tell the user beyond.
     #[must_use]
     pub fn total_bytes(&self) -> usize {
         HEADER_BYTES + self.keys.len() + self.entries.len()
@@ -119,23 +123,23 @@ impl<S: Sink> Builder<S> {
     /// Rows that follow belong to this relation. `fingerprint` is that of its row layout, which the
     /// other members compare with theirs. Costs nothing if it is the relation of the last row.
     pub fn relation(&mut self, oid: Oid, fingerprint: u64, natts: u16) -> Result<(), Full> {
-        if self.relation == Some(oid) {
+        let relation = Some((oid, fingerprint, natts));
+        if self.relation == relation {
             return Ok(());
         }
-        let mut entry = [0; 15];
-        entry[0] = ENTRY_RELATION;
-        entry[1..5].copy_from_slice(&oid.0.to_le_bytes());
-        entry[5..13].copy_from_slice(&fingerprint.to_le_bytes());
-        entry[13..15].copy_from_slice(&natts.to_le_bytes());
-        self.entries.append(&entry)?;
-        self.entries_count += 1;
-        self.relation = Some(oid);
+        self.entry(ENTRY_RELATION, |pen| {
+            pen.put(&oid.0.to_le_bytes())?;
+            pen.put(&fingerprint.to_le_bytes())?;
+            pen.put(&natts.to_le_bytes())
+        })?;
+        self.relation = relation;
         Ok(())
     }
 
     /// A new row of the current relation.
     pub fn insert(&mut self, row: &TupleBytes<'_>) -> Result<(), Full> {
-        self.entry(ENTRY_INSERT, |out| put_tuple(out, row))
+        self.fits_relation(row);
+        self.entry(ENTRY_INSERT, |pen| pen.tuple(row))
     }
 
     /// A changed row: what named it before, which columns changed, and their new values.
@@ -147,21 +151,24 @@ impl<S: Sink> Builder<S> {
         changed: Bitmap<'_>,
         new: &TupleBytes<'_>,
     ) -> Result<(), Full> {
+        self.fits_relation(identity);
+        self.fits_relation(new);
         assert_eq!(
             changed.0.len(),
             bitmap_bytes(new.natts),
             "a bit for each attribute"
         );
-        self.entry(ENTRY_UPDATE, |out| {
-            put_tuple(out, identity);
-            put_tuple(out, new);
-            out.extend_from_slice(changed.0);
+        self.entry(ENTRY_UPDATE, |pen| {
+            pen.tuple(identity)?;
+            pen.tuple(new)?;
+            pen.put(changed.0)
         })
     }
 
     /// A row that is gone.
     pub fn delete(&mut self, identity: &TupleBytes<'_>) -> Result<(), Full> {
-        self.entry(ENTRY_DELETE, |out| put_tuple(out, identity))
+        self.fits_relation(identity);
+        self.entry(ENTRY_DELETE, |pen| pen.tuple(identity))
     }
 
     /// Many new rows of the current relation.
@@ -169,12 +176,18 @@ impl<S: Sink> Builder<S> {
         &mut self,
         rows: impl ExactSizeIterator<Item = TupleBytes<'a>>,
     ) -> Result<(), Full> {
-        let count = rows.len() as u64;
-        self.entry(ENTRY_BATCH, |out| {
-            put_varint(out, count);
+        let natts_max = self.natts();
+        let count = rows.len();
+        self.entry(ENTRY_BATCH, |pen| {
+            pen.varints([count as u64])?;
+            let mut written = 0;
             for row in rows {
-                put_tuple(out, &row);
+                assert!(row.natts <= natts_max, "a row of its relation");
+                pen.tuple(&row)?;
+                written += 1;
             }
+            assert_eq!(written, count, "as many rows as were announced");
+            Ok(())
         })
     }
 
@@ -189,6 +202,7 @@ impl<S: Sink> Builder<S> {
         if self.recent.iter().flatten().any(covered) {
             return Ok(());
         }
+        assert_eq!(key.flags & !KEY_FLAGS, 0, "flags of a key");
         self.keys.append(&encode_key(&key))?;
         self.keys_count += 1;
         self.recent[self.recent_next] = Some(key);
@@ -226,6 +240,8 @@ impl<S: Sink> Builder<S> {
     /// Ends it: fills in the counts and the checksum of `header`, and gives back the sinks.
     /// The changeset is the header's bytes, then those of the first sink, then of the second.
     pub fn finish(self, mut header: Header) -> ([u8; HEADER_BYTES], S, S) {
+        let bytes = self.total_bytes();
+        assert!(bytes <= CHANGESET_BYTES_MAX, "a changeset of {bytes} bytes");
         header.keys_count = self.keys_count;
         header.entries_count = self.entries_count;
         header.keys_bytes = self.keys.len() as u32;
@@ -244,14 +260,71 @@ impl<S: Sink> Builder<S> {
         (self.keys, self.entries)
     }
 
-    fn entry(&mut self, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), Full> {
-        assert!(self.relation.is_some(), "a row entry follows its relation");
-        self.scratch.clear();
-        self.scratch.push(kind);
-        fill(&mut self.scratch);
-        self.entries.append(&self.scratch)?;
-        self.entries_count += 1;
-        Ok(())
+    /// Appends an entry, or nothing.
+    fn entry(
+        &mut self,
+        kind: u8,
+        write: impl FnOnce(&mut Pen<'_, S>) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        let start = self.entries.len();
+        let mut pen = Pen {
+            sink: &mut self.entries,
+        };
+        let written = pen.put(&[kind]).and_then(|()| write(&mut pen));
+        match written {
+            Ok(()) => self.entries_count += 1,
+            Err(Full) => self.entries.truncate(start),
+        }
+        written
+    }
+
+    fn natts(&self) -> u16 {
+        self.relation.expect("a row entry follows its relation").2
+    }
+
+    fn fits_relation(&self, row: &TupleBytes<'_>) {
+        assert!(row.natts <= self.natts(), "a row of its relation");
+    }
+}
+
+/// Writes straight into the sink: nothing of a row is copied on the way, and no memory is held that
+/// an error of PostgreSQL could leak.
+struct Pen<'a, S: Sink> {
+    sink: &'a mut S,
+}
+
+impl<S: Sink> Pen<'_, S> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.sink.append(bytes)
+    }
+
+    /// Seven bits a byte, the lowest first (LEB128).
+    fn varints<const N: usize>(&mut self, values: [u64; N]) -> Result<(), Full> {
+        let mut bytes = [0; 24];
+        let mut at = 0;
+        for mut value in values {
+            while value >= 0x80 {
+                bytes[at] = value as u8 | 0x80;
+                at += 1;
+                value >>= 7;
+            }
+            bytes[at] = value as u8;
+            at += 1;
+        }
+        self.put(&bytes[..at])
+    }
+
+    /// Attributes; bytes of data, doubled, and one more if there is a bitmap; bitmap; data.
+    fn tuple(&mut self, row: &TupleBytes<'_>) -> Result<(), Full> {
+        let length = (row.data.len() as u64) << 1 | u64::from(row.bitmap.is_some());
+        self.varints([row.natts.into(), length])?;
+        if let Some(bitmap) = row.bitmap {
+            self.put(&bitmap[..bitmap_bytes(row.natts)])?;
+        }
+        self.put(row.data)
     }
 }
 
@@ -292,25 +365,4 @@ fn encode_key(key: &Key) -> [u8; KEY_BYTES] {
     out[20] = key.mode as u8;
     out[21] = key.flags;
     out
-}
-
-/// Seven bits a byte, the lowest first (LEB128).
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn put_tuple(out: &mut Vec<u8>, row: &TupleBytes<'_>) {
-    put_varint(out, row.natts.into());
-    put_varint(
-        out,
-        (row.data.len() as u64) << 1 | u64::from(row.bitmap.is_some()),
-    );
-    if let Some(bitmap) = row.bitmap {
-        out.extend_from_slice(&bitmap[..bitmap_bytes(row.natts)]);
-    }
-    out.extend_from_slice(row.data);
 }

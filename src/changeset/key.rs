@@ -41,6 +41,8 @@ pub const KEY_FROM_SINCE: u8 = 2;
 pub const KEY_RELATION: u8 = 4;
 /// The key of a unique index that is not the row's identity.
 pub const KEY_UNIQUE: u8 = 8;
+/// All of them; a key with any other bit is refused.
+pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE;
 
 /// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,6 +5,8 @@
 pub mod decode;
 pub mod encode;
 pub mod key;
+#[cfg(test)]
+mod tests;
 pub mod tuple;
 
 pub use key::{Key, LockMode};

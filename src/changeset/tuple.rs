@@ -9,7 +9,8 @@ pub struct TupleBytes<'a> {
     pub natts: u16,
     /// A bit an attribute, set if it is not null (`t_bits`); none if no attribute is null.
     pub bitmap: Option<&'a [u8]>,
-    /// Attribute bytes, the first one maximally aligned.
+    /// Attribute bytes. Offsets in it are those of a heap tuple, whose data begin maximally aligned;
+    /// the slice itself is not aligned when it comes out of a changeset: copy it to where it is.
     pub data: &'a [u8],
 }
 

@@ -1,1 +1,22 @@
-//! Coordinator.
+//! Coordinator: certifies, dispatches, opens and closes the group on this server. See `README.md`.
+
+mod digests;
+mod dispatch;
+pub mod event;
+pub mod io;
+mod ledger;
+pub mod message;
+mod opening;
+mod ordered;
+mod own;
+mod replicated;
+pub mod run;
+mod step;
+
+pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
+pub use step::Coordinator;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

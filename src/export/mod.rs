@@ -3,4 +3,14 @@
 //! round one call of the part of the library that does the work.
 #![allow(clippy::missing_safety_doc)] // The header there states the contracts.
 
+mod capture;
+mod commit;
+mod ddl;
+mod helper;
+mod server;
+mod stat;
 mod version;
+mod victim;
+mod wal;
+
+pub use server::{enabled, refresh_if_new};

@@ -54,6 +54,13 @@ pub enum Input {
         /// Ticket of the newest append covered.
         ticket: u64,
     },
+    /// A server that is no member yet (it authenticated as member 0) asks to join.
+    Join {
+        /// The caller's name for the connection, for the answer.
+        connection: u64,
+        /// Unverified content, an [`egcs::members::JoinRequest`].
+        bytes: Bytes,
+    },
 }
 
 /// Milliseconds of a tick.
@@ -77,6 +84,13 @@ pub enum Output {
         /// What to write.
         records: Vec<egcs::log::Record>,
     },
+    /// Answer to [`Input::Join`], an [`egcs::members::JoinReply`]; the connection can be closed after.
+    JoinReply {
+        /// Which connection.
+        connection: u64,
+        /// The answer.
+        bytes: Bytes,
+    },
     /// The group log may be cut before this index (exclusive); older segments can go.
     Compact {
         /// First index still needed.
@@ -98,12 +112,14 @@ pub enum Event {
     /// Everything that the group had committed when this member (re)joined has been delivered; a
     /// member opens to clients only after it.
     CaughtUp,
-    /// A checkpoint of the state above was handed to this member (it joined, or it lagged beyond
-    /// the others' logs): replace the state by it before the next delivery. Refused with
+    /// A checkpoint of the state above: this member started (the first event then, from its own
+    /// log), joined, or lagged beyond the others' logs. Replace the state by it before the next delivery. Refused with
     /// [`Event::Fatal`] by the layer above if its GID is beyond the member's own data.
     Restore {
         /// Position of the checkpoint in the total order.
         seq: u64,
+        /// Last GID of the state.
+        gid: Gid,
         /// What [`Gcs::checkpoint`] was given.
         state: Bytes,
     },
@@ -147,8 +163,7 @@ pub trait Gcs {
     fn step(&mut self, input: Input);
     /// Effects out.
     fn drain(&mut self, out: &mut Vec<Output>);
-    /// The state above, after exactly the deliveries up to `seq`, which must be the last message
-    /// of its log entry. `gid` is the state's last GID. The engine keeps it durably as the point
+    /// The state above, after exactly the deliveries up to `seq`. `gid` is the state's last GID. The engine keeps it durably as the point
     /// from which a restart replays and a new member starts.
     fn checkpoint(&mut self, seq: u64, gid: Gid, state: Bytes);
     /// The member itself, and then every member of the group, has every GID up to this one safely

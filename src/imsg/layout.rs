@@ -1,5 +1,6 @@
 //! What lies where in shared memory, and who may write it.
 
+use super::dependents::Dependents;
 use super::members::{MemberTable, Text};
 use super::pool::{BlockMeta, FreeLists, Pool};
 use super::queue::Ring;
@@ -26,6 +27,8 @@ pub struct Control {
     pub logged: Turn,
     /// Turn for visibility; what has passed is `last_committed_gid`.
     pub visible: Turn,
+    /// Helpers that wait for a GID to become visible.
+    pub dependents: Dependents,
     /// A `GroupState`. Written by the coordinator (release), and by START before there is one.
     pub state: AtomicU32,
     /// Rises with every change of `state` or `database`; processes look here for news.
@@ -153,6 +156,7 @@ impl Control {
         Self {
             logged: Turn::new(),
             visible: Turn::new(),
+            dependents: Dependents::new(),
             state: AtomicU32::new(0),
             epoch: AtomicU32::new(1),
             database: AtomicU32::new(0),

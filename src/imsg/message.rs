@@ -25,7 +25,10 @@ pub enum ToCoordinator {
         ticket: u64,
     },
     /// A helper has connected and wants work.
-    HelperReady,
+    HelperReady {
+        /// The number under which it was started.
+        helper: u32,
+    },
     /// A helper has committed a changeset.
     Applied {
         /// Which.
@@ -140,7 +143,7 @@ impl From<ToCoordinator> for Words {
                 words![1, ticket, a, b]
             }
             ToCoordinator::Abandon { ticket } => words![2, ticket],
-            ToCoordinator::HelperReady => words![3],
+            ToCoordinator::HelperReady { helper } => words![3, helper.into()],
             ToCoordinator::Applied { gid } => words![4, gid.0],
             ToCoordinator::HelperFailed { gid, sqlstate } => words![5, gid.0, sqlstate.into()],
             ToCoordinator::HelperGone => words![6],
@@ -159,7 +162,9 @@ impl TryFrom<Words> for ToCoordinator {
                 changeset: chain_of(w[2], w[3]),
             },
             2 => Self::Abandon { ticket: w[1] },
-            3 => Self::HelperReady,
+            3 => Self::HelperReady {
+                helper: w[1] as u32,
+            },
             4 => Self::Applied { gid: Gid(w[1]) },
             5 => Self::HelperFailed {
                 gid: Gid(w[1]),
@@ -285,7 +290,7 @@ mod tests {
         survives(&[
             ToCoordinator::Multicast { ticket, changeset },
             ToCoordinator::Abandon { ticket },
-            ToCoordinator::HelperReady,
+            ToCoordinator::HelperReady { helper: 64 },
             ToCoordinator::Applied { gid },
             ToCoordinator::HelperFailed {
                 gid,

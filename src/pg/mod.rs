@@ -1,11 +1,28 @@
 //! The edge to PostgreSQL. See `README.md` beside this file.
 
+pub mod backend;
+pub mod bgworker;
+pub mod coordinator;
+pub mod ddl;
 pub mod elog;
 pub mod guard;
 pub mod guard_test;
+pub mod guc;
+pub mod heap;
+pub mod helpers;
+pub mod host;
+pub mod latch;
+pub mod owner;
+pub mod relation;
+pub mod shmem;
+pub mod stat;
+pub mod state_file;
 pub mod sys;
 pub mod text;
+pub mod transaction;
+pub mod tuple;
 pub mod version;
+pub mod victim;
 
 /// Which patch series the library was built for.
 pub mod patchset {

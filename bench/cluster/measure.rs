@@ -1,0 +1,258 @@
+//! One run of pgbench and what it used.
+
+use crate::setups::Setup;
+use postgres_r::cluster::Server;
+use std::process::{Command, Stdio};
+
+/// What pgbench does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Script {
+    /// TPC-B-like
+    Tpcb,
+    /// simple-update, `-N`
+    Simple,
+}
+
+impl std::str::FromStr for Script {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tpcb" => Ok(Script::Tpcb),
+            "simple" => Ok(Script::Simple),
+            other => Err(format!("unknown script {other}")),
+        }
+    }
+}
+
+impl Script {
+    /// For tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Script::Tpcb => "tpcb",
+            Script::Simple => "simple",
+        }
+    }
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Name of the set-up.
+    pub setup: &'static str,
+    /// Script.
+    pub script: Script,
+    /// Clients over all writers.
+    pub clients: u32,
+    /// Transactions a second over all writers.
+    pub tps: f64,
+    /// Mean latency, ms, over the writers.
+    pub latency_ms: f64,
+    /// Serialization failures that were retried, a transaction.
+    pub aborts: f64,
+    /// Processor seconds of all servers' processes, a thousand transactions.
+    pub cpu_s_per_1000: f64,
+    /// Bytes sent on TCP between servers, a transaction.
+    pub wire_bytes: f64,
+    /// Bytes of WAL of all servers, a transaction.
+    pub wal_bytes: f64,
+}
+
+impl Run {
+    /// One line, as the run ends.
+    pub fn line(&self, round: u32) -> String {
+        format!(
+            "round {round} {:<7} {:>2} clients {:<14} {:>8.0} tps {:>8.2} ms {:>7.4} aborts/tx {:>7.3} CPU s/1000 tx {:>7.0} B wire {:>7.0} B WAL",
+            self.script.name(),
+            self.clients,
+            self.setup,
+            self.tps,
+            self.latency_ms,
+            self.aborts,
+            self.cpu_s_per_1000,
+            self.wire_bytes,
+            self.wal_bytes
+        )
+    }
+}
+
+/// Runs pgbench on all writers of a set-up at once.
+pub fn run(setup: &Setup, script: Script, clients: u32, seconds: u32) -> Run {
+    if let Some(level) = setup.before {
+        for server in &setup.writers {
+            let sql = format!("ALTER DATABASE app SET synchronous_commit = {level}");
+            server
+                .execute("postgres", "setting synchronous_commit", &sql)
+                .unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+    for server in &setup.servers {
+        // Everybody begins with clean buffers; a standby checkpoints when it can.
+        let _ = server.execute("postgres", "checkpoint", "CHECKPOINT");
+    }
+    let writers = setup.writers.len() as u32;
+    let (cpu, wire, wal) = (
+        cpu_seconds(&setup.servers),
+        wire_bytes(&setup.servers),
+        wal_bytes(&setup.servers),
+    );
+    let children: Vec<_> = setup
+        .writers
+        .iter()
+        .enumerate()
+        .map(|(i, server)| {
+            let share = clients / writers + u32::from((i as u32) < clients % writers);
+            (share > 0).then(|| {
+                let mut command = server.program("pgbench");
+                command
+                    .args([
+                        "-n",
+                        "-M",
+                        "prepared",
+                        "--max-tries=0",
+                        "-h",
+                        "127.0.0.1",
+                        "-U",
+                        "postgres",
+                    ])
+                    .args([
+                        "-T",
+                        &seconds.to_string(),
+                        "-c",
+                        &share.to_string(),
+                        "-p",
+                        &server.port.to_string(),
+                    ]);
+                if script == Script::Simple {
+                    command.arg("-N");
+                }
+                command
+                    .arg(&setup.database)
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped());
+                command.spawn().expect("pgbench")
+            })
+        })
+        .collect();
+    let (mut tps, mut latency, mut transactions, mut retries, mut running) =
+        (0.0, 0.0, 0.0, 0.0, 0.0);
+    for child in children.into_iter().flatten() {
+        let output = child.wait_with_output().expect("pgbench ends");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "pgbench on {}: {text} {}",
+            setup.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let value = |prefix: &str| -> f64 {
+            let line = text
+                .lines()
+                .find_map(|l| l.strip_prefix(prefix))
+                .unwrap_or("0");
+            let number: String = line
+                .trim_start_matches([':', ' ', '='])
+                .chars()
+                .take_while(|c| c.is_ascii_digit() || *c == '.')
+                .collect();
+            number.parse().unwrap_or(0.0)
+        };
+        tps += value("tps");
+        latency += value("latency average");
+        transactions += value("number of transactions actually processed");
+        retries += value("total number of retries");
+        running += 1.0;
+    }
+    let per = |total: f64| total / f64::max(transactions, 1.0);
+    // What a run leaves to be applied is part of its cost.
+    let wal = wal_bytes(&setup.servers) - wal;
+    Run {
+        setup: setup.name,
+        script,
+        clients,
+        tps,
+        latency_ms: latency / running,
+        aborts: per(retries),
+        cpu_s_per_1000: per(cpu_seconds(&setup.servers) - cpu) * 1000.0,
+        wire_bytes: per(wire_bytes(&setup.servers) - wire),
+        wal_bytes: per(wal),
+    }
+}
+
+fn cpu_seconds(servers: &[Server]) -> f64 {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+        .ok()
+        .flatten()
+        .unwrap_or(100) as f64;
+    let mut sum = 0.0;
+    for server in servers {
+        let postmaster = server.pid();
+        for pid in server.processes() {
+            let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+                continue;
+            };
+            let Some(rest) = stat.rsplit(')').next() else {
+                continue;
+            };
+            let fields: Vec<f64> = rest
+                .split_whitespace()
+                .skip(11)
+                .take(4)
+                .filter_map(|f| f.parse().ok())
+                .collect();
+            // Children that ended are in the postmaster's account.
+            let own = if Some(pid) == postmaster { 4 } else { 2 };
+            sum += fields.iter().take(own).sum::<f64>();
+        }
+    }
+    sum / ticks
+}
+
+/// Bytes sent on connections between servers (walsenders, group traffic), from the kernel's counters.
+fn wire_bytes(servers: &[Server]) -> f64 {
+    let Ok(output) = Command::new("ss").args(["-tinpH"]).output() else {
+        return 0.0;
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let pids: Vec<String> = servers
+        .iter()
+        .flat_map(Server::processes)
+        .map(|p| format!("pid={p},"))
+        .collect();
+    let clients = ["\"pgbench\"", "\"psql\""];
+    let mut sum = 0.0;
+    let mut lines = text.lines().peekable();
+    let ours = |line: &str| pids.iter().any(|p| line.contains(p.as_str()));
+    // A connection counts when both of its ends belong to these servers.
+    let mut ends: Vec<(String, String, f64)> = Vec::new();
+    while let Some(line) = lines.next() {
+        let detail = lines.next().unwrap_or_default();
+        if !ours(line) || clients.iter().any(|c| line.contains(c)) {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let sent = detail
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("bytes_sent:")?.parse::<f64>().ok());
+        if let (Some(local), Some(peer), Some(sent)) = (words.get(3), words.get(4), sent) {
+            ends.push(((*local).to_owned(), (*peer).to_owned(), sent));
+        }
+    }
+    for (local, peer, sent) in &ends {
+        if ends.iter().any(|(l, p, _)| l == peer && p == local) {
+            sum += sent;
+        }
+    }
+    sum
+}
+
+fn wal_bytes(servers: &[Server]) -> f64 {
+    let sql = "SELECT (CASE WHEN pg_is_in_recovery() THEN '0/0'::pg_lsn ELSE pg_current_wal_insert_lsn() END - '0/0')::float8";
+    servers
+        .iter()
+        .map(|s| {
+            postgres_r::cluster::group::query_one::<f64>(s, "postgres", sql)
+                .unwrap_or_else(|e| panic!("{e}"))
+        })
+        .sum()
+}

@@ -1,0 +1,98 @@
+//! How many keys the certifier judges, enters and purges a second of CPU time (so that a busy machine
+//! matters less): `cargo bench --bench certifier`.
+//!
+//! Without `--bench` (as `cargo test --benches` runs it) it does a small round, so that it can't rot.
+#![forbid(unsafe_code)]
+
+use nix::time::{ClockId, clock_gettime};
+use postgres_r::certifier::{Certifier, Config, Verdict};
+use postgres_r::changeset::{Key, LockMode};
+use postgres_r::ids::{Gid, MemberId};
+use postgres_r::limits::CERTIFIER_KEYS_MAX;
+use std::hint::black_box;
+use std::time::Duration;
+
+const KEYS_EACH: u64 = 8;
+
+/// SplitMix64: hashes without structure, the same in every run.
+fn hash(number: u64) -> u64 {
+    let x = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// CPU time of this thread.
+fn cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .expect("Linux has this clock")
+        .into()
+}
+
+fn key(number: u64, since: Gid) -> Key {
+    Key {
+        hash: hash(number),
+        since,
+        relation: 1,
+        mode: LockMode::Update,
+        flags: 0,
+    }
+}
+
+/// Certifies until `warm` keys are retained, then `count` keys with the floor following.
+/// Returns the time of the second part and the certifier.
+fn run(warm: u64, count: u64) -> (Duration, Certifier) {
+    let mut certifier = Certifier::new(Config {
+        keys_max: CERTIFIER_KEYS_MAX,
+    });
+    certifier.member_added(MemberId(1), Gid::ZERO);
+    let lag = warm / KEYS_EACH;
+    let changesets = lag + count / KEYS_EACH;
+    let mut start = cpu();
+    for number in 0..changesets {
+        let last = certifier.last_gid();
+        if number >= lag {
+            if number == lag {
+                start = cpu();
+            }
+            if number % 16 == 0 {
+                certifier.report_low(MemberId(1), Gid(last.0 - lag));
+            }
+        }
+        let keys = (0..KEYS_EACH).map(|k| key(number * KEYS_EACH + k, last));
+        let verdict = certifier.certify(MemberId(1), last, keys);
+        assert!(matches!(black_box(verdict), Verdict::Pass { .. }));
+    }
+    (cpu() - start, certifier)
+}
+
+fn main() {
+    let full = std::env::args().any(|arg| arg == "--bench");
+    let (sizes, count) = if full {
+        (&[10_000, 100_000, 1_000_000, 3_600_000][..], 4_000_000)
+    } else {
+        (&[1_000][..], 4_000)
+    };
+    for &warm in sizes {
+        let (elapsed, certifier) = run(warm, count);
+        let rate = count as f64 / elapsed.as_secs_f64() / 1e6;
+        println!("{warm:>9} keys retained: {rate:6.2} million keys/s");
+        let start = cpu();
+        let mut bytes = Vec::new();
+        certifier.encode(&mut bytes);
+        let encoding = cpu() - start;
+        let start = cpu();
+        let config = Config {
+            keys_max: CERTIFIER_KEYS_MAX,
+        };
+        let decoded = Certifier::decode(config, &bytes).expect("its own checkpoint");
+        assert_eq!(decoded.digest(), certifier.digest());
+        println!(
+            "{:>9} checkpoint of {:.1} MB: written in {:.1} ms, read in {:.1} ms",
+            "",
+            bytes.len() as f64 / 1e6,
+            encoding.as_secs_f64() * 1e3,
+            (cpu() - start).as_secs_f64() * 1e3
+        );
+    }
+}

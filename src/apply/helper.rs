@@ -1,0 +1,201 @@
+//! A helper's process: takes a changeset, applies it in a transaction, commits at its turn.
+
+use super::job::{self, Job};
+use super::tables::Tables;
+use crate::capture::transaction::watch_transactions;
+use crate::changeset::decode::Changeset;
+use crate::ids::Gid;
+use crate::imsg::message::{ToCoordinator, ToHelper};
+use crate::pg::guard::{self, Result};
+use crate::pg::heap::{Context, internal};
+use crate::pg::victim::Cause;
+use crate::pg::{backend, elog, latch, shmem, sys, transaction};
+use crate::worker::channel::{self, control, set_phase, slot};
+use crate::worker::phase::Phase;
+use crate::worker::{gate, victim};
+use std::sync::atomic::Ordering;
+
+/// Entry of helper `number`, 0 being the one that is kept for the next GID to commit.
+pub fn main(number: u32) -> Result<()> {
+    // SAFETY: a variable of this process: what it does is not captured.
+    unsafe { sys::pgr_is_helper = true };
+    guard::install_panic_hook();
+    let database = control().database.load(Ordering::SeqCst);
+    if database == 0 {
+        return Ok(());
+    }
+    backend::start_helper(database)?;
+    channel::attach(true)?;
+    watch_transactions()?;
+    let mut helper = Helper {
+        number,
+        tables: Tables::new()?,
+        memory: Context::scratch(c"pgr helper")?,
+        bytes: Vec::new(),
+    };
+    send(ToCoordinator::HelperReady { helper: number })?;
+    loop {
+        match next() {
+            Some(ToHelper::Apply {
+                gid,
+                depends_on,
+                origin,
+                changeset,
+            }) => {
+                helper.work(Job {
+                    gid,
+                    depends_on,
+                    origin,
+                    changeset,
+                })?;
+            }
+            Some(ToHelper::Quit) => return Ok(()),
+            None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
+        }
+    }
+}
+
+fn next() -> Option<ToHelper> {
+    loop {
+        if let Ok(message) = ToHelper::try_from(slot().requests_down.pop()?) {
+            return Some(message);
+        }
+    }
+}
+
+/// A helper has one thing under way at a time, so its queue has room.
+fn send(message: ToCoordinator) -> Result<()> {
+    channel::reply(message).map_err(|_| internal("the coordinator does not take messages"))
+}
+
+struct Helper {
+    number: u32,
+    tables: Tables,
+    memory: Context,
+    /// The changeset in one piece.
+    bytes: Vec<u8>,
+}
+
+impl Helper {
+    fn work(&mut self, job: Job) -> Result<()> {
+        let pool = shmem::shared().pool();
+        self.bytes.clear();
+        for piece in pool.pieces(job.changeset) {
+            self.bytes.extend_from_slice(piece);
+        }
+        pool.free(job.changeset);
+        if is_committed(&job) {
+            return send(ToCoordinator::Applied { gid: job.gid });
+        }
+        self.wait_for(job.depends_on)?;
+        let cause = Cause {
+            gid: job.gid,
+            origin: job.origin,
+            relation: 0,
+        };
+        let done = loop {
+            job::set_current(Some(cause));
+            let done = self.attempt(&job);
+            job::set_current(None);
+            let Err(error) = done else { break Ok(()) };
+            // One with a lower GID needed what we held; we begin anew behind it.
+            let gave_way = error.sqlstate() == "40001" && victim::is_wanted();
+            let report = (error.sqlstate(), error.message());
+            transaction::abort()?;
+            self.tables.forget()?;
+            if is_committed(&job) {
+                break Ok(());
+            }
+            if !gave_way {
+                break Err(report);
+            }
+        };
+        match done {
+            Ok(()) => {
+                if u32::from(job.origin.0) != control().member.load(Ordering::Relaxed) {
+                    control().counters.applied.fetch_add(1, Ordering::Relaxed);
+                }
+                send(ToCoordinator::Applied { gid: job.gid })?;
+                transaction::report_statistics()
+            }
+            Err((sqlstate, message)) => {
+                control()
+                    .counters
+                    .helper_errors
+                    .fetch_add(1, Ordering::Relaxed);
+                elog::log(
+                    sys::WARNING,
+                    &format!(
+                        "could not apply transaction {} of member {}: {message} ({sqlstate})",
+                        job.gid, job.origin
+                    ),
+                );
+                send(ToCoordinator::HelperFailed {
+                    gid: job.gid,
+                    sqlstate: pack(&sqlstate),
+                })
+            }
+        }
+    }
+
+    /// Waits until a GID is visible. Nothing is held meanwhile.
+    fn wait_for(&self, gid: Gid) -> Result<()> {
+        let control = control();
+        if control.visible.passed() >= gid {
+            return Ok(());
+        }
+        let me = shmem::my_slot().0;
+        let mut result = Ok(());
+        while result.is_ok()
+            && !control
+                .dependents
+                .wait(self.number, me, gid, &control.visible)
+        {
+            result = latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_DEPENDENCY);
+        }
+        control.dependents.done(self.number);
+        result
+    }
+
+    fn attempt(&mut self, job: &Job) -> Result<()> {
+        let changeset = Changeset::parse(&self.bytes).map_err(|e| job::damaged(&e))?;
+        let snapshot = transaction::begin()?;
+        let slot = slot();
+        slot.ticket
+            .store(transaction::local_id().into(), Ordering::SeqCst);
+        slot.gid.store(job.gid.0, Ordering::SeqCst);
+        set_phase(Phase::Certified);
+        job::apply(&changeset, snapshot, &mut self.tables, &self.memory)?;
+        transaction::commit()
+    }
+}
+
+/// The worker that was to be replaced has reached its turn after all.
+fn is_committed(job: &Job) -> bool {
+    control().visible.passed() >= job.gid
+}
+
+/// A helper's last step before its commit record.
+pub fn pre_commit() -> Result<bool> {
+    let Some(cause) = job::current() else {
+        return Ok(true);
+    };
+    while !gate::is_turn(&control().logged, cause.gid) {
+        if control().logged.passed() >= cause.gid {
+            return Err(internal(format!(
+                "transaction {} is committed already",
+                cause.gid
+            )));
+        }
+        latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN)?;
+    }
+    gate::enter(cause.gid);
+    Ok(true)
+}
+
+/// An SQLSTATE as `MAKE_SQLSTATE` packs it.
+fn pack(sqlstate: &str) -> u32 {
+    sqlstate.bytes().rev().fold(0, |packed, c| {
+        packed << 6 | u32::from(c.wrapping_sub(b'0') & 0x3f)
+    })
+}

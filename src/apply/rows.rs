@@ -1,0 +1,304 @@
+//! One entry of a changeset, done to the heap and the indexes.
+
+use super::tables::{BATCH_ROWS, Index, Table, Tables};
+use crate::capture::layout::{self, Attr, Span};
+use crate::changeset::tuple::TupleBytes;
+use crate::pg::guard::{PgError, Result};
+use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, UniqueCheck, internal};
+use crate::pg::sys;
+use crate::pg::transaction;
+use crate::pg::tuple::{self, TupleBuffer};
+
+/// How often a row that moved under us is looked for again before it counts as an error: each
+/// time needs another transaction that certification should have put after ours.
+const TRIES_MAX: u32 = 8;
+
+/// Applies entries within one transaction.
+pub struct Applier<'t> {
+    tables: &'t mut Tables,
+    snapshot: sys::Snapshot,
+    /// Working memory, reset for each entry.
+    memory: &'t Context,
+    /// Something was written that the snapshot doesn't show yet.
+    written: bool,
+    spans: Vec<Span>,
+    buffers: Vec<TupleBuffer>,
+}
+
+impl<'t> Applier<'t> {
+    /// In a transaction that has just begun.
+    pub fn new(
+        tables: &'t mut Tables,
+        memory: &'t Context,
+        snapshot: sys::Snapshot,
+    ) -> Applier<'t> {
+        tables.begin();
+        Applier {
+            tables,
+            snapshot,
+            memory,
+            written: false,
+            spans: Vec::new(),
+            buffers: Vec::new(),
+        }
+    }
+
+    /// The entries that follow are about this relation. Its rows must be laid out as at the origin.
+    pub fn relation(&mut self, oid: u32, fingerprint: u64, natts: u16) -> Result<()> {
+        let table = self.tables.get(oid)?;
+        if table.fingerprint != fingerprint || table.attrs.len() != usize::from(natts) {
+            return Err(internal(format!(
+                "the columns of relation {oid} differ from those at the origin"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Inserts rows of a relation.
+    pub fn insert<'a>(
+        &mut self,
+        oid: u32,
+        rows: impl Iterator<Item = TupleBytes<'a>>,
+    ) -> Result<()> {
+        let memory = self.memory;
+        memory.reset();
+        memory.within(|| self.insert_rows(oid, rows))
+    }
+
+    fn insert_rows<'a>(
+        &mut self,
+        oid: u32,
+        rows: impl Iterator<Item = TupleBytes<'a>>,
+    ) -> Result<()> {
+        let mut rows = rows.fuse();
+        loop {
+            let batch: Vec<TupleBytes> = rows.by_ref().take(BATCH_ROWS).collect();
+            let n = batch.len();
+            if n == 0 {
+                return Ok(());
+            }
+            let table = self.tables.get_with_slots(oid, n)?;
+            // Slots will point into them: none may move from here on.
+            self.buffers
+                .resize_with(n.max(self.buffers.len()), TupleBuffer::new);
+            for (i, row) in batch.iter().enumerate() {
+                check(&table.attrs, row, &mut self.spans)?;
+                let varwidth = has_varwidth(&table.attrs, &self.spans);
+                let tuple = self.buffers[i].form(oid, row.natts, row.bitmap, row.data, varwidth);
+                heap::slot_store(table.slots[i], tuple)?;
+            }
+            let cid = transaction::command_id()?;
+            self.written = true;
+            if n == 1 {
+                let tuple = heap::slot_tuple(table.slots[0])?;
+                heap::insert(table.handle, tuple, cid)?;
+                // SAFETY: a live tuple; heap_insert has set its place.
+                let tid = unsafe { (*tuple).t_self };
+                insert_index_entries(table, table.slots[0], tid, Indexes::All)?;
+            } else {
+                heap::insert_many(table.handle, &mut table.slots[..n], cid)?;
+                for slot in &table.slots[..n] {
+                    insert_index_entries(table, *slot, heap::slot_tid(*slot), Indexes::All)?;
+                }
+            }
+            for slot in &table.slots[..n] {
+                heap::slot_clear(*slot)?;
+            }
+        }
+    }
+
+    /// Updates the row that `identity` names: the columns marked in `changed` get the values of `new`.
+    pub fn update(
+        &mut self,
+        oid: u32,
+        identity: &TupleBytes,
+        changed: impl Fn(usize) -> bool,
+        new: &TupleBytes,
+    ) -> Result<()> {
+        let memory = self.memory;
+        memory.reset();
+        memory.within(|| {
+            for _ in 0..TRIES_MAX {
+                self.find(oid, identity)?;
+                let table = self.tables.get(oid)?;
+                check(&table.attrs, new, &mut self.spans)?;
+                let natts = table.attrs.len();
+                let mut values = vec![0; natts];
+                let mut nulls = vec![false; natts];
+                let mut replace = vec![false; natts];
+                for (i, attr) in table.attrs.iter().enumerate().filter(|(i, _)| changed(*i)) {
+                    replace[i] = true;
+                    match self.spans[i].of(new.data) {
+                        Some(bytes) => values[i] = tuple::datum(*attr, bytes),
+                        None => nulls[i] = true,
+                    }
+                }
+                let old = heap::slot_tuple(table.found)?;
+                // SAFETY: the found tuple lies in a pinned buffer.
+                let tid = unsafe { (*old).t_self };
+                let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
+                let cid = transaction::command_id()?;
+                let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
+                if outcome == Outcome::Moved {
+                    self.look_again()?;
+                    continue;
+                }
+                if indexes != Indexes::None {
+                    let slot = table.slots[0];
+                    heap::slot_store(slot, tuple)?;
+                    // SAFETY: heap_update has set its place.
+                    let tid = unsafe { (*tuple).t_self };
+                    insert_index_entries(table, slot, tid, indexes)?;
+                    heap::slot_clear(slot)?;
+                }
+                heap::slot_clear(table.found)?;
+                self.written = true;
+                return Ok(());
+            }
+            Err(moved(oid))
+        })
+    }
+
+    /// Deletes the row that `identity` names.
+    pub fn delete(&mut self, oid: u32, identity: &TupleBytes) -> Result<()> {
+        let memory = self.memory;
+        memory.reset();
+        memory.within(|| {
+            for _ in 0..TRIES_MAX {
+                self.find(oid, identity)?;
+                let table = self.tables.get(oid)?;
+                // SAFETY: the found tuple lies in a pinned buffer.
+                let tid = unsafe { (*heap::slot_tuple(table.found)?).t_self };
+                let cid = transaction::command_id()?;
+                let outcome = heap::delete(table.handle, tid, cid)?;
+                heap::slot_clear(table.found)?;
+                if outcome == Outcome::Done {
+                    self.written = true;
+                    return Ok(());
+                }
+                self.look_again()?;
+            }
+            Err(moved(oid))
+        })
+    }
+
+    /// All entries are done.
+    pub fn finish(self) -> Result<()> {
+        self.tables.rest()
+    }
+
+    /// Brings the row into the table's `found` slot. The snapshot is from after everything that
+    /// this changeset depends on became visible, and a snapshot shows exactly one version of a
+    /// row, so that a version that moves meanwhile can't be missed.
+    fn find(&mut self, oid: u32, identity: &TupleBytes) -> Result<()> {
+        if self.written {
+            transaction::next_command()?;
+            self.written = false;
+        }
+        let table = self.tables.get(oid)?;
+        check(&table.attrs, identity, &mut self.spans)?;
+        let mut values = Vec::with_capacity(table.identity_columns.len());
+        for column in &table.identity_columns {
+            let i = usize::from(*column);
+            let bytes = self.spans[i]
+                .of(identity.data)
+                .ok_or_else(|| internal(format!("row of relation {oid} named by a null")))?;
+            values.push(tuple::datum(table.attrs[i], bytes));
+        }
+        if self.tables.find(oid, &values, self.snapshot)? {
+            return Ok(());
+        }
+        Err(internal(format!(
+            "a row of relation {oid} that was changed is not here"
+        )))
+    }
+
+    /// The row was changed between our snapshot and now, by one that certification puts before us.
+    fn look_again(&mut self) -> Result<()> {
+        self.snapshot = transaction::renew_snapshot()?;
+        Ok(())
+    }
+}
+
+fn moved(oid: u32) -> PgError {
+    internal(format!(
+        "a row of relation {oid} is being changed by others again and again"
+    ))
+}
+
+/// Finds the values of a row that came from another member.
+fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> Result<()> {
+    if usize::from(row.natts) != attrs.len() {
+        return Err(internal(format!(
+            "a row has {} columns instead of {}",
+            row.natts,
+            attrs.len()
+        )));
+    }
+    layout::walk(attrs, attrs.len(), row.bitmap, row.data, spans)
+        .map_err(|e| internal(e.to_string()))?;
+    let external = attrs.iter().zip(spans.iter()).any(|(attr, span)| {
+        span.of(row.data)
+            .is_some_and(|value| layout::is_external(*attr, value))
+    });
+    if external {
+        return Err(internal("a row points to values of another server"));
+    }
+    Ok(())
+}
+
+fn has_varwidth(attrs: &[Attr], spans: &[Span]) -> bool {
+    attrs
+        .iter()
+        .zip(spans)
+        .any(|(attr, span)| attr.len < 0 && !span.is_null())
+}
+
+/// Gives the row in `slot`, which lies at `tid`, its index entries.
+fn insert_index_entries(
+    table: &Table,
+    slot: Slot,
+    tid: sys::ItemPointerData,
+    which: Indexes,
+) -> Result<()> {
+    for index in &table.indexes {
+        if which == Indexes::Summarizing && !index.summarizing {
+            continue;
+        }
+        let insert = || insert_index_entry(table, index, slot, tid);
+        if index.computed {
+            heap::as_owner(table.handle, insert)?
+        } else {
+            insert()?
+        }
+    }
+    Ok(())
+}
+
+fn insert_index_entry(
+    table: &Table,
+    index: &Index,
+    slot: Slot,
+    tid: sys::ItemPointerData,
+) -> Result<()> {
+    let Some(mut entry) = heap::index_values(index.info, slot, table.executor.as_ref())? else {
+        return Ok(());
+    };
+    // A deferrable constraint was checked at the origin when all of the transaction was done, and
+    // certified from that check on; meanwhile two rows may share a key here as they did there.
+    let check = match (index.unique, index.immediate) {
+        (false, _) => UniqueCheck::No,
+        (true, true) => UniqueCheck::Now,
+        (true, false) => UniqueCheck::Later,
+    };
+    heap::index_insert(
+        index.handle,
+        &mut entry,
+        tid,
+        table.handle,
+        check,
+        false,
+        index.info,
+    )?;
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! Tables that a helper has open: relations, index information, slots and searches, kept over
+//! transactions. Only locks are taken anew in each.
+//!
+//! Everything here is owned by one resource owner and one memory context of the helper. After an
+//! error, or when the definition of any of them changed, all of it is dropped at once and opened
+//! again as needed: no state is ever repaired.
+
+use crate::capture::layout::Attr;
+use crate::pg::guard::Result;
+use crate::pg::heap::{self, Context, Executor, Search, Slot, internal};
+use crate::pg::owner::Owner;
+use crate::pg::relation::{self, Handle};
+use crate::pg::sys;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+/// Rows that one heap_multi_insert takes.
+pub const BATCH_ROWS: usize = 64;
+
+/// An index of an open table.
+pub struct Index {
+    /// Open.
+    pub handle: Handle,
+    /// For FormIndexDatum and index_insert.
+    pub info: *mut sys::IndexInfo,
+    /// Entries are unique.
+    pub unique: bool,
+    /// ... at once; else at the end of the transaction.
+    pub immediate: bool,
+    /// It has expressions or a predicate.
+    pub computed: bool,
+    /// It only summarizes blocks.
+    pub summarizing: bool,
+}
+
+/// An open table.
+pub struct Table {
+    /// Its OID.
+    pub oid: u32,
+    /// Open.
+    pub handle: Handle,
+    /// Storage of its columns.
+    pub attrs: Vec<Attr>,
+    /// Of the row layout, to be compared with the origin's.
+    pub fingerprint: u64,
+    /// All of them.
+    pub indexes: Vec<Index>,
+    /// Columns (from 0) that name a row, in the order of the identity index.
+    pub identity_columns: Vec<u16>,
+    /// Rows about to go to the heap; the first also serves single rows.
+    pub slots: Vec<Slot>,
+    /// The row that a search found.
+    pub found: Slot,
+    /// For indexes with expressions or predicates.
+    pub executor: Option<Executor>,
+    identity_index: Option<Handle>,
+    search: Option<Search>,
+    /// Serial number of the transaction that has it locked.
+    locked_in: u64,
+}
+
+/// All tables that this helper has open.
+pub struct Tables {
+    open: BTreeMap<u32, Box<Table>>,
+    owner: Owner,
+    context: Context,
+    /// Serial number of the current transaction.
+    transaction: u64,
+    changes_seen: u64,
+}
+
+thread_local! {
+    /// Counts changes of relations' definitions.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Relcache callback.
+extern "C" fn changed(_arg: sys::Datum, _relation: sys::Oid) {
+    CHANGES.set(CHANGES.get() + 1);
+}
+
+impl Tables {
+    /// Nothing open yet. Once a process.
+    pub fn new() -> Result<Tables> {
+        relation::on_change(Some(changed))?;
+        Ok(Tables {
+            open: BTreeMap::new(),
+            owner: Owner::new()?,
+            context: Context::under_cache(c"pgr helper tables")?,
+            transaction: 0,
+            changes_seen: CHANGES.get(),
+        })
+    }
+
+    /// A transaction has begun: locks are to be taken anew.
+    pub fn begin(&mut self) {
+        self.transaction += 1;
+    }
+
+    /// The table, open and locked until the end of the transaction.
+    pub fn get(&mut self, oid: u32) -> Result<&mut Table> {
+        // Locking processes invalidations, so the definition is looked at after it.
+        if self
+            .open
+            .get(&oid)
+            .is_none_or(|t| t.locked_in != self.transaction)
+        {
+            relation::lock(oid, sys::RowExclusiveLock as i32)?;
+            if CHANGES.get() != self.changes_seen {
+                // What this transaction has used already keeps its meaning: it is locked.
+                self.rest()?;
+                self.forget()?;
+            }
+        }
+        if !self.open.contains_key(&oid) {
+            let table = self.owner.within(|| self.context.within(|| open(oid)))?;
+            self.open.insert(oid, Box::new(table));
+        }
+        let transaction = self.transaction;
+        let table = self
+            .open
+            .get_mut(&oid)
+            .ok_or_else(|| internal("table is gone"))?;
+        table.locked_in = transaction;
+        Ok(table)
+    }
+
+    /// As [`Tables::get`], with at least `n` slots.
+    pub fn get_with_slots(&mut self, oid: u32, n: usize) -> Result<&mut Table> {
+        if self.get(oid)?.slots.len() < n {
+            let (owner, context) = (&self.owner, &self.context);
+            if let Some(table) = self.open.get_mut(&oid) {
+                while table.slots.len() < n {
+                    let handle = table.handle;
+                    let slot = owner.within(|| context.within(|| heap::slot_new(handle)))?;
+                    table.slots.push(slot);
+                }
+            }
+        }
+        self.get(oid)
+    }
+
+    /// Finds the row that `identity` names, as `snapshot` sees it, into the table's `found` slot.
+    pub fn find(
+        &mut self,
+        oid: u32,
+        identity: &[sys::Datum],
+        snapshot: sys::Snapshot,
+    ) -> Result<bool> {
+        let Some(table) = self.open.get_mut(&oid) else {
+            return Err(internal("search in a table that is not open"));
+        };
+        let search = match &mut table.search {
+            Some(search) => search,
+            none => {
+                let Some(index) = table.identity_index else {
+                    return Err(internal(format!(
+                        "relation {oid} has no replica identity, but one of its rows was changed"
+                    )));
+                };
+                let nkeys = table.identity_columns.len();
+                let handle = table.handle;
+                none.insert(self.owner.within(|| {
+                    self.context
+                        .within(|| Search::begin(handle, index, nkeys, snapshot))
+                })?)
+            }
+        };
+        // What a search allocates as it goes lives as long as the search.
+        let found = table.found;
+        self.context
+            .within(|| search.find(identity, snapshot, found))
+    }
+
+    /// Before the end of a transaction: lets go of all buffers.
+    pub fn rest(&mut self) -> Result<()> {
+        for table in self
+            .open
+            .values_mut()
+            .filter(|t| t.locked_in == self.transaction)
+        {
+            heap::slot_clear(table.slots[0])?;
+            if let Some(search) = &table.search {
+                search.rest(table.found)?;
+            } else {
+                heap::slot_clear(table.found)?;
+            }
+            for index in &table.indexes {
+                heap::index_insert_done(index.handle, index.info)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes everything; after an error, or when something changed.
+    pub fn forget(&mut self) -> Result<()> {
+        self.changes_seen = CHANGES.get();
+        self.open.clear();
+        self.owner.renew()?;
+        self.context.reset();
+        Ok(())
+    }
+}
+
+/// Opens a table that is locked.
+fn open(oid: u32) -> Result<Table> {
+    let handle = relation::open(oid, 0)?
+        .ok_or_else(|| internal(format!("relation {oid} does not exist here")))?;
+    let columns = relation::columns(handle);
+    let identity = relation::identity_index(handle)?;
+    let mut table = Table {
+        oid,
+        handle,
+        attrs: columns.iter().map(|c| c.attr).collect(),
+        fingerprint: relation::fingerprint(&columns),
+        indexes: Vec::new(),
+        identity_columns: Vec::new(),
+        slots: vec![heap::slot_new(handle)?],
+        found: heap::slot_new_buffered(handle)?,
+        executor: None,
+        identity_index: None,
+        search: None,
+        locked_in: 0,
+    };
+    for index_oid in relation::indexes(handle)? {
+        // Unlocked, the index can still not go away: that takes a lock on the table.
+        relation::lock(index_oid, sys::RowExclusiveLock as i32)?;
+        let Some(index) = relation::open(index_oid, 0)? else {
+            continue;
+        };
+        let form = relation::index_form(index);
+        if !form.indisready {
+            relation::close(index, 0)?;
+            continue;
+        }
+        if Some(index_oid) == identity {
+            let keys = relation::index_columns(index);
+            table.identity_columns = keys[..form.indnkeyatts as usize]
+                .iter()
+                .map(|k| *k as u16 - 1)
+                .collect();
+            table.identity_index = Some(index);
+        }
+        let info = relation::index_info(index, heap::current_context())?;
+        let computed = heap::is_computed(info);
+        if computed && table.executor.is_none() {
+            table.executor = Some(Executor::new()?);
+        }
+        table.indexes.push(Index {
+            handle: index,
+            info,
+            unique: form.indisunique,
+            immediate: form.indimmediate,
+            computed,
+            summarizing: heap::is_summarizing(info),
+        });
+    }
+    Ok(table)
+}

@@ -1,0 +1,406 @@
+//! From a change of a row to its keys and its entry in the changeset.
+
+use super::hash::{KeyHash, NULL_VALUE, VALUE_SEED, What};
+use super::layout::{self, Span, Writer};
+use super::relation::{self, Kind, Relation, Source, Unique};
+use super::transaction::{self, KeyUse};
+use crate::changeset::LockMode;
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
+use crate::changeset::tuple::{Bitmap, TupleBytes};
+use crate::pg::guard::{PgError, Result};
+use crate::pg::heap::{self, Context, Executor, internal};
+use crate::pg::relation::Handle;
+use crate::pg::sys;
+use crate::pg::tuple::{self, Row};
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+
+/// Working memory of one capture, used again for the next.
+#[derive(Default)]
+struct Scratch {
+    old: Vec<Span>,
+    new: Vec<Span>,
+    changed: Vec<bool>,
+    /// The same as bits.
+    changed_bits: Vec<u8>,
+    identity: Writer,
+    row: Writer,
+    /// For values that PostgreSQL computes or detoasts.
+    memory: Option<Context>,
+}
+
+thread_local! {
+    /// Taken out while in use: an index expression that itself writes finds another one.
+    static SCRATCH: Cell<Option<ManuallyDrop<Box<Scratch>>>> = const { Cell::new(None) };
+}
+
+/// Runs `f` with working memory, and with CurrentMemoryContext one that is reset.
+fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> Result<T>) -> Result<T> {
+    let mut scratch = SCRATCH.take().unwrap_or_default();
+    let memory = match scratch.memory.take() {
+        Some(memory) => memory,
+        None => Context::scratch(c"pgr capture")?,
+    };
+    memory.reset();
+    let result = memory.within(|| f(&mut scratch));
+    if result.is_ok() {
+        memory.reset();
+    } // else the error's text lies in it until it is thrown
+    scratch.memory = Some(memory);
+    SCRATCH.set(Some(scratch));
+    result
+}
+
+/// Whether rows of `rel` are captured; the relation then, with its key in the writeset.
+fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
+    let relation = relation::lookup(rel)?;
+    match relation.kind {
+        Kind::Ignored => return Ok(None),
+        Kind::Local => {
+            transaction::local_effect();
+            return Ok(None);
+        }
+        Kind::Replicated => {}
+    }
+    transaction::enter()?;
+    if relation.intent.get() != transaction::state_number() {
+        let (mode, flags) = if relation.exclusive {
+            (LockMode::Update, KEY_RELATION | KEY_FROM_SINCE)
+        } else {
+            (LockMode::KeyShare, KEY_RELATION)
+        };
+        transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
+        relation.intent.set(transaction::state_number());
+    }
+    Ok(Some(relation))
+}
+
+const WRITE: KeyUse = KeyUse {
+    mode: LockMode::Update,
+    flags: 0,
+};
+
+/// A row was inserted.
+pub fn insert(rel: Handle, new: sys::HeapTuple) -> Result<()> {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
+    with_scratch(|s| insert_row(rel, &relation, new, s))
+}
+
+/// Rows were inserted; `fetch` finds the i-th as it was before its values went out of line.
+pub fn insert_many(
+    rel: Handle,
+    tuples: &[sys::HeapTuple],
+    fetch: impl Fn(usize) -> Result<sys::HeapTuple>,
+) -> Result<()> {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
+    for (i, tuple) in tuples.iter().enumerate() {
+        // SAFETY: PostgreSQL's tuples, in place during this call.
+        let external = unsafe { tuple::row(*tuple) }.external;
+        let tuple = if external { fetch(i)? } else { *tuple };
+        with_scratch(|s| insert_row(rel, &relation, tuple, s))?;
+    }
+    Ok(())
+}
+
+fn insert_row(
+    rel: Handle,
+    relation: &Relation,
+    tuple: sys::HeapTuple,
+    s: &mut Scratch,
+) -> Result<()> {
+    let (tuple, row) = whole(rel, relation, tuple, &mut s.new)?;
+    if let Some(key) = relation.row_key(&s.new, row.data)? {
+        transaction::key(relation.oid, key, WRITE)?;
+    }
+    for unique in &relation.uniques {
+        if let Some(key) = unique_key(rel, relation, unique, tuple, &s.new, row.data)? {
+            transaction::key(relation.oid, key, unique_use(unique))?;
+        }
+    }
+    let bytes = if row.external {
+        s.row.clear();
+        for (attr, span) in relation.attrs.iter().zip(&s.new) {
+            push_inline(&mut s.row, *attr, span.of(row.data))?;
+        }
+        TupleBytes {
+            natts: row.natts as u16,
+            bitmap: s.row.bitmap(),
+            data: s.row.data(),
+        }
+    } else {
+        TupleBytes {
+            natts: row.natts as u16,
+            bitmap: row.bitmap,
+            data: row.data,
+        }
+    };
+    transaction::entries(relation, |b| b.insert(&bytes))
+}
+
+/// A row was updated. `key_intact`: no column that a foreign key could refer to has changed.
+pub fn update(
+    rel: Handle,
+    old: sys::HeapTuple,
+    new: sys::HeapTuple,
+    key_intact: bool,
+) -> Result<()> {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
+    need_identity(rel, &relation, "update", "updates")?;
+    with_scratch(|s| update_row(rel, &relation, old, new, key_intact, s))
+}
+
+fn update_row(
+    rel: Handle,
+    relation: &Relation,
+    old: sys::HeapTuple,
+    new: sys::HeapTuple,
+    key_intact: bool,
+    s: &mut Scratch,
+) -> Result<()> {
+    let (old, old_row) = whole(rel, relation, old, &mut s.old)?;
+    let (new, new_row) = whole(rel, relation, new, &mut s.new)?;
+    s.changed.clear();
+    s.changed.extend(
+        s.old
+            .iter()
+            .zip(&s.new)
+            .map(|(o, n)| o.of(old_row.data) != n.of(new_row.data)),
+    );
+    s.changed_bits.clear();
+    s.changed_bits.extend(s.changed.chunks(8).map(|eight| {
+        eight
+            .iter()
+            .enumerate()
+            .fold(0, |bits, (i, c)| bits | u8::from(*c) << i)
+    }));
+
+    // Keys: the row under its old and, if that changed, its new identity ...
+    let identity_changed = relation
+        .identity_columns
+        .iter()
+        .any(|c| s.changed[usize::from(*c)]);
+    let mode = if key_intact && !identity_changed {
+        LockMode::NoKeyUpdate
+    } else {
+        LockMode::Update
+    };
+    let row_use = KeyUse { mode, flags: 0 };
+    if let Some(key) = relation.row_key(&s.old, old_row.data)? {
+        transaction::key(relation.oid, key, row_use)?;
+    }
+    if identity_changed && let Some(key) = relation.row_key(&s.new, new_row.data)? {
+        transaction::key(relation.oid, key, row_use)?;
+    }
+    // ... and every unique entry that went or came.
+    for unique in &relation.uniques {
+        if let Source::Columns(columns) = &unique.source
+            && !columns.any(&s.changed)
+        {
+            continue;
+        }
+        let before = unique_key(rel, relation, unique, old, &s.old, old_row.data)?;
+        let after = unique_key(rel, relation, unique, new, &s.new, new_row.data)?;
+        if before != after {
+            for key in [before, after].into_iter().flatten() {
+                transaction::key(relation.oid, key, unique_use(unique))?;
+            }
+        }
+    }
+
+    write_identity(relation, &mut s.identity, &s.old, old_row.data)?;
+    s.row.clear();
+    for (i, attr) in relation.attrs.iter().enumerate() {
+        let value = if s.changed[i] {
+            s.new[i].of(new_row.data)
+        } else {
+            None
+        };
+        push_inline(&mut s.row, *attr, value)?;
+    }
+    let natts = relation.attrs.len() as u16;
+    let identity = TupleBytes {
+        natts,
+        bitmap: s.identity.bitmap(),
+        data: s.identity.data(),
+    };
+    let values = TupleBytes {
+        natts,
+        bitmap: s.row.bitmap(),
+        data: s.row.data(),
+    };
+    transaction::entries(relation, |b| {
+        b.update(&identity, Bitmap(&s.changed_bits), &values)
+    })
+}
+
+/// A row was deleted.
+pub fn delete(rel: Handle, old: sys::HeapTuple) -> Result<()> {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
+    need_identity(rel, &relation, "delete from", "deletes")?;
+    with_scratch(|s| {
+        let (old, row) = whole(rel, &relation, old, &mut s.old)?;
+        if let Some(key) = relation.row_key(&s.old, row.data)? {
+            transaction::key(relation.oid, key, WRITE)?;
+        }
+        for unique in &relation.uniques {
+            if let Some(key) = unique_key(rel, &relation, unique, old, &s.old, row.data)? {
+                transaction::key(relation.oid, key, unique_use(unique))?;
+            }
+        }
+        write_identity(&relation, &mut s.identity, &s.old, row.data)?;
+        let natts = relation.attrs.len() as u16;
+        let identity = TupleBytes {
+            natts,
+            bitmap: s.identity.bitmap(),
+            data: s.identity.data(),
+        };
+        transaction::entries(&relation, |b| b.delete(&identity))
+    })
+}
+
+/// A row was locked, by SELECT FOR ..., a foreign key's check, ON CONFLICT and the like.
+pub fn lock(rel: Handle, tuple: sys::HeapTuple, mode: LockMode) -> Result<()> {
+    let relation = relation::lookup(rel)?;
+    // Rows without identity are only ever inserted: nothing could conflict with the lock.
+    if relation.kind != Kind::Replicated || relation.identity_columns.is_empty() {
+        return Ok(());
+    }
+    transaction::enter()?;
+    let flags = KEY_LOCK_ONLY;
+    with_scratch(|s| {
+        let (_, row) = whole(rel, &relation, tuple, &mut s.old)?;
+        match relation.row_key(&s.old, row.data)? {
+            Some(key) => transaction::key(relation.oid, key, KeyUse { mode, flags }),
+            // Its writers exclude each other by the relation's key.
+            None => {
+                let flags = flags | KEY_RELATION;
+                transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })
+            }
+        }
+    })
+}
+
+/// The tuple with all columns that the relation has now, its parts, and where its values lie.
+fn whole<'a>(
+    rel: Handle,
+    relation: &Relation,
+    tuple: sys::HeapTuple,
+    spans: &mut Vec<Span>,
+) -> Result<(sys::HeapTuple, Row<'a>)> {
+    // SAFETY: PostgreSQL's tuples: in memory of the caller, in a pinned buffer or in the working
+    // memory, which all outlast the capture of this change.
+    let mut row = unsafe { tuple::row(tuple) };
+    let mut tuple = tuple;
+    if row.natts < relation.attrs.len() {
+        tuple = heap::expand(tuple, rel)?;
+        // SAFETY: see above.
+        row = unsafe { tuple::row(tuple) };
+    }
+    layout::walk(&relation.attrs, row.natts, row.bitmap, row.data, spans)
+        .map_err(|e| internal(format!("row of relation {}: {e}", relation.oid)))?;
+    Ok((tuple, row))
+}
+
+/// Appends a value; one that is stored elsewhere is brought in line.
+fn push_inline(writer: &mut Writer, attr: layout::Attr, value: Option<&[u8]>) -> Result<()> {
+    match value {
+        Some(pointer) if layout::is_external(attr, pointer) => {
+            writer.push(attr, Some(heap::detoast(pointer)?));
+        }
+        value => writer.push(attr, value),
+    }
+    Ok(())
+}
+
+/// The row with nothing but its identity.
+fn write_identity(
+    relation: &Relation,
+    writer: &mut Writer,
+    spans: &[Span],
+    data: &[u8],
+) -> Result<()> {
+    writer.clear();
+    for (i, attr) in relation.attrs.iter().enumerate() {
+        let named = relation.identity_columns.contains(&(i as u16));
+        push_inline(writer, *attr, if named { spans[i].of(data) } else { None })?;
+    }
+    Ok(())
+}
+
+fn unique_use(unique: &Unique) -> KeyUse {
+    let since = if unique.deferrable { KEY_FROM_SINCE } else { 0 };
+    KeyUse {
+        mode: LockMode::Update,
+        flags: KEY_UNIQUE | since,
+    }
+}
+
+/// Key of a row in a unique index; `None` if it has no entry there that could conflict.
+fn unique_key(
+    rel: Handle,
+    relation: &Relation,
+    unique: &Unique,
+    tuple: sys::HeapTuple,
+    spans: &[Span],
+    data: &[u8],
+) -> Result<Option<u64>> {
+    let hash = KeyHash::new(relation.oid, What::Unique(unique.digest));
+    let (info, columns) = match &unique.source {
+        Source::Columns(columns) => {
+            return columns.key(
+                hash,
+                &relation.attrs,
+                spans,
+                data,
+                unique.nulls_not_distinct,
+            );
+        }
+        Source::Computed { info, columns } => (*info, columns),
+    };
+    let slot = heap::slot_new(rel)?;
+    heap::slot_store(slot, tuple)?;
+    let executor = Executor::new()?;
+    let mut hash = Some(hash);
+    match heap::index_values(info, slot, Some(&executor))? {
+        None => hash = None,
+        Some(entry) => {
+            for (i, (function, collation)) in columns.iter().enumerate() {
+                let Some(so_far) = hash else { break };
+                hash = if !entry.nulls[i] {
+                    let value = heap::hash(*function, *collation, entry.values[i], VALUE_SEED)?;
+                    Some(so_far.add(value))
+                } else if unique.nulls_not_distinct {
+                    Some(so_far.add(NULL_VALUE))
+                } else {
+                    None
+                };
+            }
+        }
+    }
+    executor.free(std::iter::once(info))?;
+    heap::slot_drop(slot)?;
+    Ok(hash.map(KeyHash::finish))
+}
+
+fn need_identity(rel: Handle, relation: &Relation, verb: &str, what: &str) -> Result<()> {
+    if !relation.identity_columns.is_empty() {
+        return Ok(());
+    }
+    let name = crate::pg::relation::name(rel);
+    Err(PgError::new(
+        "0A000",
+        format!(
+            "cannot {verb} table \"{name}\" because it does not have a replica identity and its database replicates {what}"
+        ),
+    )
+    .hint("Give the table a primary key, or use ALTER TABLE ... REPLICA IDENTITY USING INDEX before replication starts."))
+}

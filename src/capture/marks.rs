@@ -1,0 +1,148 @@
+//! Which part of the changeset belongs to which open subtransaction.
+//!
+//! A mark is set when a subtransaction first captures something, so one that writes nothing costs
+//! nothing, and a loop of 100,000 that each write a row keeps at most one per nesting level.
+#![forbid(unsafe_code)]
+
+/// The top-level transaction's number, as PostgreSQL's `TopSubTransactionId`. Sub-transactions
+/// have higher ones, children higher than their parents.
+pub const TOP: u32 = 1;
+
+/// Marks of the open subtransactions, outermost first.
+#[derive(Debug)]
+pub struct Marks<M> {
+    stack: Vec<(u32, M)>,
+}
+
+impl<M: Copy> Marks<M> {
+    /// No subtransaction.
+    #[must_use]
+    pub const fn new() -> Marks<M> {
+        Marks { stack: Vec::new() }
+    }
+
+    /// Subtransaction `current` is about to capture something; `mark` says where the changeset ends.
+    pub fn before_capture(&mut self, current: u32, mark: impl FnOnce() -> M) {
+        if current != TOP && self.stack.last().is_none_or(|top| top.0 != current) {
+            self.stack.push((current, mark()));
+        }
+    }
+
+    /// Subtransaction `ended` was released into `parent`: what it captured is now the parent's.
+    pub fn released(&mut self, ended: u32, parent: u32) {
+        if let Some((_, mark)) = self.pop_from(ended) {
+            self.before_capture(parent, || mark);
+        }
+    }
+
+    /// Subtransaction `ended` was rolled back: where the changeset must be cut, if it captured
+    /// anything.
+    pub fn rolled_back(&mut self, ended: u32) -> Option<M> {
+        self.pop_from(ended).map(|(_, mark)| mark)
+    }
+
+    /// The transaction is over.
+    pub fn clear(&mut self) {
+        self.stack.clear();
+    }
+
+    /// Takes off the marks of `ended` and all below it, and returns the outermost of them.
+    fn pop_from(&mut self, ended: u32) -> Option<(u32, M)> {
+        let mut last = None;
+        while self.stack.last().is_some_and(|top| top.0 >= ended) {
+            last = self.stack.pop();
+        }
+        last
+    }
+}
+
+impl<M: Copy> Default for Marks<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A changeset that is only its length.
+    struct Model {
+        marks: Marks<usize>,
+        entries: Vec<u32>,
+    }
+
+    impl Model {
+        fn new() -> Model {
+            Model {
+                marks: Marks::new(),
+                entries: Vec::new(),
+            }
+        }
+        fn capture(&mut self, sub: u32, what: u32) {
+            let len = self.entries.len();
+            self.marks.before_capture(sub, || len);
+            self.entries.push(what);
+        }
+        fn rollback(&mut self, sub: u32) {
+            if let Some(len) = self.marks.rolled_back(sub) {
+                self.entries.truncate(len);
+            }
+        }
+    }
+
+    #[test]
+    fn a_rollback_removes_exactly_what_the_subtransaction_and_its_children_did() {
+        let mut m = Model::new();
+        m.capture(TOP, 10);
+        m.capture(2, 20);
+        m.capture(3, 30);
+        m.marks.released(3, 2);
+        m.capture(4, 40);
+        m.rollback(4);
+        assert_eq!(m.entries, [10, 20, 30]);
+        m.rollback(2);
+        assert_eq!(m.entries, [10]);
+    }
+
+    #[test]
+    fn a_child_released_into_a_parent_without_captures_goes_with_the_parent() {
+        let mut m = Model::new();
+        m.capture(TOP, 10);
+        m.capture(3, 30); // 2 is its parent and captured nothing
+        m.marks.released(3, 2);
+        m.capture(2, 20);
+        m.rollback(2);
+        assert_eq!(m.entries, [10]);
+    }
+
+    #[test]
+    fn released_into_the_top_level_it_stays() {
+        let mut m = Model::new();
+        m.capture(2, 20);
+        m.marks.released(2, TOP);
+        m.capture(3, 30);
+        m.rollback(3);
+        assert_eq!(m.entries, [20]);
+    }
+
+    #[test]
+    fn a_rollback_of_one_that_captured_nothing_removes_nothing() {
+        let mut m = Model::new();
+        m.capture(2, 20);
+        m.rollback(3);
+        assert_eq!(m.entries, [20]);
+    }
+
+    #[test]
+    fn a_loop_of_many_keeps_one_mark() {
+        let mut m = Model::new();
+        for sub in 3..100_000 {
+            m.capture(sub, sub);
+            m.marks.released(sub, 2);
+            assert!(m.marks.stack.len() <= 1);
+        }
+        m.rollback(2);
+        assert!(m.entries.is_empty());
+    }
+}

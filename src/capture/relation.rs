@@ -1,0 +1,356 @@
+//! What capture must know of a relation, worked out once and kept until its definition changes.
+
+use super::hash::{Digest, KeyHash, NULL_VALUE, VALUE_SEED, What};
+use super::layout::{Attr, Span};
+use crate::pg::guard::Result;
+use crate::pg::heap::{self, Context};
+use crate::pg::relation::{self, Column, Handle, HashProc};
+use crate::pg::sys;
+use crate::pg::tuple;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+
+/// OIDs below belong to what initdb made (`FirstNormalObjectId`); none of it is replicated.
+const FIRST_NORMAL_OID: u32 = 16384;
+
+/// What a change of a relation means for replication.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Rows are captured.
+    Replicated,
+    /// Temporary or unlogged: the transaction has an effect that its changeset doesn't carry.
+    Local,
+    /// Nothing that other members would see by its rows: catalogs, TOAST tables, materialized
+    /// views, the new heap of a rewrite.
+    Ignored,
+}
+
+/// A relation as capture sees it.
+pub struct Relation {
+    /// Its OID.
+    pub oid: u32,
+    /// Its name, for messages.
+    pub name: String,
+    /// Whether its rows are captured.
+    pub kind: Kind,
+    /// Storage of its columns.
+    pub attrs: Vec<Attr>,
+    /// Of the row layout; the same on all members or apply refuses.
+    pub fingerprint: u64,
+    /// Columns (from 0) that name its rows; without any there are only inserts.
+    pub identity_columns: Vec<u16>,
+    /// How they make a key; without it (no hash function) the relation is `exclusive`.
+    identity: Option<Columns>,
+    /// Its unique indexes but the identity.
+    pub uniques: Vec<Unique>,
+    /// Some constraint can't be told by a hash (exclusion, no hash function), so that writers of
+    /// the relation exclude each other.
+    pub exclusive: bool,
+    /// Serial number of the transaction state in which the relation's key was last appended.
+    pub intent: Cell<u64>,
+    valid: Cell<bool>,
+    /// Owns what `Unique::Computed` points to.
+    _context: Option<Context>,
+}
+
+/// Columns whose values make a key.
+pub struct Columns(Vec<KeyColumn>);
+
+#[derive(Clone, Copy)]
+struct KeyColumn {
+    /// From 0.
+    attribute: u16,
+    hash: HashProc,
+    collation: u32,
+}
+
+/// A unique index other than the identity.
+pub struct Unique {
+    /// Of its definition.
+    pub digest: u64,
+    /// Checked at once, or at the end of the statement or transaction.
+    pub deferrable: bool,
+    /// Null equals null.
+    pub nulls_not_distinct: bool,
+    /// Where its values come from.
+    pub source: Source,
+}
+
+/// Where an index's values come from.
+pub enum Source {
+    /// Straight from the row.
+    Columns(Columns),
+    /// Expressions or a predicate: PostgreSQL computes them.
+    Computed {
+        /// What FormIndexDatum needs, in the relation's context.
+        info: *mut sys::IndexInfo,
+        /// Hash and collation of each key column.
+        columns: Vec<(HashProc, u32)>,
+    },
+}
+
+impl Columns {
+    /// Key of these columns' values; `None` if one is null and nulls are distinct.
+    pub fn key(
+        &self,
+        hash: KeyHash,
+        attrs: &[Attr],
+        spans: &[Span],
+        data: &[u8],
+        nulls_not_distinct: bool,
+    ) -> Result<Option<u64>> {
+        let mut hash = hash;
+        for column in &self.0 {
+            let i = usize::from(column.attribute);
+            hash = match spans[i].of(data) {
+                Some(bytes) => {
+                    let datum = tuple::datum(attrs[i], bytes);
+                    hash.add(heap::hash(
+                        column.hash,
+                        column.collation,
+                        datum,
+                        VALUE_SEED,
+                    )?)
+                }
+                None if nulls_not_distinct => hash.add(NULL_VALUE),
+                None => return Ok(None),
+            };
+        }
+        Ok(Some(hash.finish()))
+    }
+
+    /// Whether one of them is among the changed ones.
+    #[must_use]
+    pub fn any(&self, changed: &[bool]) -> bool {
+        self.0.iter().any(|c| changed[usize::from(c.attribute)])
+    }
+}
+
+impl Relation {
+    /// Key of the relation itself.
+    #[must_use]
+    pub fn own_key(&self) -> u64 {
+        KeyHash::new(self.oid, What::Relation).finish()
+    }
+
+    /// Key of a row's identity; `None` if the relation has none.
+    pub fn row_key(&self, spans: &[Span], data: &[u8]) -> Result<Option<u64>> {
+        match &self.identity {
+            // Identity columns are NOT NULL.
+            Some(columns) => columns.key(
+                KeyHash::new(self.oid, What::Row),
+                &self.attrs,
+                spans,
+                data,
+                true,
+            ),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Never dropped: what it points to in PostgreSQL's memory goes with the process.
+type Forever<T> = ManuallyDrop<RefCell<T>>;
+
+thread_local! {
+    static CACHE: Forever<BTreeMap<u32, Rc<Relation>>> =
+        const { ManuallyDrop::new(RefCell::new(BTreeMap::new())) };
+    static LAST: Forever<Option<Rc<Relation>>> = const { ManuallyDrop::new(RefCell::new(None)) };
+    /// Counts invalidations: one that comes while a relation is worked out spoils it.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The relation behind an open handle.
+pub fn lookup(rel: Handle) -> Result<Rc<Relation>> {
+    let oid = relation::oid(rel);
+    let last = LAST.with(|last| {
+        last.borrow()
+            .as_ref()
+            .filter(|r| r.oid == oid && r.valid.get())
+            .map(Rc::clone)
+    });
+    if let Some(last) = last {
+        return Ok(last);
+    }
+    let known = CACHE.with(|cache| {
+        cache
+            .borrow()
+            .get(&oid)
+            .filter(|r| r.valid.get())
+            .map(Rc::clone)
+    });
+    let found = match known {
+        Some(found) => found,
+        None => {
+            let before = CHANGES.get();
+            let built = Rc::new(build(rel)?);
+            built.valid.set(CHANGES.get() == before);
+            CACHE.with(|cache| cache.borrow_mut().insert(oid, Rc::clone(&built)));
+            built
+        }
+    };
+    LAST.with(|last| *last.borrow_mut() = Some(Rc::clone(&found)));
+    Ok(found)
+}
+
+/// What to call a relation in a message, without looking into a catalog.
+#[must_use]
+pub fn described(oid: u32) -> String {
+    let known = CACHE.with(|cache| cache.borrow().get(&oid).map(|r| r.name.clone()));
+    known.map_or_else(
+        || format!("relation {oid}"),
+        |name| format!("table \"{name}\""),
+    )
+}
+
+/// Relcache callback. Only marks: a relation may be in use right now.
+extern "C" fn changed(_arg: sys::Datum, relation: sys::Oid) {
+    CHANGES.set(CHANGES.get() + 1);
+    CACHE.with(|cache| {
+        let cache = cache.borrow();
+        if relation == 0 {
+            cache.values().for_each(|r| r.valid.set(false));
+        } else if let Some(r) = cache.get(&relation) {
+            r.valid.set(false);
+        }
+    });
+}
+
+fn build(rel: Handle) -> Result<Relation> {
+    if !REGISTERED.get() {
+        relation::on_change(Some(changed))?;
+        REGISTERED.set(true);
+    }
+    let form = relation::form(rel);
+    let oid = relation::oid(rel);
+    let columns = relation::columns(rel);
+    let mut built = Relation {
+        oid,
+        name: relation::name(rel),
+        kind: kind(oid, form),
+        attrs: columns.iter().map(|c| c.attr).collect(),
+        fingerprint: relation::fingerprint(&columns),
+        identity: None,
+        identity_columns: Vec::new(),
+        uniques: Vec::new(),
+        exclusive: false,
+        intent: Cell::new(0),
+        valid: Cell::new(true),
+        _context: None,
+    };
+    if built.kind == Kind::Replicated {
+        let identity = relation::identity_index(rel)?;
+        for index in relation::indexes(rel)? {
+            let Some(handle) = relation::open(index, sys::AccessShareLock as i32)? else {
+                continue;
+            };
+            add_index(&mut built, &columns, handle, Some(index) == identity)?;
+            relation::close(handle, sys::AccessShareLock as i32)?;
+        }
+    }
+    Ok(built)
+}
+
+fn kind(oid: u32, form: &sys::FormData_pg_class) -> Kind {
+    let relkind = form.relkind as u8;
+    if oid < FIRST_NORMAL_OID || relkind != b'r' || form.relrewrite != 0 {
+        Kind::Ignored
+    } else if form.relpersistence as u8 == b'p' {
+        Kind::Replicated
+    } else {
+        Kind::Local
+    }
+}
+
+/// Takes an index into account.
+fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bool) -> Result<()> {
+    let form = relation::index_form(index);
+    let heap_columns = relation::index_columns(index);
+    let keys = &heap_columns[..form.indnkeyatts as usize];
+    if identity {
+        rel.identity_columns = keys.iter().map(|k| *k as u16 - 1).collect();
+    }
+    if form.indisexclusion {
+        rel.exclusive = true;
+        return Ok(());
+    }
+    if !form.indisunique || !form.indislive {
+        return Ok(());
+    }
+    let own_columns = relation::columns(index);
+    let mut hashes = Vec::with_capacity(keys.len());
+    for (i, key) in keys.iter().enumerate() {
+        // A plain column's index attribute may have another type (name is stored as cstring).
+        let typid = if *key > 0 {
+            columns[*key as usize - 1].typid
+        } else {
+            own_columns[i].typid
+        };
+        match relation::index_hash(index, i, typid)? {
+            Some(hash) => hashes.push((hash, relation::index_collation(index, i))),
+            None => {
+                rel.exclusive = true;
+                return Ok(());
+            }
+        }
+    }
+    let definition = relation::index_definition(index)?;
+    let plain = definition.is_none() && keys.iter().all(|k| *k > 0);
+    let key_columns = || {
+        let column = |(key, (hash, collation)): (&i16, &(HashProc, u32))| KeyColumn {
+            attribute: *key as u16 - 1,
+            hash: *hash,
+            collation: *collation,
+        };
+        Columns(keys.iter().zip(&hashes).map(column).collect())
+    };
+    if identity {
+        rel.identity = Some(key_columns());
+        return Ok(());
+    }
+    let source = if plain {
+        Source::Columns(key_columns())
+    } else {
+        let context = match rel._context.take() {
+            Some(context) => context,
+            None => Context::under_cache(c"pgr relation")?,
+        };
+        let info = relation::index_info(index, context.raw())?;
+        rel._context = Some(context);
+        Source::Computed {
+            info,
+            columns: hashes.clone(),
+        }
+    };
+    rel.uniques.push(Unique {
+        digest: digest(index, keys, &hashes, definition.as_deref()),
+        deferrable: !form.indimmediate,
+        nulls_not_distinct: form.indnullsnotdistinct,
+        source,
+    });
+    Ok(())
+}
+
+/// Digest of an index's definition. Never its OID: REINDEX CONCURRENTLY changes that on one
+/// member only.
+fn digest(
+    index: Handle,
+    keys: &[i16],
+    hashes: &[(HashProc, u32)],
+    definition: Option<&[u8]>,
+) -> u64 {
+    let mut digest = Digest::new().number(keys.len() as u64);
+    for (i, key) in keys.iter().enumerate() {
+        digest = digest
+            .number(*key as u64)
+            .number(u64::from(relation::index_family(index, i)))
+            .number(u64::from(hashes[i].1));
+    }
+    digest
+        .number(u64::from(relation::index_form(index).indnullsnotdistinct))
+        .bytes(definition.unwrap_or_default())
+        .finish()
+}

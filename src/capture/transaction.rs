@@ -1,0 +1,247 @@
+//! The changeset of the current transaction, under construction in imessage memory.
+
+use super::marks::Marks;
+use super::relation::Relation;
+use crate::changeset::encode::{Builder, Full, Mark};
+use crate::changeset::{Key, LockMode};
+use crate::ids::Oid;
+use crate::imsg::{ChainWriter, Class, since};
+use crate::limits::{CHANGESET_BYTES_MAX, POOL_BLOCK_BYTES};
+use crate::pg::guard::{PgError, Result, boundary_nofail};
+use crate::pg::{shmem, sys, transaction};
+use crate::worker::{self, channel, victim};
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::Ordering;
+
+/// Over imessage memory.
+pub type ChainBuilder = Builder<ChainWriter<'static>>;
+
+/// How a key is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyUse {
+    /// How strongly.
+    pub mode: LockMode,
+    /// `KEY_*` bits.
+    pub flags: u8,
+}
+
+struct State {
+    builder: Option<ChainBuilder>,
+    marks: Marks<Mark>,
+    local_effects: bool,
+}
+
+thread_local! {
+    /// Borrowed only for moments in which nothing of PostgreSQL runs.
+    static STATE: ManuallyDrop<RefCell<State>> = const {
+        ManuallyDrop::new(RefCell::new(State {
+            builder: None,
+            marks: Marks::new(),
+            local_effects: false,
+        }))
+    };
+    /// Another number for every state from which keys may be missing that were there before.
+    static NUMBER: Cell<u64> = const { Cell::new(1) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn with<T>(f: impl FnOnce(&mut State) -> T) -> T {
+    STATE.with(|state| f(&mut state.borrow_mut()))
+}
+
+fn next_number() {
+    NUMBER.set(NUMBER.get() + 1);
+}
+
+/// As long as this does not change, keys once appended are still there.
+pub fn state_number() -> u64 {
+    NUMBER.get()
+}
+
+/// Before anything is captured: begins a changeset if there is none, and marks where the current
+/// subtransaction begins in it.
+pub fn enter() -> Result<()> {
+    if with(|state| state.builder.is_none()) {
+        start()?;
+    }
+    // SAFETY: reads a variable of the transaction manager.
+    let current = unsafe { sys::GetCurrentSubTransactionId() };
+    with(|state| {
+        let State { builder, marks, .. } = state;
+        if let Some(builder) = builder {
+            marks.before_capture(current, || builder.mark());
+        }
+    });
+    Ok(())
+}
+
+fn start() -> Result<()> {
+    // SAFETY: a variable of this process.
+    if unsafe { sys::XactIsoLevel } >= sys::XACT_SERIALIZABLE as i32 {
+        return Err(PgError::new(
+            "0A000",
+            "cannot write or lock rows in a SERIALIZABLE transaction of a replicated database",
+        )
+        .hint("Use REPEATABLE READ, which is snapshot isolation over all members."));
+    }
+    watch_transactions()?;
+    channel::attach(false)?;
+    let (shared, me) = (shmem::shared(), shmem::my_slot());
+    let (control, slot) = (shared.control(), shared.slot(me));
+    slot.ticket
+        .store(transaction::local_id().into(), Ordering::SeqCst);
+    since::publish(control, slot);
+    let sink = || ChainWriter::new(shared.pool(), Class::Local, me);
+    with(|state| state.builder = Some(Builder::new(sink(), sink())));
+    next_number();
+    Ok(())
+}
+
+/// Has us told of the ends of transactions. Once a process.
+pub fn watch_transactions() -> Result<()> {
+    if !REGISTERED.get() {
+        transaction::on_end(Some(on_xact), Some(on_subxact))?;
+        REGISTERED.set(true);
+    }
+    Ok(())
+}
+
+/// The transaction has changed something that its changeset doesn't carry.
+pub fn local_effect() {
+    with(|state| state.local_effects = true);
+}
+
+/// Appends a key; its `since` is now, when the lock that it stands for is held.
+pub fn key(relation: u32, hash: u64, usage: KeyUse) -> Result<()> {
+    let since = shmem::shared().control().visible.passed();
+    let KeyUse { mode, flags } = usage;
+    append(|builder| {
+        builder.key(Key {
+            hash,
+            since,
+            relation,
+            mode,
+            flags,
+        })
+    })
+}
+
+/// Appends entries about rows of `relation`.
+pub fn entries(
+    relation: &Relation,
+    add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>,
+) -> Result<()> {
+    append(|builder| {
+        let natts = relation.attrs.len() as u16;
+        builder.relation(Oid(relation.oid), relation.fingerprint, natts)?;
+        add(builder)
+    })
+}
+
+fn append(add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>) -> Result<()> {
+    let (result, bytes) = with(|state| match &mut state.builder {
+        Some(builder) => (add(builder), builder.total_bytes()),
+        None => unreachable!("enter() comes first"),
+    });
+    match result {
+        Ok(()) if bytes <= CHANGESET_BYTES_MAX => Ok(()),
+        Ok(()) => Err(too_large(bytes)),
+        Err(Full) => Err(no_memory(bytes)),
+    }
+}
+
+pub fn too_large(bytes: usize) -> PgError {
+    PgError::new("54000", "transaction changes too much to be replicated")
+        .detail(format!(
+            "Its changeset has {bytes} bytes; the largest has {CHANGESET_BYTES_MAX}."
+        ))
+        .hint("Split it into several transactions.")
+}
+
+pub fn no_memory(bytes: usize) -> PgError {
+    let all = shmem::shared().pool().total_blocks(Class::Local) as usize * POOL_BLOCK_BYTES;
+    let hint = "Split the transaction, or raise replication_imessage_buffers.";
+    if bytes >= all / 2 {
+        PgError::new("54000", "transaction changes too much to be replicated")
+            .detail(format!(
+                "Its changeset has {bytes} bytes; there are {all} for all of them."
+            ))
+            .hint(hint)
+    } else {
+        PgError::new("53200", "out of memory for the changesets of transactions")
+            .detail(format!("All of {all} bytes are in use."))
+            .hint(hint)
+    }
+}
+
+/// A transaction that is to be multicast.
+pub struct Pending {
+    /// Its changeset.
+    pub builder: ChainBuilder,
+    /// It has effects that the changeset doesn't carry: nobody can do it in its place.
+    pub local_effects: bool,
+}
+
+/// The changeset of the transaction, which captures nothing from here on; `None` if it changed
+/// nothing.
+pub fn take() -> Option<Pending> {
+    with(|state| {
+        let builder = state.builder.take_if(|b| !b.has_no_entries())?;
+        Some(Pending {
+            builder,
+            local_effects: state.local_effects,
+        })
+    })
+}
+
+/// The end of a transaction or subtransaction, as xact.h has the events.
+extern "C" fn on_xact(event: sys::XactEvent, _arg: *mut c_void) {
+    if event == sys::XACT_EVENT_COMMIT || event == sys::XACT_EVENT_ABORT {
+        boundary_nofail(|| {
+            discard();
+            worker::ended();
+        });
+    }
+}
+
+/// Forgets what was captured, and gives its memory back.
+pub fn discard() {
+    let builder = with(|state| {
+        state.marks.clear();
+        state.local_effects = false;
+        state.builder.take()
+    });
+    if builder.is_some() {
+        next_number();
+    }
+    drop(builder);
+}
+
+extern "C" fn on_subxact(
+    event: sys::SubXactEvent,
+    ended: sys::SubTransactionId,
+    parent: sys::SubTransactionId,
+    _arg: *mut c_void,
+) {
+    boundary_nofail(|| match event {
+        sys::SUBXACT_EVENT_COMMIT_SUB => with(|state| state.marks.released(ended, parent)),
+        sys::SUBXACT_EVENT_ABORT_SUB => {
+            let cut = with(|state| match state.marks.rolled_back(ended) {
+                Some(mark) => {
+                    if let Some(builder) = &mut state.builder {
+                        builder.rollback(mark);
+                    }
+                    true
+                }
+                None => false,
+            });
+            if cut {
+                next_number();
+            }
+            victim::subtransaction_aborted();
+        }
+        _ => {}
+    });
+}

@@ -1,0 +1,212 @@
+//! A slow certifier to check the fast one against: it keeps everything that ever passed and looks
+//! through all of it each time. Written from the rules in `README.md`, not from the code beside it.
+#![forbid(unsafe_code)]
+
+use super::{Certifier, Config, Verdict};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY};
+use crate::changeset::{Key, LockMode};
+use crate::ids::{Gid, MemberId};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+struct Reference {
+    keys_max: u64,
+    passed: Vec<(u16, Vec<Key>)>,
+    lows: BTreeMap<u16, u64>,
+    floor: u64,
+}
+
+impl Reference {
+    fn last(&self) -> u64 {
+        self.passed.len() as u64
+    }
+
+    fn certify(&mut self, origin: u16, snapshot: u64, keys: &[Key]) -> Verdict {
+        if snapshot > self.last() {
+            return Verdict::BelowFloor;
+        }
+        let mut depends_on = self.floor;
+        for mine in keys {
+            let since = mine.since.0.min(snapshot);
+            for gid in (1..=self.last()).rev().filter(|gid| *gid > self.floor) {
+                let (winner, theirs) = &self.passed[gid as usize - 1];
+                for other in theirs {
+                    if other.hash != mine.hash || !other.mode.conflicts(mine.mode) {
+                        continue;
+                    }
+                    let only_locked = other.flags & KEY_LOCK_ONLY != 0;
+                    let window = if only_locked || mine.flags & KEY_FROM_SINCE != 0 {
+                        since
+                    } else {
+                        snapshot
+                    };
+                    if gid > window {
+                        return Verdict::Conflict {
+                            relation: mine.relation,
+                            gid: Gid(gid),
+                            origin: MemberId(*winner),
+                        };
+                    }
+                    if !only_locked && mine.flags & KEY_LOCK_ONLY == 0 {
+                        depends_on = depends_on.max(gid);
+                    }
+                }
+            }
+            if since < self.floor {
+                return Verdict::BelowFloor;
+            }
+        }
+        self.passed.push((origin, keys.to_vec()));
+        while self.weight() > self.keys_max {
+            self.floor += 1;
+        }
+        Verdict::Pass {
+            gid: Gid(self.last()),
+            depends_on: Gid(depends_on),
+        }
+    }
+
+    fn weight(&self) -> u64 {
+        self.passed[self.floor as usize..]
+            .iter()
+            .map(|(_, keys)| {
+                let entries: BTreeSet<_> = keys
+                    .iter()
+                    .map(|k| (k.hash, k.mode, k.flags & KEY_LOCK_ONLY))
+                    .collect();
+                1 + entries.len() as u64
+            })
+            .sum()
+    }
+
+    fn settle(&mut self) {
+        if let Some(low) = self.lows.values().min() {
+            self.floor = self.floor.max(*low);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A changeset whose snapshot GID is so old, with keys: hash, mode, flags, age of `since`.
+    Certify(u16, u64, Vec<(u64, usize, u8, u64)>),
+    /// From a broken origin: a snapshot GID so far ahead.
+    Ahead(u16, u64),
+    Report(u16, u64),
+    Join(u16, u64),
+    Leave(u16),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let member = || 1..5u16;
+    let key = (0..6u64, 0..4usize, 0..4u8, 0..5u64);
+    let keys = prop::collection::vec(key, 0..5);
+    prop_oneof![
+        16 => (member(), 0..6u64, keys).prop_map(|(m, age, keys)| Step::Certify(m, age, keys)),
+        1 => (member(), 1..3u64).prop_map(|(m, ahead)| Step::Ahead(m, ahead)),
+        4 => (member(), 0..8u64).prop_map(|(m, age)| Step::Report(m, age)),
+        1 => (member(), 0..20u64).prop_map(|(m, age)| Step::Join(m, age)),
+        1 => member().prop_map(Step::Leave),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn encoded(certifier: &Certifier) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    certifier.encode(&mut bytes);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Three that see the same order: one that restarts from checkpoints, one that never does, and
+    /// the reference.
+    #[test]
+    fn verdicts_differ_from_the_rules_or_between_members(
+        keys_max in prop_oneof![2..30usize, Just(1000)],
+        steps in prop::collection::vec(step(), 1..150),
+    ) {
+        let config = Config { keys_max };
+        let mut restarted = Certifier::new(config);
+        let mut steady = Certifier::new(config);
+        let mut reference = Reference {
+            keys_max: keys_max as u64,
+            passed: Vec::new(),
+            lows: BTreeMap::new(),
+            floor: 0,
+        };
+        for step in steps {
+            let last = reference.last();
+            let ago = |age: u64| last.saturating_sub(age);
+            match step {
+                Step::Certify(origin, age, keys) => {
+                    let snapshot = ago(age);
+                    let keys: Vec<Key> = keys
+                        .into_iter()
+                        .map(|(hash, mode, flags, age)| Key {
+                            hash,
+                            since: Gid(snapshot.saturating_sub(age)),
+                            relation: 100 + hash as u32,
+                            mode: LockMode::ALL[mode],
+                            flags: [0, KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_LOCK_ONLY | KEY_FROM_SINCE]
+                                [flags as usize],
+                        })
+                        .collect();
+                    let expected = reference.certify(origin, snapshot, &keys);
+                    for certifier in [&mut restarted, &mut steady] {
+                        let keys = keys.iter().copied();
+                        let verdict = certifier.certify(MemberId(origin), Gid(snapshot), keys);
+                        prop_assert_eq!(verdict, expected);
+                    }
+                }
+                Step::Ahead(origin, ahead) => {
+                    let expected = reference.certify(origin, last + ahead, &[]);
+                    for certifier in [&mut restarted, &mut steady] {
+                        let keys = std::iter::empty();
+                        let verdict = certifier.certify(MemberId(origin), Gid(last + ahead), keys);
+                        prop_assert_eq!(verdict, expected);
+                    }
+                }
+                Step::Report(member, age) => {
+                    restarted.report_low(MemberId(member), Gid(ago(age)));
+                    steady.report_low(MemberId(member), Gid(ago(age)));
+                    if let Some(low) = reference.lows.get_mut(&member) {
+                        *low = (*low).max(ago(age));
+                    }
+                    reference.settle();
+                }
+                Step::Join(member, age) => {
+                    restarted.member_added(MemberId(member), Gid(ago(age)));
+                    steady.member_added(MemberId(member), Gid(ago(age)));
+                    reference.lows.entry(member).or_insert(ago(age));
+                    reference.settle();
+                }
+                Step::Leave(member) => {
+                    restarted.member_removed(MemberId(member));
+                    steady.member_removed(MemberId(member));
+                    reference.lows.remove(&member);
+                    reference.settle();
+                }
+                Step::Restart => {
+                    let bytes = encoded(&restarted);
+                    prop_assert_eq!(&bytes, &encoded(&steady));
+                    restarted = Certifier::decode(config, &bytes).expect("its own checkpoint");
+                    prop_assert_eq!(&bytes, &encoded(&restarted));
+                }
+            }
+            for certifier in [&restarted, &steady] {
+                prop_assert_eq!(certifier.floor().0, reference.floor);
+                prop_assert_eq!(certifier.last_gid().0, reference.last());
+                prop_assert_eq!(certifier.retained(), reference.weight());
+            }
+            prop_assert_eq!(restarted.digest(), steady.digest());
+        }
+        prop_assert_eq!(encoded(&restarted), encoded(&steady));
+    }
+}

@@ -1,0 +1,441 @@
+//! Each test is named after the failure that it prevents.
+
+use super::*;
+use crate::changeset::LockMode::{self, KeyShare, NoKeyUpdate, Share, Update};
+
+fn key(hash: u64, mode: LockMode, flags: u8, since: u64) -> Key {
+    Key {
+        hash,
+        since: Gid(since),
+        relation: 100 + hash as u32,
+        mode,
+        flags,
+    }
+}
+
+fn group() -> Certifier {
+    let mut c = Certifier::new(Config { keys_max: 1000 });
+    for m in 1..=3 {
+        c.member_added(MemberId(m), Gid::ZERO);
+    }
+    c
+}
+
+fn certify(c: &mut Certifier, origin: u16, snapshot: u64, keys: &[Key]) -> Verdict {
+    c.certify(MemberId(origin), Gid(snapshot), keys.iter().copied())
+}
+
+#[track_caller]
+fn passes(verdict: Verdict, gid: u64, depends_on: u64) {
+    assert_eq!(
+        verdict,
+        Verdict::Pass {
+            gid: Gid(gid),
+            depends_on: Gid(depends_on)
+        }
+    );
+}
+
+#[track_caller]
+fn loses(verdict: Verdict, relation: u32, gid: u64, origin: u16) {
+    assert_eq!(
+        verdict,
+        Verdict::Conflict {
+            relation,
+            gid: Gid(gid),
+            origin: MemberId(origin)
+        }
+    );
+}
+
+#[test]
+fn no_update_is_lost() {
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(5, NoKeyUpdate, 0, 0)]), 1, 0);
+    loses(
+        certify(&mut c, 2, 0, &[key(5, NoKeyUpdate, 0, 0)]),
+        105,
+        1,
+        1,
+    );
+    passes(certify(&mut c, 2, 1, &[key(5, NoKeyUpdate, 0, 0)]), 2, 1);
+    loses(certify(&mut c, 3, 1, &[key(5, Update, 0, 0)]), 105, 2, 2);
+}
+
+#[test]
+fn one_unique_value_is_taken_once() {
+    let mut c = group();
+    passes(
+        certify(&mut c, 1, 0, &[key(1, Update, 0, 0), key(9, Update, 0, 0)]),
+        1,
+        0,
+    );
+    loses(
+        certify(&mut c, 2, 0, &[key(2, Update, 0, 0), key(9, Update, 0, 0)]),
+        109,
+        1,
+        1,
+    );
+}
+
+#[test]
+fn a_late_child_is_no_orphan() {
+    // The child came first; the parent's delete checked for children before it could see it.
+    let mut c = group();
+    passes(
+        certify(
+            &mut c,
+            1,
+            0,
+            &[key(7, KeyShare, KEY_LOCK_ONLY, 0), key(70, Update, 0, 0)],
+        ),
+        1,
+        0,
+    );
+    loses(certify(&mut c, 2, 1, &[key(7, Update, 0, 0)]), 107, 1, 1);
+    // A delete that locked the parent after the child had come has seen it, or fails by itself.
+    passes(certify(&mut c, 2, 1, &[key(7, Update, 0, 1)]), 2, 0);
+    // The delete came first.
+    loses(
+        certify(&mut c, 1, 1, &[key(7, KeyShare, KEY_LOCK_ONLY, 1)]),
+        107,
+        2,
+        2,
+    );
+}
+
+#[test]
+fn a_parent_may_change_beside_its_children() {
+    let mut c = group();
+    passes(
+        certify(&mut c, 1, 0, &[key(7, KeyShare, KEY_LOCK_ONLY, 0)]),
+        1,
+        0,
+    );
+    passes(certify(&mut c, 2, 0, &[key(7, NoKeyUpdate, 0, 0)]), 2, 0);
+    passes(
+        certify(&mut c, 3, 0, &[key(7, KeyShare, KEY_LOCK_ONLY, 0)]),
+        3,
+        0,
+    );
+}
+
+#[test]
+fn share_locks_share_and_updates_wait_for_nobody_that_locked_elsewhere_in_time() {
+    let mut c = group();
+    passes(
+        certify(&mut c, 1, 0, &[key(7, Share, KEY_LOCK_ONLY, 0)]),
+        1,
+        0,
+    );
+    passes(
+        certify(&mut c, 2, 0, &[key(7, Share, KEY_LOCK_ONLY, 0)]),
+        2,
+        0,
+    );
+    loses(
+        certify(&mut c, 3, 2, &[key(7, NoKeyUpdate, 0, 1)]),
+        107,
+        2,
+        2,
+    );
+    passes(certify(&mut c, 3, 2, &[key(7, NoKeyUpdate, 0, 2)]), 3, 0);
+}
+
+#[test]
+fn a_deferred_check_is_judged_by_when_it_looked() {
+    let mut c = group();
+    passes(
+        certify(&mut c, 1, 0, &[key(4, Update, KEY_FROM_SINCE, 0)]),
+        1,
+        0,
+    );
+    loses(
+        certify(&mut c, 2, 1, &[key(4, Update, KEY_FROM_SINCE, 0)]),
+        104,
+        1,
+        1,
+    );
+    passes(
+        certify(&mut c, 2, 1, &[key(4, Update, KEY_FROM_SINCE, 1)]),
+        2,
+        1,
+    );
+}
+
+#[test]
+fn a_loser_leaves_no_trace() {
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(1, Update, 0, 0)]), 1, 0);
+    loses(
+        certify(&mut c, 2, 0, &[key(2, Update, 0, 0), key(1, Update, 0, 0)]),
+        101,
+        1,
+        1,
+    );
+    passes(certify(&mut c, 3, 0, &[key(2, Update, 0, 0)]), 2, 0);
+}
+
+#[test]
+fn what_nobody_can_miss_any_more_is_forgotten() {
+    let mut c = group();
+    for i in 0..10 {
+        passes(certify(&mut c, 1, i, &[key(i, Update, 0, i)]), i + 1, 0);
+    }
+    for m in [1, 2] {
+        c.report_low(MemberId(m), Gid(8));
+    }
+    assert_eq!(
+        (c.floor(), c.retained()),
+        (Gid::ZERO, 20),
+        "one member has not said anything yet"
+    );
+    c.member_removed(MemberId(3));
+    assert_eq!((c.floor(), c.retained()), (Gid(8), 4));
+    assert_eq!(
+        certify(&mut c, 1, 7, &[key(50, Update, 0, 8)]),
+        Verdict::BelowFloor
+    );
+    assert_eq!(
+        certify(&mut c, 1, 9, &[key(50, Update, 0, 7)]),
+        Verdict::BelowFloor
+    );
+    passes(certify(&mut c, 1, 8, &[key(50, Update, 0, 8)]), 11, 8);
+    c.report_low(MemberId(1), Gid(3));
+    assert_eq!(c.floor(), Gid(8), "it never sinks");
+}
+
+#[test]
+fn memory_is_bounded_and_late_windows_pay_for_it() {
+    let mut c = Certifier::new(Config { keys_max: 10 });
+    c.member_added(MemberId(1), Gid::ZERO);
+    for i in 0..10 {
+        // A GID and two entries each, one of them shared by all.
+        let keys = [key(i, Update, 0, i), key(99, KeyShare, 0, i)];
+        certify(&mut c, 1, i, &keys);
+        assert!(c.retained() <= 10);
+    }
+    assert_eq!(c.floor(), Gid(7));
+    assert_eq!(
+        certify(&mut c, 1, 6, &[key(77, Update, 0, 6)]),
+        Verdict::BelowFloor
+    );
+    // What depends on a forgotten key waits for all that were forgotten.
+    passes(certify(&mut c, 1, 10, &[key(0, Update, 0, 10)]), 11, 7);
+}
+
+#[test]
+fn a_changeset_beyond_the_bound_stops_later_ones_for_ever() {
+    let mut c = Certifier::new(Config { keys_max: 10 });
+    let keys: Vec<Key> = (0..50).map(|hash| key(hash, Update, 0, 0)).collect();
+    passes(certify(&mut c, 1, 0, &keys), 1, 0);
+    assert_eq!((c.floor(), c.retained()), (Gid(1), 0));
+    assert_eq!(certify(&mut c, 2, 0, &keys[..1]), Verdict::BelowFloor);
+    passes(certify(&mut c, 2, 1, &[key(3, Update, 0, 1)]), 2, 1);
+}
+
+#[test]
+fn a_member_that_restarts_below_the_floor_applies_too_early() {
+    // It reported 2 and lost the end of its WAL: now it has only 1, and 3 rewrites what 2 wrote.
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(4, Update, 0, 0)]), 1, 0);
+    passes(certify(&mut c, 1, 1, &[key(5, Update, 0, 1)]), 2, 0);
+    for m in 1..=3 {
+        c.report_low(MemberId(m), Gid(2));
+    }
+    passes(certify(&mut c, 1, 2, &[key(5, Update, 0, 2)]), 3, 2);
+}
+
+#[test]
+fn two_transactions_of_one_member_overwrite_each_other() {
+    // The first one's worker died after it was multicast: its locks are gone, a helper will redo
+    // it, and the second one wrote the row before that.
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(5, NoKeyUpdate, 0, 0)]), 1, 0);
+    loses(
+        certify(&mut c, 1, 0, &[key(5, NoKeyUpdate, 0, 0)]),
+        105,
+        1,
+        1,
+    );
+}
+
+#[test]
+fn a_window_beyond_the_last_gid_sees_no_conflict() {
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(5, Update, 0, 0)]), 1, 0);
+    assert_eq!(
+        certify(&mut c, 2, 2, &[key(5, Update, 0, 2)]),
+        Verdict::BelowFloor
+    );
+    // A `since` beyond the snapshot GID counts as that.
+    passes(
+        certify(&mut c, 1, 1, &[key(6, Share, KEY_LOCK_ONLY, 1)]),
+        2,
+        0,
+    );
+    loses(certify(&mut c, 2, 1, &[key(6, Update, 0, 9)]), 106, 2, 1);
+}
+
+#[test]
+fn the_weaker_of_two_entries_hides_the_stronger() {
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(5, Update, 0, 0)]), 1, 0);
+    let weaker = [key(5, KeyShare, 0, 1), key(5, Share, KEY_LOCK_ONLY, 1)];
+    passes(certify(&mut c, 1, 1, &weaker), 2, 1);
+    // Key-share beside key-share collides with the update at 1 alone.
+    loses(certify(&mut c, 2, 0, &[key(5, KeyShare, 0, 0)]), 105, 1, 1);
+    passes(certify(&mut c, 2, 1, &[key(5, KeyShare, 0, 1)]), 3, 1);
+}
+
+#[test]
+fn a_report_of_more_than_there_is_lifts_the_floor_beyond_the_order() {
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(5, Update, 0, 0)]), 1, 0);
+    for m in 1..=3 {
+        c.report_low(MemberId(m), Gid(u64::MAX));
+    }
+    c.report_low(MemberId(9), Gid::ZERO);
+    assert_eq!(c.floor(), Gid(1));
+    passes(certify(&mut c, 2, 1, &[key(5, Update, 0, 1)]), 2, 1);
+}
+
+#[test]
+fn a_member_that_joins_lowers_the_floor_to_what_is_gone() {
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(5, Update, 0, 0)]), 1, 0);
+    for m in 1..=3 {
+        c.report_low(MemberId(m), Gid(1));
+    }
+    c.member_added(MemberId(4), Gid::ZERO);
+    assert_eq!(c.floor(), Gid(1));
+    // It holds the floor until it reports.
+    passes(certify(&mut c, 1, 1, &[key(5, Update, 0, 1)]), 2, 1);
+    for m in 1..=3 {
+        c.report_low(MemberId(m), Gid(2));
+    }
+    assert_eq!(c.floor(), Gid(1));
+    c.report_low(MemberId(4), Gid(2));
+    assert_eq!(c.floor(), Gid(2));
+}
+
+#[test]
+fn a_different_verdict_goes_unnoticed() {
+    let (mut a, mut b) = (group(), group());
+    for c in [&mut a, &mut b] {
+        passes(certify(c, 1, 0, &[key(5, Update, 0, 0)]), 1, 0);
+    }
+    assert_eq!(a.digest(), b.digest());
+    passes(certify(&mut a, 1, 1, &[key(5, Update, 0, 1)]), 2, 1);
+    loses(certify(&mut b, 1, 0, &[key(5, Update, 0, 1)]), 105, 1, 1);
+    assert_ne!(a.digest(), b.digest());
+}
+
+/// A state with members, GIDs of several origins and entries of several kinds.
+fn example() -> Certifier {
+    let mut c = group();
+    let keys = [key(1, Update, 0, 0), key(1, Share, KEY_LOCK_ONLY, 0)];
+    passes(certify(&mut c, 1, 0, &keys), 1, 0);
+    passes(certify(&mut c, 2, 1, &[key(2, NoKeyUpdate, 0, 1)]), 2, 0);
+    passes(certify(&mut c, 3, 2, &[]), 3, 0);
+    passes(certify(&mut c, 3, 3, &[key(3, Update, 0, 3)]), 4, 0);
+    c.report_low(MemberId(1), Gid(1));
+    c
+}
+
+fn encoded(c: &Certifier) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    c.encode(&mut bytes);
+    bytes
+}
+
+#[test]
+fn damaged_checkpoints_are_accepted() {
+    let c = example();
+    let good = encoded(&c);
+    assert!(Certifier::decode(c.config, &good).is_ok());
+    for cut in 0..good.len() {
+        let cut = Certifier::decode(c.config, &good[..cut]);
+        assert_eq!(cut.expect_err("cut off"), DecodeError::Damaged);
+    }
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        let bad = Certifier::decode(c.config, &bad);
+        assert_eq!(bad.expect_err("flipped"), DecodeError::Damaged);
+    }
+    let other = Certifier::decode(Config { keys_max: 7 }, &good);
+    assert_eq!(other.expect_err("other bound"), DecodeError::Bound(1000));
+}
+
+#[test]
+fn contradictions_under_a_right_checksum_are_accepted() {
+    let c = example();
+    let refused = |change: &dyn Fn(&mut [u8])| {
+        let mut bytes = encoded(&c);
+        bytes.truncate(bytes.len() - 4);
+        change(&mut bytes);
+        let crc = crc32fast::hash(&bytes).to_le_bytes();
+        bytes.extend_from_slice(&crc);
+        match Certifier::decode(c.config, &bytes) {
+            Err(DecodeError::Inconsistent(what)) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The head takes 64 bytes, each of the three members 16, each of the four GIDs 8.
+    let (members, gids) = (64, 112);
+    let slots = encoded(&c).len() - 4 - 4;
+    for (change, what) in [
+        (
+            &(|b: &mut [u8]| b[24] = 5) as &dyn Fn(&mut [u8]),
+            "floor and last GID",
+        ),
+        (&|b| b[56] = 1, "a word that is kept for later is set"),
+        (&|b| b[49] = 4, "more is retained than the bound allows"),
+        (&|b| b[members + 2] = 1, "the number of a member"),
+        (&|b| b[members] = 2, "members out of order"),
+        (
+            &|b| b[members + 8] = 5,
+            "a member reported more than there is",
+        ),
+        (
+            &|b| {
+                b[members + 16 + 8] = 1;
+                b[members + 32 + 8] = 1;
+            },
+            "the floor is below all reports",
+        ),
+        (&|b| b[gids + 2] = 1, "the number of an origin"),
+        (
+            &|b| b[gids + 24 + 4] = 2,
+            "fewer entries than the GIDs have",
+        ),
+        (&|b| b[gids + 24 + 4] = 0, "more entries than the GIDs have"),
+        (&|b| b[slots] = 8, "a slot"),
+        (&|b| b[slots] = b[slots + 1], "an entry twice under one GID"),
+    ] {
+        assert_eq!(refused(change), what);
+    }
+}
+
+#[test]
+fn contradictions_under_a_right_checksum_panic() {
+    let c = example();
+    let good = encoded(&c);
+    for at in 0..good.len() - 4 {
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad.truncate(good.len() - 4);
+            bad[at] ^= 1 << bit;
+            let crc = crc32fast::hash(&bad).to_le_bytes();
+            bad.extend_from_slice(&crc);
+            // Some flips make another state that could be; it must then be one that works.
+            if let Ok(mut other) = Certifier::decode(c.config, &bad) {
+                assert_eq!(encoded(&other), bad);
+                let last = other.last_gid().0;
+                certify(&mut other, 1, last, &[key(1, Update, 0, last)]);
+                other.report_low(MemberId(2), Gid(last));
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+use super::decode::{Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header};
+use super::encode::{Builder, Full, HEADER_BYTES, Sink};
+use super::key::{KEY_LOCK_ONLY, KEY_UNIQUE, Key, LockMode};
+use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
+use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use proptest::prelude::*;
+
+fn header() -> Header {
+    Header {
+        flags: FLAG_LOCAL_EFFECTS,
+        group: GroupId(0x1122_3344_5566_7788),
+        origin: MemberId(2),
+        incarnation: Incarnation(7),
+        isolation: 1,
+        xid: 0x1_0000_0301,
+        snapshot_gid: Gid(41),
+        commit_ts: -5,
+        database: Oid(16384),
+        keys_count: 0,
+        entries_count: 0,
+        keys_bytes: 0,
+        entries_bytes: 0,
+    }
+}
+
+fn whole(builder: Builder<Vec<u8>>) -> Vec<u8> {
+    let (head, keys, entries) = builder.finish(header());
+    [head.to_vec(), keys, entries].concat()
+}
+
+fn row<'a>(natts: u16, bitmap: Option<&'a [u8]>, data: &'a [u8]) -> TupleBytes<'a> {
+    TupleBytes {
+        natts,
+        bitmap,
+        data,
+    }
+}
+
+fn example() -> Vec<u8> {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    let key = |hash, mode, flags| Key {
+        hash,
+        since: Gid(40),
+        relation: 16390,
+        mode,
+        flags,
+    };
+    b.relation(Oid(16390), 0xfeed_beef, 3).expect("room");
+    b.key(key(1, LockMode::Update, 0)).expect("room");
+    b.key(key(2, LockMode::Update, KEY_UNIQUE)).expect("room");
+    b.insert(&row(3, None, b"\x01\0\0\0\x09abc")).expect("room");
+    b.relation(Oid(16400), 0xdead, 2).expect("room");
+    b.key(key(3, LockMode::KeyShare, KEY_LOCK_ONLY))
+        .expect("room");
+    b.update(
+        &row(1, None, b"\x05\0\0\0"),
+        Bitmap(&[0b10]),
+        &row(2, Some(&[0b10]), b"\x0bnew!"),
+    )
+    .expect("room");
+    b.relation(Oid(16390), 0xfeed_beef, 3).expect("room");
+    b.delete(&row(1, None, b"\x07\0\0\0")).expect("room");
+    b.batch(
+        [
+            row(2, Some(&[0b01]), b"\x01\0\0\0"),
+            row(2, None, b"\x02\0\0\0\x05x"),
+        ]
+        .into_iter(),
+    )
+    .expect("room");
+    whole(b)
+}
+
+/// The bytes never change without a new version. To write them anew after a change of version:
+/// `UPDATE=1 cargo test golden`.
+#[test]
+fn golden_bytes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/changeset.hex");
+    let hex: String = example()
+        .chunks(16)
+        .map(|line| {
+            line.iter()
+                .map(|b| format!("{b:02x}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+                + "\n"
+        })
+        .collect();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, &hex).expect("write the golden file");
+    }
+    assert_eq!(std::fs::read_to_string(path).expect("the golden file"), hex);
+}
+
+#[test]
+fn what_was_built_is_read_back() {
+    let bytes = example();
+    let c = Changeset::parse(&bytes).expect("whole");
+    let h = c.header();
+    let same = Header {
+        keys_count: 3,
+        entries_count: 7,
+        keys_bytes: h.keys_bytes,
+        entries_bytes: h.entries_bytes,
+        ..header()
+    };
+    assert_eq!(*h, same);
+    assert_eq!(c.keys().map(|k| k.hash).collect::<Vec<_>>(), [1, 2, 3]);
+    let entries: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    assert_eq!(
+        entries[0],
+        Entry::Relation {
+            oid: Oid(16390),
+            fingerprint: 0xfeed_beef,
+            natts: 3
+        }
+    );
+    assert_eq!(
+        entries[1],
+        Entry::Insert(row(3, None, b"\x01\0\0\0\x09abc"))
+    );
+    let Entry::Update {
+        identity,
+        changed,
+        new,
+    } = entries[3]
+    else {
+        panic!("{:?}", entries[3])
+    };
+    assert_eq!(
+        (identity.data, changed.has(0), changed.has(1), new.data),
+        (&b"\x05\0\0\0"[..], false, true, &b"\x0bnew!"[..])
+    );
+    let Entry::Batch(rows) = entries[6] else {
+        panic!("{:?}", entries[6])
+    };
+    assert_eq!(rows.map(|r| r.data.len()).collect::<Vec<_>>(), [4, 6]);
+}
+
+#[test]
+fn a_weaker_key_behind_a_stronger_one_is_left_out_until_a_rollback() {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    let key = |since, mode| Key {
+        hash: 9,
+        since: Gid(since),
+        relation: 1,
+        mode,
+        flags: 0,
+    };
+    b.key(key(5, LockMode::NoKeyUpdate)).expect("room");
+    let mark = b.mark();
+    b.key(key(6, LockMode::NoKeyUpdate)).expect("room");
+    b.key(key(6, LockMode::KeyShare)).expect("room");
+    assert_eq!(b.counts().0, 1);
+    b.key(key(4, LockMode::NoKeyUpdate)).expect("room");
+    b.key(key(6, LockMode::Update)).expect("room");
+    assert_eq!(b.counts().0, 3);
+    b.rollback(mark);
+    b.key(key(6, LockMode::Update)).expect("room");
+    assert_eq!(b.counts().0, 2);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Relation(u32),
+    Insert(Vec<u8>),
+    Delete(Vec<u8>),
+    Update(Vec<u8>, u16),
+    Batch(Vec<Vec<u8>>),
+    Key(u64),
+    Mark,
+    Rollback(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let data = || prop::collection::vec(any::<u8>(), 0..40);
+    prop::collection::vec(
+        prop_oneof![
+            (1..4u32).prop_map(Step::Relation),
+            data().prop_map(Step::Insert),
+            data().prop_map(Step::Delete),
+            (data(), 1..20u16).prop_map(|(d, n)| Step::Update(d, n)),
+            prop::collection::vec(data(), 0..4).prop_map(Step::Batch),
+            any::<u64>().prop_map(Step::Key),
+            Just(Step::Mark),
+            any::<prop::sample::Index>().prop_map(|i| Step::Rollback(i.index(1000))),
+        ],
+        0..60,
+    )
+}
+
+/// A sink with room for so many bytes.
+#[derive(Debug)]
+struct Small(Vec<u8>, usize);
+
+impl Sink for Small {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if self.0.len() + bytes.len() > self.1 {
+            return Err(Full);
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+    fn each(&self, visit: &mut dyn FnMut(&[u8])) {
+        // In pieces, as from shared memory.
+        self.0.chunks(7).for_each(visit);
+    }
+}
+
+#[test]
+fn half_an_entry_stays_when_memory_ends() {
+    for room in 0..200 {
+        let mut b = Builder::new(Small(Vec::new(), room), Small(Vec::new(), room));
+        let long = [7; 30];
+        let rows = || [row(9, Some(&[1, 0]), &long), row(3, None, &long)];
+        let (mut entries, mut keys) = (0, 0);
+        if b.relation(Oid(1), 2, 9).is_ok() {
+            entries += 1;
+            entries += u32::from(b.insert(&rows()[0]).is_ok());
+            let update = b.update(&rows()[1], Bitmap(&[3, 0]), &rows()[0]);
+            entries += u32::from(update.is_ok());
+            entries += u32::from(b.batch(rows().into_iter()).is_ok());
+            entries += u32::from(b.delete(&row(1, None, b"x")).is_ok());
+        }
+        for hash in 0..9 {
+            let key = Key {
+                hash,
+                since: Gid(1),
+                relation: 1,
+                mode: LockMode::Update,
+                flags: 0,
+            };
+            keys += u32::from(b.key(key).is_ok());
+        }
+        assert_eq!(b.counts(), (keys, entries));
+        let (head, first, second) = b.finish(header());
+        let bytes = [head.to_vec(), first.0, second.0].concat();
+        let c = Changeset::parse(&bytes).expect("what was accepted is whole");
+        assert_eq!(c.header().entries_count, entries);
+        assert_eq!(c.header().keys_count, keys);
+    }
+}
+
+#[test]
+fn a_relation_whose_layout_changed_is_not_opened_again() {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    for (fingerprint, natts) in [(1, 2), (1, 2), (5, 3)] {
+        b.relation(Oid(1), fingerprint, natts).expect("room");
+        b.insert(&row(natts, None, b"x")).expect("room");
+    }
+    assert_eq!(b.counts().1, 5);
+    let mark = b.mark();
+    b.relation(Oid(2), 1, 1).expect("room");
+    b.rollback(mark);
+    b.relation(Oid(2), 1, 1).expect("room");
+    b.insert(&row(1, None, b"x")).expect("room");
+    let bytes = whole(b);
+    let c = Changeset::parse(&bytes).expect("whole");
+    assert_eq!(c.header().entries_count, 7);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What is left after marks and rollbacks is what was built without the parts rolled back.
+    #[test]
+    fn rollbacks_leave_exactly_the_rest(steps in steps()) {
+        let mut b = Builder::new(Vec::new(), Vec::new());
+        // The model: what should be there, as (relation, data) and key hashes.
+        let (mut relation, mut rows, mut keys) = (0, Vec::<(u32, Vec<u8>)>::new(), Vec::<u64>::new());
+        let mut marks = Vec::new();
+        for step in steps {
+            if relation == 0 && matches!(step, Step::Insert(_) | Step::Delete(_) | Step::Update(..) | Step::Batch(_)) {
+                continue;
+            }
+            match step {
+                Step::Relation(r) => { b.relation(Oid(r), 7, 20).unwrap(); relation = r; }
+                Step::Insert(d) => { b.insert(&row(4, None, &d)).unwrap(); rows.push((relation, d)); }
+                Step::Delete(d) => { b.delete(&row(1, Some(&[1]), &d)).unwrap(); rows.push((relation, d)); }
+                Step::Update(d, n) => {
+                    let bits = vec![0xa5; bitmap_bytes(n)];
+                    b.update(&row(1, None, b"id"), Bitmap(&bits), &row(n, Some(&bits), &d)).unwrap();
+                    rows.push((relation, d));
+                }
+                Step::Batch(all) => {
+                    b.batch(all.iter().map(|d| row(4, None, d)).collect::<Vec<_>>().into_iter()).unwrap();
+                    rows.extend(all.into_iter().map(|d| (relation, d)));
+                }
+                Step::Key(hash) => {
+                    b.key(Key { hash, since: Gid(1), relation: 1, mode: LockMode::Update, flags: 0 }).unwrap();
+                    keys.push(hash);
+                }
+                Step::Mark => marks.push((b.mark(), relation, rows.len(), keys.len())),
+                Step::Rollback(i) => if !marks.is_empty() {
+                    marks.truncate(i % marks.len() + 1);
+                    let (mark, r, n, k) = marks.pop().unwrap();
+                    b.rollback(mark);
+                    relation = r;
+                    rows.truncate(n);
+                    keys.truncate(k);
+                }
+            }
+        }
+        let bytes = whole(b);
+        let c = Changeset::parse(&bytes).unwrap();
+        let mut seen = Vec::new();
+        let mut current = 0;
+        for entry in c.entries() {
+            match entry.unwrap() {
+                Entry::Relation { oid, .. } => current = oid.0,
+                Entry::Insert(t) | Entry::Delete(t) | Entry::Update { new: t, .. } => seen.push((current, t.data.to_vec())),
+                Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
+            }
+        }
+        prop_assert_eq!(seen, rows);
+        keys.dedup();
+        let mut got: Vec<u64> = c.keys().map(|k| k.hash).collect();
+        got.dedup();
+        prop_assert_eq!(got, keys);
+    }
+
+    /// Bytes that came over a network can be anything.
+    #[test]
+    fn damage_is_an_error_and_never_a_panic(at in any::<prop::sample::Index>(), flip in 1..=255u8, cut in any::<prop::sample::Index>()) {
+        let good = example();
+        let mut bad = good.clone();
+        let at = at.index(bad.len());
+        bad[at] ^= flip;
+        prop_assert!(Changeset::parse(&bad).is_err());
+        prop_assert!(Changeset::parse(&good[..cut.index(good.len())]).is_err());
+        // With a right checksum the structure is checked all the same.
+        let n = HEADER_BYTES;
+        bad[n - 4..n].fill(0);
+        let crc = crc32fast::hash(&bad).to_le_bytes();
+        bad[n - 4..n].copy_from_slice(&crc);
+        if let Ok(c) = Changeset::parse(&bad) {
+            prop_assert!(c.entries().all(|e| e.is_ok()));
+            let _ = c.keys().count();
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(Changeset::parse(&bytes).is_err());
+    }
+}
+
+#[test]
+fn versions_and_kinds_that_are_unknown_are_named() {
+    let fixed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = example();
+        change(&mut bytes);
+        bytes[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
+        let crc = crc32fast::hash(&bytes).to_le_bytes();
+        bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
+        Changeset::parse(&bytes).map(|_| ()).expect_err("wrong")
+    };
+    assert_eq!(fixed(&|b| b[4] = 9), DecodeError::Version(9));
+    let entries = HEADER_BYTES + 3 * super::key::KEY_BYTES;
+    assert_eq!(fixed(&|b| b[entries] = 11), DecodeError::Kind(11, 0));
+    assert_eq!(fixed(&|b| b[HEADER_BYTES + 20] = 4), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 16), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[HEADER_BYTES + 23] = 1), DecodeError::Key);
+    for at in (52..72).chain(88..92).chain([19]) {
+        assert_eq!(fixed(&|b| b[at] = 1), DecodeError::Reserved);
+    }
+    // The first row without its relation; a row with more attributes than its relation.
+    let no_relation = fixed(&|b| {
+        b.drain(entries..entries + 15);
+        b[84] -= 15;
+        b[76] -= 1;
+    });
+    assert_eq!(no_relation, DecodeError::Entry(0));
+    assert_eq!(fixed(&|b| b[entries + 13] = 2), DecodeError::Entry(15));
+    // Counts that promise more than there is.
+    assert_eq!(fixed(&|b| b[76] += 1), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[72] += 1), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[79] = 0xff), DecodeError::Length);
+}

@@ -1,0 +1,275 @@
+//! Which helper applies which changeset, and when.
+//!
+//! Work leaves the queue in GID order only. A busy ordinary helper therefore waits only for lower
+//! GIDs, which are with helpers or with workers. When one of those workers gives up, its changeset
+//! comes in below what the helpers hold; all of them may then wait for it. So helper 0 takes only
+//! a GID whose predecessors are all committed: it never waits, and so the next GID to commit
+//! always finds a helper.
+#![forbid(unsafe_code)]
+
+use super::event::{Effect, GcsCommand};
+use crate::gcs::Delivery;
+use crate::ids::{Gid, MemberId, MessageId};
+use crate::limits::{HELPER_ATTEMPTS_MAX, HELPERS_MAX};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// A certified changeset that a helper has to commit.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Highest lower GID with a conflicting key.
+    pub depends_on: Gid,
+    /// Who made it.
+    pub origin: MemberId,
+    /// The changeset.
+    pub content: Content,
+    /// The worker that waits to hear of it: (slot, ticket).
+    pub replay_for: Option<(u32, u64)>,
+    /// Helpers that failed on it so far.
+    pub attempts: u32,
+}
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// In memory.
+    Memory(Bytes),
+    /// Only in the group log, at this delivery; `asked` once it is being read.
+    Log {
+        seq: u64,
+        index: u64,
+        id: MessageId,
+        asked: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Helper {
+    /// Not started, or gone.
+    Absent,
+    Free,
+    Busy(Gid),
+}
+
+/// What a finished GID was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// The worker to tell.
+    pub replay_for: Option<(u32, u64)>,
+}
+
+/// Queue and helpers.
+#[derive(Debug)]
+pub struct Dispatch {
+    queue: BTreeMap<Gid, Work>,
+    running: BTreeMap<Gid, Work>,
+    helpers: Vec<Helper>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Positions of queued work in the log, while it has to be read.
+    reading: BTreeMap<u64, Gid>,
+}
+
+impl Dispatch {
+    /// `helpers` ordinary ones and number 0; `bytes_max` bytes wait in memory.
+    pub fn new(helpers: u32, bytes_max: usize) -> Dispatch {
+        assert!(helpers >= 1, "changesets of other members need a helper");
+        assert!(helpers as usize <= HELPERS_MAX);
+        Dispatch {
+            queue: BTreeMap::new(),
+            running: BTreeMap::new(),
+            helpers: vec![Helper::Absent; helpers as usize + 1],
+            bytes: 0,
+            bytes_max,
+            reading: BTreeMap::new(),
+        }
+    }
+
+    /// Changesets queued or in a helper.
+    pub fn len(&self) -> usize {
+        self.queue.len() + self.running.len()
+    }
+
+    /// Bytes that wait in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Queues a delivered changeset. What exceeds the memory bound is left in the log.
+    pub fn push(&mut self, gid: Gid, mut work: Work, delivery: &Delivery) {
+        if let Content::Memory(bytes) = &work.content
+            && self.bytes + bytes.len() > self.bytes_max
+            && !self.queue.is_empty()
+        {
+            work.content = Content::Log {
+                seq: delivery.seq,
+                index: delivery.index,
+                id: delivery.id,
+                asked: false,
+            };
+        }
+        self.enqueue(gid, work);
+    }
+
+    fn enqueue(&mut self, gid: Gid, work: Work) {
+        if let Content::Memory(bytes) = &work.content {
+            self.bytes += bytes.len();
+        }
+        let old = self.queue.insert(gid, work);
+        assert!(
+            old.is_none() && !self.running.contains_key(&gid),
+            "GID {gid} dispatched twice"
+        );
+    }
+
+    /// A changeset of this member's own that its worker does not commit any more.
+    pub fn replay(&mut self, gid: Gid, work: Work) {
+        self.enqueue(gid, work);
+    }
+
+    /// The bytes of work that was left in the log.
+    pub fn loaded(&mut self, seq: u64, changeset: Bytes) {
+        let Some(gid) = self.reading.remove(&seq) else {
+            return;
+        };
+        if let Some(work) = self.queue.get_mut(&gid) {
+            self.bytes += changeset.len();
+            work.content = Content::Memory(changeset);
+        }
+    }
+
+    /// A helper is up and free.
+    pub fn ready(&mut self, helper: u32) {
+        let slot = &mut self.helpers[helper as usize];
+        assert!(
+            !matches!(slot, Helper::Busy(_)),
+            "helper {helper} says that it is free, but it is busy"
+        );
+        *slot = Helper::Free;
+    }
+
+    /// A helper has committed `gid`.
+    pub fn applied(&mut self, helper: u32, gid: Gid) -> Applied {
+        self.release(helper, gid);
+        self.helpers[helper as usize] = Helper::Free;
+        let work = self
+            .running
+            .remove(&gid)
+            .expect("a busy helper's work is in `running`");
+        Applied {
+            replay_for: work.replay_for,
+        }
+    }
+
+    /// A helper could not commit `gid`; Err when there is no point in another try.
+    pub fn failed(&mut self, helper: u32, gid: Gid, fatal: bool) -> Result<(), u32> {
+        self.release(helper, gid);
+        self.helpers[helper as usize] = Helper::Free;
+        self.again(gid, fatal)
+    }
+
+    /// A helper process is gone. `last_committed` tells whether it was done with its work.
+    pub fn gone(
+        &mut self,
+        helper: u32,
+        last_committed: Gid,
+    ) -> Result<Option<(Gid, Applied)>, (Gid, u32)> {
+        match std::mem::replace(&mut self.helpers[helper as usize], Helper::Absent) {
+            Helper::Busy(gid) if gid <= last_committed => {
+                let work = self
+                    .running
+                    .remove(&gid)
+                    .expect("a busy helper's work is in `running`");
+                Ok(Some((
+                    gid,
+                    Applied {
+                        replay_for: work.replay_for,
+                    },
+                )))
+            }
+            Helper::Busy(gid) => self
+                .again(gid, false)
+                .map(|()| None)
+                .map_err(|attempts| (gid, attempts)),
+            Helper::Absent | Helper::Free => Ok(None),
+        }
+    }
+
+    fn release(&mut self, helper: u32, gid: Gid) {
+        match self.helpers[helper as usize] {
+            Helper::Busy(busy) if busy == gid => {}
+            ref other => panic!("helper {helper} reports GID {gid}, but it is {other:?}"),
+        }
+    }
+
+    fn again(&mut self, gid: Gid, fatal: bool) -> Result<(), u32> {
+        let mut work = self
+            .running
+            .remove(&gid)
+            .expect("a busy helper's work is in `running`");
+        work.attempts += 1;
+        if fatal || work.attempts >= HELPER_ATTEMPTS_MAX {
+            return Err(work.attempts);
+        }
+        self.enqueue(gid, work);
+        Ok(())
+    }
+
+    /// Hands out what can be handed out.
+    pub fn run(&mut self, last_committed: Gid, out: &mut Vec<Effect>) {
+        while let Some((&gid, work)) = self.queue.first_key_value() {
+            let Some(helper) = self.free_helper(gid, work.attempts, last_committed) else {
+                break;
+            };
+            if let Content::Log { .. } = work.content {
+                self.read_ahead(out);
+                break;
+            }
+            let work = self.queue.remove(&gid).expect("first of the queue");
+            let Content::Memory(changeset) = &work.content else {
+                unreachable!("checked above")
+            };
+            self.bytes -= changeset.len();
+            out.push(Effect::Apply {
+                helper,
+                gid,
+                depends_on: work.depends_on,
+                origin: work.origin,
+                changeset: changeset.clone(),
+            });
+            self.helpers[helper as usize] = Helper::Busy(gid);
+            self.running.insert(gid, work);
+        }
+    }
+
+    /// An ordinary helper (each try begins with another), or number 0 for the next to commit.
+    fn free_helper(&self, gid: Gid, attempts: u32, last_committed: Gid) -> Option<u32> {
+        let ordinary = self.helpers.len() - 1;
+        (0..ordinary)
+            .map(|i| 1 + (i + attempts as usize) % ordinary)
+            .chain((gid == last_committed.next()).then_some(0))
+            .find(|&h| matches!(self.helpers[h], Helper::Free))
+            .map(|h| h as u32)
+    }
+
+    /// Asks for the changesets at the head of the queue that are only in the log, one a helper.
+    fn read_ahead(&mut self, out: &mut Vec<Effect>) {
+        for (&gid, work) in self.queue.iter_mut().take(self.helpers.len()) {
+            if let Content::Log {
+                seq,
+                index,
+                id,
+                asked: asked @ false,
+            } = &mut work.content
+            {
+                *asked = true;
+                self.reading.insert(*seq, gid);
+                out.push(Effect::Gcs(GcsCommand::Read {
+                    seq: *seq,
+                    index: *index,
+                    id: *id,
+                }));
+            }
+        }
+    }
+}

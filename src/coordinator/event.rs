@@ -1,0 +1,299 @@
+//! What goes into the coordinator's core and what comes out.
+#![forbid(unsafe_code)]
+
+use crate::gcs::{self, MemberInfo, Refused, View};
+use crate::group_state::GroupState;
+use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
+use crate::limits;
+use bytes::Bytes;
+
+/// How a core is made. Constant over its life.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This member.
+    pub me: MemberId,
+    /// Which of its lives; durable before anything is sent.
+    pub incarnation: Incarnation,
+    /// Its group.
+    pub group: GroupId,
+    /// Exact GID of this copy's data after redo: everything up to it is committed here.
+    pub recovered: Gid,
+    /// Ordinary helpers, numbered 1..=helpers; number 0 is one more, kept for replays and for the
+    /// next GID to commit. At least 1.
+    pub helpers: u32,
+    /// A copy that has never been a voter (it opens when it is one), not a member that restarts.
+    pub joining: bool,
+    /// The same on every member of a group.
+    pub pace: Pace,
+}
+
+/// Distances in the log that all members must agree on, or their checkpoints differ; and bounds
+/// that are a member's own. Only tests use other values than [`Pace::default`].
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Delivered messages between two checkpoints.
+    pub checkpoint_messages: u64,
+    /// GIDs between two comparisons of the verdict digests.
+    pub digest_gids: u64,
+    /// Keys that the certifier retains.
+    pub keys_max: usize,
+    /// Ticks without a majority after which writes are refused.
+    pub quorum_ticks: u32,
+    /// Idle ticks after which a moved position is reported by a message of its own.
+    pub status_ticks: u32,
+    /// Bytes of changesets that wait for a helper in memory; the rest is read from the log again.
+    pub queue_bytes: usize,
+}
+
+/// One thing that happened. See [`super::Coordinator::step`].
+#[derive(Debug)]
+pub enum Event {
+    /// From the group communication engine, in its order.
+    Gcs(gcs::Event),
+    /// Answer to [`GcsCommand::Multicast`]; fed before any other event.
+    Sent {
+        /// The command's.
+        token: u64,
+        /// What [`gcs::Gcs::multicast`] said.
+        result: Result<MessageId, Refused>,
+    },
+    /// A worker hands over its changeset. `message` starts with
+    /// [`ENVELOPE_BYTES`](super::message::ENVELOPE_BYTES) bytes of any content, which the core
+    /// fills in; the changeset follows, whole.
+    Multicast {
+        /// The worker's process slot.
+        worker: u32,
+        /// Names this multicast; a slot never uses one twice.
+        ticket: u64,
+        /// Room for the envelope, then the changeset.
+        message: Vec<u8>,
+    },
+    /// A worker has rolled back, or is gone, between [`Event::Multicast`] and its commit: if the
+    /// changeset passes, a helper commits it. Feed a fresh [`Event::Progress`] before it, so that
+    /// a commit that was still reached is known.
+    Abandon {
+        /// As in the multicast.
+        worker: u32,
+        /// As in the multicast.
+        ticket: u64,
+        /// The session ends, so effects that a changeset can't carry end with it.
+        gone: bool,
+    },
+    /// A helper is up and free.
+    HelperReady {
+        /// 0..=[`Config::helpers`].
+        helper: u32,
+    },
+    /// A helper has committed this GID (visible) and is free again.
+    HelperApplied {
+        /// Which.
+        helper: u32,
+        /// As in [`Effect::Apply`].
+        gid: Gid,
+    },
+    /// A helper has rolled back and is free again.
+    HelperFailed {
+        /// Which.
+        helper: u32,
+        /// As in [`Effect::Apply`].
+        gid: Gid,
+        /// Another try can't succeed.
+        fatal: bool,
+        /// For the log and the statistics view.
+        reason: String,
+    },
+    /// A helper process ended. Feed a fresh [`Event::Progress`] before it.
+    HelperGone {
+        /// Which.
+        helper: u32,
+    },
+    /// This member's positions; each only ever rises.
+    Progress {
+        /// Every GID up to it is visible here.
+        last_committed: Gid,
+        /// Every GID up to it is in this member's flushed WAL.
+        flushed: Gid,
+        /// min(last_committed, lowest active `since` of any transaction), read in that order.
+        low: Gid,
+    },
+    /// [`GcsCommand::Read`] is done: the payload of the delivery, or why it can't be read.
+    LogRead {
+        /// The delivery's.
+        seq: u64,
+        /// Its payload as delivered.
+        payload: Result<Bytes, String>,
+    },
+    /// [`gcs::TICK_MS`] has passed.
+    Tick,
+    /// Leave the group in order: new multicasts are refused, those in flight end first.
+    StopGroup,
+}
+
+/// One thing to do, in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// For the engine.
+    Gcs(GcsCommand),
+    /// For a worker.
+    Verdict {
+        /// Its slot.
+        worker: u32,
+        /// Its multicast.
+        ticket: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// For a free helper: wait until `depends_on` is committed here, apply, commit at `gid`'s turn.
+    Apply {
+        /// Which.
+        helper: u32,
+        /// Position to commit at.
+        gid: Gid,
+        /// Highest lower GID with a conflicting key.
+        depends_on: Gid,
+        /// Who made it.
+        origin: MemberId,
+        /// The changeset as [`crate::changeset`] encodes it.
+        changeset: Bytes,
+    },
+    /// The group's state on this server moved.
+    SetState(GroupState),
+    /// The membership moved.
+    SetView(View),
+    /// This member can't go on: it serves no writes from here, with the reason for people. The
+    /// state is [`GroupState::Failed`] then, and every later event is ignored.
+    Fail(String),
+}
+
+/// What the core wants of the engine.
+#[derive(Clone, Debug)]
+pub enum GcsCommand {
+    /// [`gcs::Gcs::multicast`]; answer with [`Event::Sent`] before any other event.
+    Multicast {
+        /// To be given back.
+        token: u64,
+        /// The message.
+        payload: Bytes,
+    },
+    /// [`gcs::Gcs::checkpoint`]
+    Checkpoint {
+        /// Last delivery that the state contains; the last of its log entry.
+        seq: u64,
+        /// The state's last GID.
+        gid: Gid,
+        /// The state.
+        state: Bytes,
+    },
+    /// [`gcs::Gcs::stable`]
+    Stable {
+        /// This member's.
+        own: Gid,
+        /// Every member's.
+        all: Gid,
+    },
+    /// [`gcs::Gcs::remove`]
+    Remove(MemberId),
+    /// Read the payload of a delivery from the log again; answer with [`Event::LogRead`].
+    Read {
+        /// The delivery's position.
+        seq: u64,
+        /// Its log entry.
+        index: u64,
+        /// The message in it.
+        id: MessageId,
+    },
+}
+
+/// What became of a multicast.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Certified: commit at this turn.
+    Pass {
+        /// The turn.
+        gid: Gid,
+    },
+    /// 40001: it collided with a transaction that was ordered before it.
+    Conflict {
+        /// Relation of the key, for the DETAIL.
+        relation: u32,
+        /// The other's GID.
+        gid: Gid,
+        /// The other's member.
+        origin: MemberId,
+    },
+    /// 40001: its window reaches below what certification retains.
+    BelowFloor,
+    /// Definite, nothing was sent: no majority for longer than the election timeouts, or the
+    /// group isn't open here (starting, leaving).
+    NotPrimary,
+    /// Definite, nothing was sent: too many in flight.
+    Busy,
+    /// Definite, nothing was sent: larger than the engine takes.
+    TooBig,
+    /// Definite, nothing was sent: the changeset does not decode, or names another origin.
+    Malformed,
+    /// Definite, nothing was sent: abandoned before that.
+    Withdrawn,
+    /// A helper has committed it here in its worker's place.
+    Replayed {
+        /// At this turn.
+        gid: Gid,
+    },
+    /// 08007: it was sent, and this member will not learn its verdict (it failed or left).
+    Unknown,
+}
+
+/// For `pg_stat_replication_group`; [`super::Coordinator::stats`].
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// State of the group here.
+    pub state: GroupState,
+    /// Why it is [`GroupState::Failed`].
+    pub failure: Option<String>,
+    /// Last GID that the total order has given out, as delivered here.
+    pub last_ordered: Gid,
+    /// Changesets that wait for a helper or are in one.
+    pub apply_queue: usize,
+    /// Bytes of those that wait in memory.
+    pub apply_queue_bytes: usize,
+    /// Own multicasts without a verdict.
+    pub in_flight: usize,
+    /// Own changesets certified / failed in certification.
+    pub passed: u64,
+    /// See `passed`.
+    pub certification_failures: u64,
+    /// Changesets handed to helpers that committed: of others, and of own workers.
+    pub applied: u64,
+    /// See `applied`.
+    pub replays: u64,
+    /// Helper failures, retried or not.
+    pub helper_errors: u64,
+    /// One row a member, by number.
+    pub members: Vec<MemberStats>,
+}
+
+/// For `pg_stat_replication_members`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberStats {
+    /// Number, address, role.
+    pub info: MemberInfo,
+    /// As it last reported in the total order.
+    pub last_committed: Gid,
+    /// As it last reported.
+    pub flushed: Gid,
+    /// As it last reported: what certification keeps for it.
+    pub low: Gid,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            checkpoint_messages: limits::CHECKPOINT_EVERY_MESSAGES,
+            digest_gids: limits::DIGEST_EVERY_GIDS,
+            keys_max: limits::CERTIFIER_KEYS_MAX,
+            quorum_ticks: limits::QUORUM_LOST_TICKS,
+            status_ticks: limits::STATUS_IDLE_TICKS,
+            queue_bytes: limits::APPLY_QUEUE_BYTES_MAX,
+        }
+    }
+}

@@ -1,0 +1,40 @@
+#![forbid(unsafe_code)]
+//! Sockets as the backends want them.
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+/// Listens (with SO_REUSEADDR, so that a restarted member gets its address back at once).
+///
+/// # Errors
+/// The address is taken or is not ours.
+pub fn listen(address: SocketAddr, nonblocking: bool) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(nonblocking)?;
+    Ok(listener)
+}
+
+/// A socket that is not connected yet.
+///
+/// # Errors
+/// Out of descriptors or memory.
+pub fn unconnected(address: SocketAddr, nonblocking: bool) -> io::Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = TcpStream::from(fd);
+    prepare(&stream, nonblocking)?;
+    Ok(stream)
+}
+
+/// Options of every connection: frames go out at once.
+///
+/// # Errors
+/// The socket is gone.
+pub fn prepare(stream: &TcpStream, nonblocking: bool) -> io::Result<()> {
+    stream.set_nonblocking(nonblocking)?;
+    stream.set_nodelay(true)
+}

@@ -1,0 +1,219 @@
+//! The messages that coordinators multicast to each other: codec, no policy.
+//!
+//! Both kinds open with an envelope of [`ENVELOPE_BYTES`] (little endian): kind u8, version u8,
+//! six zero bytes, then the sender's [`Report`] as three u64. A changeset follows as it is; a
+//! status is followed by digest GID u64 and digest u64.
+#![forbid(unsafe_code)]
+
+use crate::ids::Gid;
+use bytes::Bytes;
+use std::fmt;
+
+/// Bytes in front of every message.
+pub const ENVELOPE_BYTES: usize = 32;
+/// Bytes of a whole status message.
+pub const STATUS_BYTES: usize = ENVELOPE_BYTES + 16;
+
+const VERSION: u8 = 1;
+const KIND_CHANGESET: u8 = 1;
+const KIND_STATUS: u8 = 2;
+
+/// Where a member stands, as it says itself. Each value only rises over a member's lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Lowest GID that any window of its transactions can still reach.
+    pub low: Gid,
+    /// Visible there.
+    pub committed: Gid,
+    /// In its flushed WAL.
+    pub flushed: Gid,
+}
+
+/// The running digest of all verdicts, just after the one that gave out `gid`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DigestPoint {
+    /// A multiple of [`super::Pace::digest_gids`]; 0 says nothing.
+    pub gid: Gid,
+    /// The digest there.
+    pub digest: u64,
+}
+
+/// A decoded message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// A transaction.
+    Changeset(Report, Bytes),
+    /// Positions alone.
+    Status(Report, DigestPoint),
+}
+
+/// Bytes that are no message. The same on every member, so the message is passed over alike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MessageError {
+    /// Shorter than its kind needs, or longer.
+    Length(usize),
+    /// Of a later version.
+    Version(u8),
+    /// No such kind.
+    Kind(u8),
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(n) => write!(f, "group message of {n} bytes"),
+            Self::Version(v) => write!(
+                f,
+                "group message of version {v}, this server knows {VERSION}"
+            ),
+            Self::Kind(k) => write!(f, "group message of unknown kind {k}"),
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+/// Writes the envelope of a changeset into the room in front of it.
+///
+/// # Panics
+/// If the message is shorter than an envelope.
+pub fn seal_changeset(message: &mut [u8], report: Report) {
+    envelope(&mut message[..ENVELOPE_BYTES], KIND_CHANGESET, report);
+}
+
+/// A status message.
+#[must_use]
+pub fn status(report: Report, point: DigestPoint) -> Bytes {
+    let mut out = vec![0; STATUS_BYTES];
+    envelope(&mut out[..ENVELOPE_BYTES], KIND_STATUS, report);
+    put(&mut out, ENVELOPE_BYTES, point.gid.0);
+    put(&mut out, ENVELOPE_BYTES + 8, point.digest);
+    Bytes::from(out)
+}
+
+/// Decodes a delivered payload; the changeset stays a slice of it.
+pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
+    if payload.len() < ENVELOPE_BYTES {
+        return Err(MessageError::Length(payload.len()));
+    }
+    if payload[1] != VERSION {
+        return Err(MessageError::Version(payload[1]));
+    }
+    let report = Report {
+        low: Gid(get(payload, 8)),
+        committed: Gid(get(payload, 16)),
+        flushed: Gid(get(payload, 24)),
+    };
+    match payload[0] {
+        KIND_CHANGESET => Ok(Message::Changeset(report, payload.slice(ENVELOPE_BYTES..))),
+        KIND_STATUS if payload.len() == STATUS_BYTES => {
+            let point = DigestPoint {
+                gid: Gid(get(payload, ENVELOPE_BYTES)),
+                digest: get(payload, ENVELOPE_BYTES + 8),
+            };
+            Ok(Message::Status(report, point))
+        }
+        KIND_STATUS => Err(MessageError::Length(payload.len())),
+        kind => Err(MessageError::Kind(kind)),
+    }
+}
+
+fn envelope(out: &mut [u8], kind: u8, report: Report) {
+    out.fill(0);
+    out[0] = kind;
+    out[1] = VERSION;
+    put(out, 8, report.low.0);
+    put(out, 16, report.committed.0);
+    put(out, 24, report.flushed.0);
+}
+
+fn put(out: &mut [u8], at: usize, value: u64) {
+    out[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+fn get(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REPORT: Report = Report {
+        low: Gid(0x0102),
+        committed: Gid(0x0304),
+        flushed: Gid(0x0506),
+    };
+
+    #[test]
+    fn golden_bytes_of_a_status() {
+        let bytes = status(
+            REPORT,
+            DigestPoint {
+                gid: Gid(64),
+                digest: 0x1122_3344_5566_7788,
+            },
+        );
+        #[rustfmt::skip]
+        let golden: [u8; STATUS_BYTES] = [
+            2, 1, 0, 0, 0, 0, 0, 0,
+            2, 1, 0, 0, 0, 0, 0, 0,
+            4, 3, 0, 0, 0, 0, 0, 0,
+            6, 5, 0, 0, 0, 0, 0, 0,
+            64, 0, 0, 0, 0, 0, 0, 0,
+            0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,
+        ];
+        assert_eq!(&bytes[..], &golden);
+    }
+
+    #[test]
+    fn a_changeset_comes_back_as_a_slice() {
+        let mut message = vec![0xaa; ENVELOPE_BYTES];
+        message.extend_from_slice(b"rows");
+        seal_changeset(&mut message, REPORT);
+        let payload = Bytes::from(message);
+        let Ok(Message::Changeset(report, bytes)) = parse(&payload) else {
+            panic!("not a changeset")
+        };
+        assert_eq!((report, &bytes[..]), (REPORT, &b"rows"[..]));
+        assert_eq!(bytes.as_ptr(), payload[ENVELOPE_BYTES..].as_ptr());
+    }
+
+    #[test]
+    fn what_is_no_message_says_why() {
+        assert_eq!(
+            parse(&Bytes::from_static(b"short")),
+            Err(MessageError::Length(5))
+        );
+        let mut bytes = status(REPORT, DigestPoint::default()).to_vec();
+        bytes.push(0);
+        assert_eq!(
+            parse(&Bytes::from(bytes.clone())),
+            Err(MessageError::Length(STATUS_BYTES + 1))
+        );
+        bytes[0] = 9;
+        assert_eq!(
+            parse(&Bytes::from(bytes.clone())),
+            Err(MessageError::Kind(9))
+        );
+        bytes[1] = 2;
+        assert_eq!(parse(&Bytes::from(bytes)), Err(MessageError::Version(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&Bytes::from(bytes));
+        }
+
+        #[test]
+        fn status_round_trip(a: u64, b: u64, c: u64, gid: u64, digest: u64) {
+            let report = Report { low: Gid(a), committed: Gid(b), flushed: Gid(c) };
+            let point = DigestPoint { gid: Gid(gid), digest };
+            prop_assert_eq!(parse(&status(report, point)), Ok(Message::Status(report, point)));
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The state that is a function of the total order alone: equal on all members after the same
+//! delivery, byte for byte in its encoding. Nothing of one member's own reaches it.
+#![forbid(unsafe_code)]
+
+use super::digests::Digests;
+use super::event::Pace;
+use super::message::{DigestPoint, Report};
+use crate::certifier::{self, Certifier, Verdict};
+use crate::changeset::Key;
+use crate::gcs::View;
+use crate::ids::{Gid, MemberId};
+use std::collections::BTreeMap;
+
+const MAGIC: u32 = 0x5047_5243;
+const VERSION: u32 = 1;
+
+/// Certification state, members' reports and digest votes after a delivery.
+#[derive(Debug)]
+pub struct Replicated {
+    /// Last delivery in it.
+    pub seq: u64,
+    /// Delivery at which the newest checkpoint was taken.
+    pub checkpoint_seq: u64,
+    certifier: Certifier,
+    members: BTreeMap<MemberId, Standing>,
+    digests: Digests,
+    /// Digest at the newest GID at which digests are compared.
+    point: DigestPoint,
+}
+
+/// A member in the order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Counts in majorities.
+    pub voter: bool,
+    /// As it last reported.
+    pub report: Report,
+}
+
+impl Replicated {
+    /// Before the first delivery of a group.
+    pub fn genesis(pace: &Pace) -> Replicated {
+        Replicated {
+            seq: 0,
+            checkpoint_seq: 0,
+            certifier: Certifier::new(certifier::Config {
+                keys_max: pace.keys_max,
+            }),
+            members: BTreeMap::new(),
+            digests: Digests::default(),
+            point: DigestPoint::default(),
+        }
+    }
+
+    /// Last GID given out.
+    pub fn last_gid(&self) -> Gid {
+        self.certifier.last_gid()
+    }
+
+    /// The members and how they stand.
+    pub fn members(&self) -> &BTreeMap<MemberId, Standing> {
+        &self.members
+    }
+
+    /// Digest at the newest point of comparison.
+    pub fn point(&self) -> DigestPoint {
+        self.point
+    }
+
+    /// Running digest of all verdicts.
+    pub fn digest(&self) -> u64 {
+        self.certifier.digest()
+    }
+
+    /// What every member has in its flushed WAL, as far as reported. A member that has not
+    /// reported yet holds it at 0.
+    pub fn flushed_by_all(&self) -> Gid {
+        self.members
+            .values()
+            .map(|m| m.report.flushed)
+            .min()
+            .unwrap_or(Gid::ZERO)
+    }
+
+    /// Membership as of this point of the order. A new member's windows begin at the floor.
+    pub fn view(&mut self, view: &View) {
+        let floor = self.certifier.floor();
+        let gone: Vec<MemberId> = self
+            .members
+            .keys()
+            .copied()
+            .filter(|id| view.members.iter().all(|m| m.id != *id))
+            .collect();
+        for id in gone {
+            self.members.remove(&id);
+            self.certifier.member_removed(id);
+        }
+        for member in &view.members {
+            let certifier = &mut self.certifier;
+            let standing = self.members.entry(member.id).or_insert_with(|| {
+                certifier.member_added(member.id, floor);
+                Standing {
+                    voter: false,
+                    report: Report {
+                        low: floor,
+                        ..Report::default()
+                    },
+                }
+            });
+            standing.voter = member.voter;
+        }
+    }
+
+    /// A delivered changeset's verdict.
+    pub fn certify(
+        &mut self,
+        origin: MemberId,
+        snapshot: Gid,
+        keys: impl Iterator<Item = Key> + Clone,
+        digest_gids: u64,
+    ) -> Verdict {
+        let verdict = self.certifier.certify(origin, snapshot, keys);
+        if let Verdict::Pass { gid, .. } = verdict
+            && gid.0.is_multiple_of(digest_gids)
+        {
+            self.point = DigestPoint {
+                gid,
+                digest: self.certifier.digest(),
+            };
+        }
+        verdict
+    }
+
+    /// A delivered report of positions.
+    pub fn report(&mut self, from: MemberId, report: Report) {
+        let Some(standing) = self.members.get_mut(&from) else {
+            return;
+        };
+        let known = &mut standing.report;
+        known.committed = known.committed.max(report.committed);
+        known.flushed = known.flushed.max(report.flushed);
+        if report.low > known.low {
+            known.low = report.low;
+            self.certifier.report_low(from, report.low);
+        }
+    }
+
+    /// A delivered digest; returns the members that are wrong as far as decided.
+    pub fn vote(&mut self, from: MemberId, point: DigestPoint) -> Vec<MemberId> {
+        let members = self.members.iter().map(|(id, m)| (*id, m.voter)).collect();
+        self.digests.report(self.seq, from, point, &members)
+    }
+
+    /// All of it, little endian, closed by a CRC32.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        for word in [self.seq, self.point.gid.0, self.point.digest] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        out.extend_from_slice(&(self.members.len() as u32).to_le_bytes());
+        for (id, m) in &self.members {
+            let report = [m.report.low.0, m.report.committed.0, m.report.flushed.0];
+            for word in [u64::from(id.0), u64::from(m.voter)]
+                .into_iter()
+                .chain(report)
+            {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+        self.digests.encode(&mut out);
+        let mut certifier = Vec::new();
+        self.certifier.encode(&mut certifier);
+        out.extend_from_slice(&(certifier.len() as u64).to_le_bytes());
+        out.extend_from_slice(&certifier);
+        out.extend_from_slice(&crc32fast::hash(&out).to_le_bytes());
+        out
+    }
+
+    /// Undoes [`Replicated::encode`]; empty bytes are the genesis.
+    pub fn decode(state: &[u8], pace: &Pace) -> Result<Replicated, String> {
+        if state.is_empty() {
+            return Ok(Replicated::genesis(pace));
+        }
+        let damaged = || "damaged checkpoint".to_string();
+        let (body, crc) = state.split_last_chunk::<4>().ok_or_else(damaged)?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+            return Err("checkpoint with a wrong checksum".into());
+        }
+        let mut from = Reader(body);
+        if from.u32() != Some(MAGIC) {
+            return Err(damaged());
+        }
+        match from.u32() {
+            Some(VERSION) => {}
+            other => {
+                return Err(format!(
+                    "checkpoint of version {other:?}, this server knows {VERSION}"
+                ));
+            }
+        }
+        Self::decode_body(&mut from, pace).ok_or_else(damaged)?
+    }
+
+    fn decode_body(from: &mut Reader<'_>, pace: &Pace) -> Option<Result<Replicated, String>> {
+        let seq = from.u64()?;
+        let point = DigestPoint {
+            gid: Gid(from.u64()?),
+            digest: from.u64()?,
+        };
+        let mut members = BTreeMap::new();
+        for _ in 0..from.u32()? {
+            let id = MemberId(u16::try_from(from.u64()?).ok()?);
+            let voter = from.u64()? != 0;
+            let report = Report {
+                low: Gid(from.u64()?),
+                committed: Gid(from.u64()?),
+                flushed: Gid(from.u64()?),
+            };
+            members.insert(id, Standing { voter, report });
+        }
+        let digests = Digests::decode(from)?;
+        let length = usize::try_from(from.u64()?).ok()?;
+        let certifier = from.take(length)?;
+        if !from.0.is_empty() {
+            return None;
+        }
+        let config = certifier::Config {
+            keys_max: pace.keys_max,
+        };
+        Some(
+            Certifier::decode(config, certifier)
+                .map(|certifier| Replicated {
+                    seq,
+                    checkpoint_seq: seq,
+                    certifier,
+                    members,
+                    digests,
+                    point,
+                })
+                .map_err(|error| format!("checkpoint: {error}")),
+        )
+    }
+}
+
+/// Takes numbers off the front of bytes.
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    /// The next four bytes.
+    pub fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    /// The next eight bytes.
+    pub fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+}

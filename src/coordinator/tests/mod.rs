@@ -1,0 +1,8 @@
+//! One core, fed by hand.
+
+mod bench;
+mod dispatching;
+mod ending;
+mod opening;
+mod recovering;
+mod verdicts;

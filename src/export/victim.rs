@@ -1,0 +1,40 @@
+//! Transactions that are in the way of one that the group has ordered.
+
+use crate::apply::blocked;
+use crate::pg::guard::{boundary, boundary_nofail};
+use crate::pg::sys;
+use crate::worker::victim;
+use std::ffi::{c_char, c_int};
+
+/// See postgres_r.h.
+#[unsafe(no_mangle)]
+pub static mut pgr_victim: bool = false;
+
+/// See postgres_r.h.
+#[unsafe(no_mangle)]
+pub static mut pgr_abort_pending: c_int = 0;
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_handle_abort_interrupt() {
+    boundary_nofail(victim::requested);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_process_abort_interrupt() {
+    boundary(victim::serve);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_victim_detail() -> *const c_char {
+    boundary_nofail(victim::detail)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_victim_commit() {
+    boundary::<()>(|| Err(victim::commit_of_aborted()));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_do_blocked(tag: *const sys::LOCKTAG, mode: c_int) {
+    boundary(|| blocked::look(tag, mode));
+}

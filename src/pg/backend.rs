@@ -1,0 +1,80 @@
+//! What a process of the server can be asked of its session, and told.
+
+use super::guard::{self, Result};
+use super::sys;
+use std::ffi::c_int;
+
+unsafe extern "C" {
+    fn pgr_shim_abort_block(e: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_lock_error_cleanup();
+    fn pgr_shim_holds_transaction() -> bool;
+    fn pgr_shim_helper_start(database: u32, e: *mut *mut sys::ErrorData) -> c_int;
+}
+
+/// Has interrupts served, `serve` of victims among them. May be called in a signal handler.
+pub fn want_interrupt() {
+    // SAFETY: flags of this process, of a type that a signal handler may write.
+    unsafe {
+        sys::pgr_abort_pending = 1;
+        sys::InterruptPending = 1;
+    }
+}
+
+/// The interrupt is being served.
+pub fn clear_interrupt() {
+    // SAFETY: a flag of this process.
+    unsafe { sys::pgr_abort_pending = 0 };
+}
+
+/// Whether this process applies changesets.
+#[must_use]
+pub fn is_helper() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_is_helper }
+}
+
+/// Whether a command could be cancelled here: not in the middle of a message from the client.
+#[must_use]
+pub fn can_abort() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::QueryCancelHoldoffCount == 0 }
+}
+
+/// Whether the session waits for its client's next command.
+#[must_use]
+pub fn is_idle() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::DoingCommandRead }
+}
+
+/// Whether there is a transaction, at any level, that has not been rolled back yet.
+#[must_use]
+pub fn holds_transaction() -> bool {
+    // SAFETY: reads the state of this process.
+    unsafe { pgr_shim_holds_transaction() }
+}
+
+/// Rolls the transaction back at all levels; a transaction block stays, as a failed one.
+pub fn abort_block() -> Result<()> {
+    // SAFETY: the session is idle.
+    guard::call0(|e| unsafe { pgr_shim_abort_block(e) })
+}
+
+/// Leaves the queue of a lock that this process waits for, as before any error.
+pub fn lock_error_cleanup() {
+    // SAFETY: may be called whether it waits or not; raises nothing.
+    unsafe { pgr_shim_lock_error_cleanup() };
+}
+
+/// The current, failed transaction lost against one of another member, and nobody was told.
+pub fn set_victim(victim: bool) {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_victim = victim };
+}
+
+/// Makes this background worker a helper of a database: signals, connection as the bootstrap
+/// superuser, settings that no database, role or configuration file changes.
+pub fn start_helper(database: u32) -> Result<()> {
+    // SAFETY: once, in a background worker that has no connection yet.
+    guard::call0(|e| unsafe { pgr_shim_helper_start(database, e) })
+}

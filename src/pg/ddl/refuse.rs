@@ -1,0 +1,363 @@
+//! What a replicated database does not replicate yet, and so refuses before anything is changed.
+//!
+//! Statements come through `ProcessUtility_hook`. What is listed in [`verdict`] is known to be
+//! harmless or replicated; every other statement is refused, so a new kind of statement is refused
+//! until somebody has thought about it.
+
+use crate::capture::transaction;
+use crate::export;
+use crate::pg::guard::{self, PgError, Result, boundary};
+use crate::pg::{shmem, sys};
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::Ordering;
+
+type Edata = *mut *mut sys::ErrorData;
+
+unsafe extern "C" {
+    fn pgr_shim_persistence(
+        relation: *const sys::RangeVar,
+        out: *mut c_char,
+        edata: Edata,
+    ) -> c_int;
+    fn pgr_shim_object_persistence(
+        kind: u32,
+        object: *mut sys::Node,
+        out: *mut c_char,
+        edata: Edata,
+    ) -> c_int;
+    fn pgr_shim_command_name(
+        statement: *mut sys::Node,
+        out: *mut *const c_char,
+        edata: Edata,
+    ) -> c_int;
+    fn pgr_shim_list_length(list: *const sys::List) -> c_int;
+    fn pgr_shim_list_nth(list: *const sys::List, n: c_int) -> *mut sys::Node;
+    fn pgr_shim_in_block() -> bool;
+    fn pgr_shim_relation_persistence(rel: sys::Relation) -> c_char;
+}
+
+const TEMPORARY: c_char = b't' as c_char;
+const PERMANENT: c_char = b'p' as c_char;
+
+const SCHEMA_HINT: &str = "Change the schema before replication is started on the first member, or stop replication to change it.";
+
+const SERVER_HINT: &str = "What belongs to the whole server is not replicated: run it on every member, in a database that is not replicated.";
+
+/// Sets `ProcessUtility_hook`. In the postmaster, before any library can.
+pub fn install() {
+    // SAFETY: the process has one thread, and nobody has set the hook yet; libraries that are
+    // loaded later call on to it.
+    unsafe { sys::ProcessUtility_hook = Some(process_utility) };
+}
+
+/// Nothing of Rust is alive here while PostgreSQL runs the statement, which may raise.
+#[allow(clippy::too_many_arguments)] // The hook's signature.
+unsafe extern "C" fn process_utility(
+    planned: *mut sys::PlannedStmt,
+    text: *const c_char,
+    read_only_tree: bool,
+    context: sys::ProcessUtilityContext,
+    parameters: sys::ParamListInfo,
+    environment: *mut sys::QueryEnvironment,
+    receiver: *mut sys::DestReceiver,
+    completion: *mut sys::QueryCompletion,
+) {
+    // SAFETY: PostgreSQL passes a statement.
+    let statement = unsafe { (*planned).utilityStmt };
+    boundary(|| utility(statement));
+    // SAFETY: all arguments as they came.
+    unsafe {
+        sys::standard_ProcessUtility(
+            planned,
+            text,
+            read_only_tree,
+            context,
+            parameters,
+            environment,
+            receiver,
+            completion,
+        );
+    }
+}
+
+fn utility(statement: *mut sys::Node) -> Result<()> {
+    export::refresh_if_new();
+    if !export::enabled() {
+        return Ok(());
+    }
+    match verdict(statement)? {
+        Verdict::Allowed => Ok(()),
+        Verdict::Local => {
+            transaction::watch_transactions()?;
+            transaction::local_effect();
+            Ok(())
+        }
+        Verdict::Refused(hint) => {
+            // SAFETY: the answer is a constant C string.
+            let name = guard::call(std::ptr::null(), |out, e| unsafe {
+                pgr_shim_command_name(statement, out, e)
+            })?;
+            // SAFETY: see above.
+            let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+            Err(PgError::new(
+                "0A000",
+                format!("{name} is not supported in a replicated database"),
+            )
+            .hint(hint))
+        }
+    }
+}
+
+enum Verdict {
+    Allowed,
+    /// Allowed; has effects that a changeset can't carry, so the transaction is never replayed.
+    Local,
+    Refused(&'static str),
+}
+
+use Verdict::{Allowed, Local, Refused};
+
+/// The node as the statement that its tag says it is.
+///
+/// # Safety
+/// The tag is that of `T`.
+unsafe fn node<'a, T>(statement: *mut sys::Node) -> &'a T {
+    // SAFETY: by the caller; nodes live at least as long as the statement runs.
+    unsafe { &*statement.cast::<T>() }
+}
+
+fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
+    // SAFETY: a node begins with its tag; below, each cast is to what the tag says.
+    unsafe {
+        Ok(match (*statement).type_ {
+            sys::T_TransactionStmt => match node::<sys::TransactionStmt>(statement).kind {
+                sys::TRANS_STMT_PREPARE => {
+                    Refused("Use COMMIT: a commit is atomic on all members of the group.")
+                }
+                _ => Allowed,
+            },
+            sys::T_PlannedStmt
+            | sys::T_ClosePortalStmt
+            | sys::T_FetchStmt
+            | sys::T_DoStmt
+            | sys::T_CallStmt
+            | sys::T_CopyStmt
+            | sys::T_PrepareStmt
+            | sys::T_ExecuteStmt
+            | sys::T_DeallocateStmt
+            | sys::T_VariableShowStmt
+            | sys::T_LoadStmt
+            | sys::T_VacuumStmt
+            | sys::T_CheckPointStmt
+            | sys::T_AlterSystemStmt
+            | sys::T_ConstraintsSetStmt
+            | sys::T_NotifyStmt
+            | sys::T_AlterDatabaseStmt => Allowed,
+            sys::T_VariableSetStmt
+            | sys::T_DiscardStmt
+            | sys::T_ListenStmt
+            | sys::T_UnlistenStmt => Local,
+            sys::T_DeclareCursorStmt => {
+                if node::<sys::DeclareCursorStmt>(statement).options & sys::CURSOR_OPT_HOLD as c_int
+                    != 0
+                {
+                    Local
+                } else {
+                    Allowed
+                }
+            }
+            sys::T_ExplainStmt => explained(node::<sys::ExplainStmt>(statement).query)?,
+            sys::T_ReindexStmt | sys::T_ClusterStmt => {
+                if pgr_shim_in_block() {
+                    Refused("Run it outside a transaction block.")
+                } else {
+                    Allowed
+                }
+            }
+            sys::T_LockStmt => {
+                let lock = node::<sys::LockStmt>(statement);
+                if lock.mode < sys::ShareLock as c_int || all_temporary(lock.relations)? {
+                    Allowed
+                } else {
+                    Refused(
+                        "Locks of SHARE mode and stronger would have to be taken on all members. Lock rows with SELECT ... FOR UPDATE.",
+                    )
+                }
+            }
+            sys::T_TruncateStmt => {
+                let relations = node::<sys::TruncateStmt>(statement).relations;
+                temporary_if(all_temporary(relations)?, "Use DELETE.")
+            }
+            sys::T_CreateStmt => on_new(node::<sys::CreateStmt>(statement).relation)?,
+            sys::T_CreateSeqStmt => on_new(node::<sys::CreateSeqStmt>(statement).sequence)?,
+            sys::T_ViewStmt => on_new(node::<sys::ViewStmt>(statement).view)?,
+            sys::T_CreateTableAsStmt => {
+                let create = node::<sys::CreateTableAsStmt>(statement);
+                if create.objtype == sys::OBJECT_TABLE {
+                    on_new((*create.into).rel)?
+                } else {
+                    Refused(SCHEMA_HINT)
+                }
+            }
+            sys::T_IndexStmt => on_old(node::<sys::IndexStmt>(statement).relation)?,
+            sys::T_AlterTableStmt => on_old(node::<sys::AlterTableStmt>(statement).relation)?,
+            sys::T_AlterSeqStmt => on_old(node::<sys::AlterSeqStmt>(statement).sequence)?,
+            sys::T_CreateTrigStmt => on_old(node::<sys::CreateTrigStmt>(statement).relation)?,
+            sys::T_RuleStmt => on_old(node::<sys::RuleStmt>(statement).relation)?,
+            sys::T_RenameStmt => {
+                let relation = node::<sys::RenameStmt>(statement).relation;
+                if relation.is_null() {
+                    Refused(SCHEMA_HINT)
+                } else {
+                    on_old(relation)?
+                }
+            }
+            sys::T_DropStmt => {
+                let drop = node::<sys::DropStmt>(statement);
+                temporary_if(
+                    all_objects_temporary(drop.removeType, drop.objects)?,
+                    SCHEMA_HINT,
+                )
+            }
+            sys::T_CreateRoleStmt
+            | sys::T_AlterRoleStmt
+            | sys::T_AlterRoleSetStmt
+            | sys::T_DropRoleStmt
+            | sys::T_GrantRoleStmt
+            | sys::T_CreatedbStmt
+            | sys::T_DropdbStmt
+            | sys::T_AlterDatabaseSetStmt
+            | sys::T_AlterDatabaseRefreshCollStmt
+            | sys::T_CreateTableSpaceStmt
+            | sys::T_AlterTableSpaceOptionsStmt
+            | sys::T_DropTableSpaceStmt => Refused(SERVER_HINT),
+            _ => Refused(SCHEMA_HINT),
+        })
+    }
+}
+
+fn temporary_if(temporary: bool, hint: &'static str) -> Verdict {
+    if temporary { Local } else { Refused(hint) }
+}
+
+/// EXPLAIN ANALYZE runs what it explains.
+fn explained(query: *mut sys::Node) -> Result<Verdict> {
+    // SAFETY: an analyzed EXPLAIN holds a Query; the tag is looked at first.
+    unsafe {
+        if query.is_null() || (*query).type_ != sys::T_Query {
+            return Ok(Allowed);
+        }
+        let inner = node::<sys::Query>(query).utilityStmt;
+        if inner.is_null() {
+            Ok(Allowed)
+        } else {
+            verdict(inner)
+        }
+    }
+}
+
+/// A statement that makes this relation.
+fn on_new(relation: *mut sys::RangeVar) -> Result<Verdict> {
+    // SAFETY: such a statement names its relation; the schema is null or a C string.
+    let temporary = unsafe {
+        (*relation).relpersistence == TEMPORARY
+            || (!(*relation).schemaname.is_null()
+                && CStr::from_ptr((*relation).schemaname) == c"pg_temp")
+    };
+    Ok(temporary_if(temporary, SCHEMA_HINT))
+}
+
+/// A statement that changes this relation; one that doesn't exist is left to the statement.
+fn on_old(relation: *mut sys::RangeVar) -> Result<Verdict> {
+    Ok(match persistence(relation)? {
+        0 => Allowed,
+        TEMPORARY => Local,
+        _ => Refused(SCHEMA_HINT),
+    })
+}
+
+fn persistence(relation: *const sys::RangeVar) -> Result<c_char> {
+    // SAFETY: a range variable of the statement.
+    guard::call(0, |out, e| unsafe {
+        pgr_shim_persistence(relation, out, e)
+    })
+}
+
+fn nodes(list: *const sys::List) -> impl Iterator<Item = *mut sys::Node> {
+    // SAFETY: null or a list of nodes, which lives as long as the statement.
+    let length = unsafe { pgr_shim_list_length(list) };
+    // SAFETY: n is below the length.
+    (0..length).map(move |n| unsafe { pgr_shim_list_nth(list, n) })
+}
+
+fn all_temporary(relations: *const sys::List) -> Result<bool> {
+    for relation in nodes(relations) {
+        if persistence(relation.cast::<sys::RangeVar>())? != TEMPORARY {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Do all objects of a DROP that exist belong to the session's temporary schema?
+fn all_objects_temporary(kind: sys::ObjectType, objects: *const sys::List) -> Result<bool> {
+    let relations = [
+        sys::OBJECT_TABLE,
+        sys::OBJECT_INDEX,
+        sys::OBJECT_SEQUENCE,
+        sys::OBJECT_VIEW,
+    ];
+    if !relations.contains(&kind) {
+        return Ok(false);
+    }
+    for object in nodes(objects) {
+        // SAFETY: for these kinds an object is a list of names.
+        let found = guard::call(0, |out, e| unsafe {
+            pgr_shim_object_persistence(kind, object, out, e)
+        })?;
+        if found != TEMPORARY && found != 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// nextval() or setval() on a sequence.
+pub fn sequence(rel: sys::Relation) -> Result<()> {
+    // SAFETY: an open relation.
+    if unsafe { pgr_shim_relation_persistence(rel) } != PERMANENT {
+        return Ok(());
+    }
+    Err(PgError::new("0A000", "sequences are not replicated yet")
+        .hint("Use keys that need no sequence, for example of type uuid with DEFAULT gen_random_uuid()."))
+}
+
+/// A large object is about to change.
+pub fn large_object() -> Result<()> {
+    Err(
+        PgError::new("0A000", "large objects are not replicated yet")
+            .hint("Use a column of type bytea."),
+    )
+}
+
+/// NOTIFY or pg_notify().
+pub fn notify() -> Result<()> {
+    Err(
+        PgError::new("0A000", "notifications are not replicated yet")
+            .hint("Send notifications from a database that is not replicated."),
+    )
+}
+
+/// DROP DATABASE.
+pub fn database(oid: u32, name: &CStr) -> Result<()> {
+    let replicated = shmem::try_shared().map_or(0, |s| s.control().database.load(Ordering::SeqCst));
+    if replicated != oid || oid == 0 {
+        return Ok(());
+    }
+    let name = name.to_string_lossy();
+    Err(
+        PgError::new("55006", format!("database \"{name}\" is replicated")).hint(format!(
+            "Run ALTER DATABASE \"{name}\" STOP REPLICATION in it first."
+        )),
+    )
+}

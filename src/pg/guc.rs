@@ -1,0 +1,87 @@
+//! Settings. PostgreSQL's tables point at the variables here.
+
+use super::sys;
+use crate::gcs::options;
+use std::ffi::{CStr, CString, c_char, c_int};
+
+/// `replication_gcs`.
+#[unsafe(no_mangle)]
+pub static mut replication_gcs: *mut c_char = std::ptr::null_mut();
+/// `replication_helpers`.
+#[unsafe(no_mangle)]
+pub static mut replication_helpers: c_int = 4;
+/// `replication_imessage_buffers`, in blocks.
+#[unsafe(no_mangle)]
+pub static mut replication_imessage_buffers: c_int = 8192;
+/// `replication_log_keep_size`, in MB.
+#[unsafe(no_mangle)]
+pub static mut replication_log_keep_size: c_int = 1024;
+/// `replication_insecure_network`.
+#[unsafe(no_mangle)]
+pub static mut replication_insecure_network: bool = false;
+
+unsafe extern "C" {
+    fn pgr_shim_guc_refuse(detail: *const c_char, hint: *const c_char);
+}
+
+/// `replication_gcs`; `None` when it is empty, which keeps the server out of groups.
+#[must_use]
+pub fn gcs() -> Option<String> {
+    // SAFETY: the server's processes have one thread that reads and writes settings; the value
+    // is a C string or null.
+    let value = unsafe { replication_gcs };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: see above.
+    let text = unsafe { CStr::from_ptr(value) }
+        .to_string_lossy()
+        .into_owned();
+    (!text.is_empty()).then_some(text)
+}
+
+/// `replication_helpers`.
+#[must_use]
+pub fn helpers() -> u32 {
+    // SAFETY: as in `gcs`.
+    unsafe { replication_helpers }.cast_unsigned()
+}
+
+/// `replication_imessage_buffers` in bytes.
+#[must_use]
+pub fn pool_bytes() -> usize {
+    // SAFETY: as in `gcs`.
+    let blocks = unsafe { replication_imessage_buffers };
+    blocks as usize * sys::BLCKSZ as usize
+}
+
+/// `replication_log_keep_size` in bytes.
+#[must_use]
+pub fn log_keep_bytes() -> u64 {
+    // SAFETY: as in `gcs`.
+    let megabytes = unsafe { replication_log_keep_size };
+    u64::from(megabytes.cast_unsigned()) << 20
+}
+
+/// `replication_insecure_network`.
+#[must_use]
+pub fn insecure_network() -> bool {
+    // SAFETY: as in `gcs`.
+    unsafe { replication_insecure_network }
+}
+
+/// Whether `value` is a `replication_gcs`; tells the user what is wrong with it if not.
+#[must_use]
+pub fn check_gcs(value: &str) -> bool {
+    match options::parse(value) {
+        Ok(_) => true,
+        Err(wrong) => {
+            let detail = CString::new(wrong.to_string().replace('\0', "?")).unwrap_or_default();
+            let hint =
+                CString::new(format!("Write it as in: {}", options::EXAMPLE)).unwrap_or_default();
+            // SAFETY: C strings; called in a check hook.
+            unsafe { pgr_shim_guc_refuse(detail.as_ptr(), hint.as_ptr()) };
+            false
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Sleeping on this process's latch, and waking others.
+
+use super::guard::{self, Result};
+use crate::imsg::SlotNo;
+use std::ffi::c_long;
+use std::time::Duration;
+
+unsafe extern "C" {
+    fn pgr_shim_sleep(timeout_ms: c_long, wait_event: u32);
+    fn pgr_shim_set_latch(slot: u32);
+}
+
+/// Sleeps until somebody sets the latch or the time is over, and resets the latch: look for what
+/// you wait for after it, and in a loop, for a latch is also set for other reasons. Serves no
+/// interrupts. `wait_event` is one of `sys::WAIT_EVENT_*`.
+pub fn sleep(timeout: Option<Duration>, wait_event: u32) {
+    let ms = timeout.map_or(-1, |t| {
+        c_long::try_from(t.as_millis()).unwrap_or(c_long::MAX)
+    });
+    // SAFETY: the process has a latch; the call raises nothing.
+    unsafe { pgr_shim_sleep(ms, wait_event) };
+}
+
+/// The same, and serves interrupts: a cancel or termination comes back as the error.
+pub fn sleep_interruptible(timeout: Option<Duration>, wait_event: u32) -> Result<()> {
+    guard::check_interrupts()?;
+    sleep(timeout, wait_event);
+    guard::check_interrupts()
+}
+
+/// Wakes the process in a slot, whether it sleeps or not. May be called in a critical section.
+pub fn wake(slot: SlotNo) {
+    // SAFETY: the number is a slot's, so below the number of PGPROCs.
+    unsafe { pgr_shim_set_latch(slot.0) };
+}

@@ -1,0 +1,270 @@
+//! Relations and indexes: opening, what their catalogs say, values of index columns.
+
+use super::guard::{self, Result};
+use super::sys;
+use crate::capture::hash::Digest;
+use crate::capture::layout::Attr;
+use std::ffi::{CStr, c_char, c_int};
+
+/// `PgrAttribute` of shim_heap.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PgrAttribute {
+    typid: u32,
+    typmod: i32,
+    len: i16,
+    align: c_char,
+    by_value: bool,
+    dropped: bool,
+}
+
+type Edata = *mut *mut sys::ErrorData;
+
+unsafe extern "C" {
+    fn pgr_shim_attribute(rel: sys::Relation, i: c_int, out: *mut PgrAttribute);
+    fn pgr_shim_relation_open(oid: u32, mode: c_int, out: *mut sys::Relation, e: Edata) -> c_int;
+    fn pgr_shim_relation_close(rel: sys::Relation, mode: c_int, e: Edata) -> c_int;
+    fn pgr_shim_identity_index(rel: sys::Relation, out: *mut u32, e: Edata) -> c_int;
+    fn pgr_shim_index_list(rel: sys::Relation, out: *mut *mut sys::List, e: Edata) -> c_int;
+    fn pgr_shim_index_definition(rel: sys::Relation, out: *mut *mut c_char, e: Edata) -> c_int;
+    fn pgr_shim_index_hash(
+        index: sys::Relation,
+        column: c_int,
+        typid: u32,
+        out: *mut *mut sys::FmgrInfo,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_index_search(
+        index: sys::Relation,
+        column: c_int,
+        strategy: *mut u16,
+        proc_: *mut u32,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_index_info(
+        index: sys::Relation,
+        context: sys::MemoryContext,
+        out: *mut *mut sys::IndexInfo,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_lock_relation(oid: u32, mode: c_int, e: Edata) -> c_int;
+    fn pgr_shim_on_relcache(callback: sys::RelcacheCallbackFunction, e: Edata) -> c_int;
+}
+
+/// Raw handle of an open relation or index. Valid while it is open; who opened it closes it, or
+/// the end of the transaction does.
+pub type Handle = sys::Relation;
+
+/// One column, as far as the layout of rows and keys depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Its storage.
+    pub attr: Attr,
+    /// Type, 0 for a dropped column.
+    pub typid: u32,
+    /// Type modifier.
+    pub typmod: i32,
+}
+
+/// Opens a relation or index by OID and takes `mode` (0: the caller has a lock); `None` if it
+/// doesn't exist (any more).
+pub fn open(oid: u32, mode: i32) -> Result<Option<Handle>> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: all pointers are to live locals.
+    guard::call0(|e| unsafe { pgr_shim_relation_open(oid, mode, &raw mut out, e) })?;
+    Ok((!out.is_null()).then_some(out))
+}
+
+/// Locks a relation until the end of the transaction, and processes pending invalidations.
+pub fn lock(oid: u32, mode: i32) -> Result<()> {
+    // SAFETY: plain integers.
+    guard::call0(|e| unsafe { pgr_shim_lock_relation(oid, mode, e) })
+}
+
+/// Closes it; with mode 0 the lock stays until the end of the transaction.
+pub fn close(rel: Handle, mode: i32) -> Result<()> {
+    // SAFETY: the caller opened it.
+    guard::call0(|e| unsafe { pgr_shim_relation_close(rel, mode, e) })
+}
+
+/// OID of an open relation.
+#[must_use]
+pub fn oid(rel: Handle) -> u32 {
+    // SAFETY: an open relation's descriptor.
+    unsafe { (*rel).rd_id }
+}
+
+/// Name of an open relation, for messages.
+#[must_use]
+pub fn name(rel: Handle) -> String {
+    // SAFETY: rd_rel is set for every open relation; relname is NUL terminated.
+    unsafe {
+        CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr())
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// The `pg_class` row of an open relation.
+#[must_use]
+pub fn form<'a>(rel: Handle) -> &'a sys::FormData_pg_class {
+    // SAFETY: rd_rel is set for every open relation and lives as long as it is open.
+    unsafe { &*(*rel).rd_rel }
+}
+
+/// The `pg_index` row of an open index.
+#[must_use]
+pub fn index_form<'a>(index: Handle) -> &'a sys::FormData_pg_index {
+    // SAFETY: rd_index is set for every open index and lives as long as it is open.
+    unsafe { &*(*index).rd_index }
+}
+
+/// Columns of an open relation or index, dropped ones included.
+#[must_use]
+pub fn columns(rel: Handle) -> Vec<Column> {
+    // SAFETY: rd_att is set for every open relation.
+    let natts = unsafe { (*(*rel).rd_att).natts };
+    (0..natts)
+        .map(|i| {
+            // SAFETY: integers only; the shim fills it for an i below natts.
+            let mut a: PgrAttribute = unsafe { std::mem::zeroed() };
+            // SAFETY: see above.
+            unsafe { pgr_shim_attribute(rel, i, &raw mut a) };
+            let align = match a.align as u8 {
+                b'd' => 8,
+                b'i' => 4,
+                b's' => 2,
+                _ => 1,
+            };
+            let attr = Attr {
+                len: a.len,
+                align,
+                by_value: a.by_value,
+                dropped: a.dropped,
+            };
+            Column {
+                attr,
+                typid: a.typid,
+                typmod: a.typmod,
+            }
+        })
+        .collect()
+}
+
+/// Digest of all that a row's bytes depend on.
+#[must_use]
+pub fn fingerprint(columns: &[Column]) -> u64 {
+    let mut digest = Digest::new().number(columns.len() as u64);
+    for (i, c) in columns.iter().enumerate() {
+        digest = digest
+            .number(i as u64)
+            .number(u64::from(c.typid))
+            .number(u64::from(c.typmod as u32))
+            .number(u64::from(c.attr.len as u16))
+            .number(u64::from(c.attr.align))
+            .number(u64::from(c.attr.by_value) | u64::from(c.attr.dropped) << 1);
+    }
+    digest.finish()
+}
+
+/// The index that names rows: the primary key, or what REPLICA IDENTITY USING INDEX says.
+pub fn identity_index(rel: Handle) -> Result<Option<u32>> {
+    let mut out = 0;
+    // SAFETY: an open relation.
+    guard::call0(|e| unsafe { pgr_shim_identity_index(rel, &raw mut out, e) })?;
+    Ok((out != 0).then_some(out))
+}
+
+/// OIDs of a relation's indexes, in OID order.
+pub fn indexes(rel: Handle) -> Result<Vec<u32>> {
+    let mut list = std::ptr::null_mut();
+    // SAFETY: an open relation.
+    guard::call0(|e| unsafe { pgr_shim_index_list(rel, &raw mut list, e) })?;
+    if list.is_null() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: an OID list of `length` cells, palloc'd in the current context, which frees it.
+    let oids = unsafe {
+        let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
+        cells.iter().map(|c| c.oid_value).collect()
+    };
+    Ok(oids)
+}
+
+/// Heap column (from 1; 0 for an expression) of each column of an index.
+#[must_use]
+pub fn index_columns(index: Handle) -> Vec<i16> {
+    let form = index_form(index);
+    // SAFETY: indkey is the last fixed field of pg_index and has indnatts values.
+    unsafe { form.indkey.values.as_slice(form.indnatts as usize).to_vec() }
+}
+
+/// Collation of a key column of an index.
+#[must_use]
+pub fn index_collation(index: Handle, column: usize) -> u32 {
+    // SAFETY: rd_indcollation has an entry for each key column.
+    unsafe { *(*index).rd_indcollation.add(column) }
+}
+
+/// Operator family of a key column of an index.
+#[must_use]
+pub fn index_family(index: Handle, column: usize) -> u32 {
+    // SAFETY: rd_opfamily has an entry for each key column.
+    unsafe { *(*index).rd_opfamily.add(column) }
+}
+
+/// Text of an index's expressions and predicate; `None` if it has neither.
+pub fn index_definition(index: Handle) -> Result<Option<Vec<u8>>> {
+    let mut out: *mut c_char = std::ptr::null_mut();
+    // SAFETY: an open index.
+    guard::call0(|e| unsafe { pgr_shim_index_definition(index, &raw mut out, e) })?;
+    if out.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: a NUL terminated string, palloc'd in the current context.
+    Ok(Some(unsafe { CStr::from_ptr(out) }.to_bytes().to_vec()))
+}
+
+/// The hash function that agrees with an index column's equality, `None` if there is none.
+pub fn index_hash(index: Handle, column: usize, typid: u32) -> Result<Option<HashProc>> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: an open index.
+    guard::call0(|e| unsafe {
+        pgr_shim_index_hash(index, column as c_int, typid, &raw mut out, e)
+    })?;
+    Ok((!out.is_null()).then_some(HashProc(out)))
+}
+
+/// Strategy and function of an equality search in a column of an index.
+pub fn index_search(index: Handle, column: usize) -> Result<(u16, u32)> {
+    let (mut strategy, mut function) = (0, 0);
+    // SAFETY: an open index.
+    guard::call0(|e| unsafe {
+        pgr_shim_index_search(
+            index,
+            column as c_int,
+            &raw mut strategy,
+            &raw mut function,
+            e,
+        )
+    })?;
+    Ok((strategy, function))
+}
+
+/// What FormIndexDatum and index_insert need to know of an index, allocated in `context`.
+pub fn index_info(index: Handle, context: sys::MemoryContext) -> Result<*mut sys::IndexInfo> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: an open index and a live context.
+    guard::call0(|e| unsafe { pgr_shim_index_info(index, context, &raw mut out, e) })?;
+    Ok(out)
+}
+
+/// A type's extended hash function; the type cache keeps it for the life of the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HashProc(pub(super) *mut sys::FmgrInfo);
+
+/// Has `callback(0, relation)` called for every change of a relation's definition (0: any).
+pub fn on_change(callback: sys::RelcacheCallbackFunction) -> Result<()> {
+    // SAFETY: registers a function pointer.
+    guard::call0(|e| unsafe { pgr_shim_on_relcache(callback, e) })
+}

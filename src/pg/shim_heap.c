@@ -1,0 +1,701 @@
+/*
+ * Calls that capture and apply make into PostgreSQL and that can raise.
+ *
+ * Each returns 0, or 1 with the error in *edata (CopyErrorData, in the caller's
+ * memory context); no Rust frame is ever jumped over.  Thin wrappers only.
+ */
+#include "shim.h"
+
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/index.h"
+#include "catalog/pg_index.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/postgres_r.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/typcache.h"
+
+#include "shim_heap.h"
+
+#define GUARD(statement) PGR_GUARD(edata, statement)
+
+/* ---------------- memory ---------------- */
+
+/* "name" must be a constant. */
+int
+pgr_shim_context_new(bool under_cache, const char *name, MemoryContext *out,
+					 ErrorData **edata)
+{
+	GUARD(*out = AllocSetContextCreateInternal(under_cache ? CacheMemoryContext : TopMemoryContext,
+											   name, ALLOCSET_SMALL_SIZES));
+}
+
+/* ---------------- relations ---------------- */
+
+/* Never raises. */
+void
+pgr_shim_attribute(Relation rel, int i, PgrAttribute *out)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+
+	out->type = att->attisdropped ? InvalidOid : att->atttypid;
+	out->typmod = att->atttypmod;
+	out->len = att->attlen;
+	out->align = att->attalign;
+	out->by_value = att->attbyval;
+	out->dropped = att->attisdropped;
+}
+
+int
+pgr_shim_relation_open(Oid relid, LOCKMODE mode, Relation *out, ErrorData **edata)
+{
+	GUARD(*out = try_relation_open(relid, mode));
+}
+
+int
+pgr_shim_relation_close(Relation rel, LOCKMODE mode, ErrorData **edata)
+{
+	GUARD(relation_close(rel, mode));
+}
+
+int
+pgr_shim_identity_index(Relation rel, Oid *out, ErrorData **edata)
+{
+	GUARD(*out = RelationGetReplicaIndex(rel));
+}
+
+int
+pgr_shim_index_list(Relation rel, List **out, ErrorData **edata)
+{
+	GUARD(*out = RelationGetIndexList(rel));
+}
+
+/* Text of an index's expressions and predicate, NULL if it has neither. */
+static char *
+index_definition(Relation index)
+{
+	Datum		exprs,
+				pred;
+	bool		no_exprs,
+				no_pred;
+
+	exprs = SysCacheGetAttr(INDEXRELID, index->rd_indextuple,
+							Anum_pg_index_indexprs, &no_exprs);
+	pred = SysCacheGetAttr(INDEXRELID, index->rd_indextuple,
+						   Anum_pg_index_indpred, &no_pred);
+	if (no_exprs && no_pred)
+		return NULL;
+	return psprintf("%s|%s",
+					no_exprs ? "" : TextDatumGetCString(exprs),
+					no_pred ? "" : TextDatumGetCString(pred));
+}
+
+int
+pgr_shim_index_definition(Relation index, char **out, ErrorData **edata)
+{
+	GUARD(*out = index_definition(index));
+}
+
+static Oid
+index_equality(Relation index, int column)
+{
+	Oid			family = index->rd_opfamily[column];
+	Oid			type = index->rd_opcintype[column];
+	StrategyNumber strategy;
+
+	strategy = IndexAmTranslateCompareType(COMPARE_EQ, index->rd_rel->relam,
+										   family, true);
+	if (strategy == InvalidStrategy)
+		return InvalidOid;
+	return get_opfamily_member(family, type, type, strategy);
+}
+
+/*
+ * The extended hash function that agrees with the equality of an index's
+ * column, NULL if there is none.  Lives as long as the process (typcache).
+ */
+static FmgrInfo *
+index_hash(Relation index, int column, Oid type)
+{
+	Oid			input = index->rd_opcintype[column];
+	TypeCacheEntry *entry;
+
+	/* a polymorphic operator class hashes by the column's own type */
+	if (!IsPolymorphicType(input) && input != RECORDOID)
+		type = input;
+	entry = lookup_type_cache(type, TYPECACHE_EQ_OPR |
+							  TYPECACHE_HASH_EXTENDED_PROC |
+							  TYPECACHE_HASH_EXTENDED_PROC_FINFO);
+	if (!OidIsValid(entry->hash_extended_proc) ||
+		!OidIsValid(entry->eq_opr) ||
+		entry->eq_opr != index_equality(index, column))
+		return NULL;
+	return &entry->hash_extended_proc_finfo;
+}
+
+int
+pgr_shim_index_hash(Relation index, int column, Oid type, FmgrInfo **out,
+					ErrorData **edata)
+{
+	GUARD(*out = index_hash(index, column, type));
+}
+
+/* Strategy and function for an equality search in a column of an index. */
+static void
+index_search(Relation index, int column, uint16 *strategy, Oid *proc)
+{
+	Oid			operator = index_equality(index, column);
+
+	if (!OidIsValid(operator))
+		elog(ERROR, "no equality operator for column %d of index \"%s\"",
+			 column + 1, RelationGetRelationName(index));
+	*strategy = IndexAmTranslateCompareType(COMPARE_EQ, index->rd_rel->relam,
+											index->rd_opfamily[column], false);
+	*proc = get_opcode(operator);
+}
+
+int
+pgr_shim_index_search(Relation index, int column, uint16 *strategy, Oid *proc,
+					  ErrorData **edata)
+{
+	GUARD(index_search(index, column, strategy, proc));
+}
+
+static IndexInfo *
+index_info(Relation index, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	IndexInfo  *info = BuildIndexInfo(index);
+
+	MemoryContextSwitchTo(old);
+	return info;
+}
+
+int
+pgr_shim_index_info(Relation index, MemoryContext context, IndexInfo **out,
+					ErrorData **edata)
+{
+	GUARD(*out = index_info(index, context));
+}
+
+int
+pgr_shim_on_relcache(RelcacheCallbackFunction callback, ErrorData **edata)
+{
+	GUARD(CacheRegisterRelcacheCallback(callback, (Datum) 0));
+}
+
+/* ---------------- values ---------------- */
+
+int
+pgr_shim_hash(FmgrInfo *proc, Oid collation, Datum value, uint64 seed,
+			  uint64 *out, ErrorData **edata)
+{
+	GUARD(*out = DatumGetUInt64(FunctionCall2Coll(proc, collation, value,
+												  UInt64GetDatum(seed))));
+}
+
+int
+pgr_shim_detoast(struct varlena *value, struct varlena **out, ErrorData **edata)
+{
+	GUARD(*out = detoast_external_attr(value));
+}
+
+/* The row with all attributes that its table has had added since. */
+int
+pgr_shim_expand_tuple(HeapTuple tuple, Relation rel, HeapTuple *out,
+					  ErrorData **edata)
+{
+	GUARD(*out = heap_expand_tuple(tuple, RelationGetDescr(rel)));
+}
+
+int
+pgr_shim_slot_tuple(TupleTableSlot *slot, HeapTuple *out, ErrorData **edata)
+{
+	GUARD(*out = ExecFetchSlotHeapTuple(slot, false, NULL));
+}
+
+/*
+ * Values of an index's columns for the row in "slot"; *satisfied is false if
+ * the row does not meet its predicate.
+ */
+static void
+index_values(IndexInfo *info, TupleTableSlot *slot, EState *estate,
+			 Datum *values, bool *nulls, bool *satisfied)
+{
+	*satisfied = true;
+	if (info->ii_Predicate != NIL || info->ii_Expressions != NIL)
+		GetPerTupleExprContext(estate)->ecxt_scantuple = slot;
+	if (info->ii_Predicate != NIL)
+	{
+		if (info->ii_PredicateState == NULL)
+			info->ii_PredicateState = ExecPrepareQual(info->ii_Predicate, estate);
+		*satisfied = ExecQual(info->ii_PredicateState, GetPerTupleExprContext(estate));
+	}
+	if (*satisfied)
+		FormIndexDatum(info, slot, estate, values, nulls);
+}
+
+int
+pgr_shim_index_values(IndexInfo *info, TupleTableSlot *slot, EState *estate,
+					  Datum *values, bool *nulls, bool *satisfied,
+					  ErrorData **edata)
+{
+	GUARD(index_values(info, slot, estate, values, nulls, satisfied));
+}
+
+int
+pgr_shim_estate_new(EState **out, ErrorData **edata)
+{
+	GUARD(*out = CreateExecutorState());
+}
+
+/* Frees it; index information that was used with it forgets its state. */
+int
+pgr_shim_estate_free(EState *estate, ErrorData **edata)
+{
+	GUARD(FreeExecutorState(estate));
+}
+
+/* Never raises. */
+void
+pgr_shim_index_info_reset(IndexInfo *info)
+{
+	info->ii_ExpressionsState = NIL;
+	info->ii_PredicateState = NULL;
+	info->ii_AmCache = NULL;
+}
+
+/* ---------------- slots ---------------- */
+
+int
+pgr_shim_slot_new(Relation rel, TupleTableSlot **out, ErrorData **edata)
+{
+	GUARD(*out = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple));
+}
+
+int
+pgr_shim_slot_new_buffered(Relation rel, TupleTableSlot **out, ErrorData **edata)
+{
+	GUARD(*out = table_slot_create(rel, NULL));
+}
+
+int
+pgr_shim_slot_drop(TupleTableSlot *slot, ErrorData **edata)
+{
+	GUARD(ExecDropSingleTupleTableSlot(slot));
+}
+
+int
+pgr_shim_slot_store(TupleTableSlot *slot, HeapTuple tuple, ErrorData **edata)
+{
+	GUARD(ExecStoreHeapTuple(tuple, slot, false));
+}
+
+int
+pgr_shim_slot_clear(TupleTableSlot *slot, ErrorData **edata)
+{
+	GUARD(ExecClearTuple(slot));
+}
+
+/* ---------------- the heap ---------------- */
+
+int
+pgr_shim_heap_insert(Relation rel, HeapTuple tuple, CommandId cid, ErrorData **edata)
+{
+	GUARD(heap_insert(rel, tuple, cid, 0, NULL));
+}
+
+int
+pgr_shim_heap_multi_insert(Relation rel, TupleTableSlot **slots, int n,
+						   CommandId cid, ErrorData **edata)
+{
+	GUARD(heap_multi_insert(rel, slots, n, cid, 0, NULL));
+}
+
+int
+pgr_shim_heap_update(Relation rel, ItemPointer tid, HeapTuple tuple, CommandId cid,
+					 TM_Result *result, TU_UpdateIndexes *indexes, ErrorData **edata)
+{
+	TM_FailureData failure;
+	LockTupleMode mode;
+
+	GUARD(*result = heap_update(rel, tid, tuple, cid, InvalidSnapshot, true,
+								&failure, &mode, indexes));
+}
+
+int
+pgr_shim_heap_delete(Relation rel, ItemPointer tid, CommandId cid,
+					 TM_Result *result, ErrorData **edata)
+{
+	TM_FailureData failure;
+
+	GUARD(*result = heap_delete(rel, tid, cid, InvalidSnapshot, true,
+								&failure, false));
+}
+
+int
+pgr_shim_modify_tuple(HeapTuple tuple, Relation rel, Datum *values, bool *nulls,
+					  bool *replace, HeapTuple *out, ErrorData **edata)
+{
+	GUARD(*out = heap_modify_tuple(tuple, RelationGetDescr(rel), values, nulls, replace));
+}
+
+int
+pgr_shim_fetch(Relation rel, ItemPointer tid, TupleTableSlot *slot, bool *found,
+			   ErrorData **edata)
+{
+	GUARD(*found = table_tuple_fetch_row_version(rel, tid, SnapshotAny, slot));
+}
+
+/* ---------------- indexes ---------------- */
+
+int
+pgr_shim_index_insert(Relation index, Datum *values, bool *nulls, ItemPointer tid,
+					  Relation heap, IndexUniqueCheck check, bool unchanged,
+					  IndexInfo *info, bool *unique, ErrorData **edata)
+{
+	GUARD(*unique = index_insert(index, values, nulls, tid, heap, check, unchanged, info));
+}
+
+/* Lets go of what insertions into this index keep from one to the next. */
+int
+pgr_shim_index_insert_done(Relation index, IndexInfo *info, ErrorData **edata)
+{
+	GUARD(index_insert_cleanup(index, info));
+}
+
+int
+pgr_shim_scan_begin(Relation heap, Relation index, Snapshot snapshot, int nkeys,
+					IndexScanDesc *out, ErrorData **edata)
+{
+	GUARD(*out = index_beginscan(heap, index, snapshot, NULL, nkeys, 0));
+}
+
+int
+pgr_shim_scan_key(ScanKeyData *key, int column, uint16 strategy, Oid proc,
+				  Oid collation, ErrorData **edata)
+{
+	GUARD(ScanKeyEntryInitialize(key, 0, column + 1, strategy, InvalidOid,
+								 collation, proc, (Datum) 0));
+}
+
+/* The next row for these keys; *found is false if there is none. */
+static bool
+scan_find(IndexScanDesc scan, Snapshot snapshot, ScanKeyData *keys, int nkeys,
+		  TupleTableSlot *slot)
+{
+	scan->xs_snapshot = snapshot;
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	return index_getnext_slot(scan, ForwardScanDirection, slot);
+}
+
+int
+pgr_shim_scan_find(IndexScanDesc scan, Snapshot snapshot, ScanKeyData *keys,
+				   int nkeys, TupleTableSlot *slot, bool *found, ErrorData **edata)
+{
+	GUARD(*found = scan_find(scan, snapshot, keys, nkeys, slot));
+}
+
+/* ---------------- transactions ---------------- */
+
+static void
+begin(Snapshot *snapshot)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	*snapshot = GetActiveSnapshot();
+}
+
+/* A transaction with a snapshot that sees all that is committed. */
+int
+pgr_shim_begin(Snapshot *snapshot, ErrorData **edata)
+{
+	GUARD(begin(snapshot));
+}
+
+static void
+renew_snapshot(Snapshot *snapshot)
+{
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetLatestSnapshot());
+	*snapshot = GetActiveSnapshot();
+}
+
+int
+pgr_shim_renew_snapshot(Snapshot *snapshot, ErrorData **edata)
+{
+	GUARD(renew_snapshot(snapshot));
+}
+
+static void
+commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+int
+pgr_shim_commit(ErrorData **edata)
+{
+	GUARD(commit());
+}
+
+int
+pgr_shim_abort(ErrorData **edata)
+{
+	GUARD(AbortCurrentTransaction());
+}
+
+int
+pgr_shim_command_id(CommandId *out, ErrorData **edata)
+{
+	GUARD(*out = GetCurrentCommandId(true));
+}
+
+static void
+next_command(void)
+{
+	CommandCounterIncrement();
+	UpdateActiveSnapshotCommandId();
+}
+
+/* What was written so far becomes visible to the transaction itself. */
+int
+pgr_shim_next_command(ErrorData **edata)
+{
+	GUARD(next_command());
+}
+
+int
+pgr_shim_report_statistics(ErrorData **edata)
+{
+	GUARD(pgstat_report_stat(false));
+}
+
+/* ---------------- resources that outlive a transaction ---------------- */
+
+int
+pgr_shim_owner_new(ResourceOwner *out, ErrorData **edata)
+{
+	GUARD(*out = ResourceOwnerCreate(NULL, "pgr helper"));
+}
+
+static void
+owner_free(ResourceOwner owner)
+{
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, true);
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_LOCKS, false, true);
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_AFTER_LOCKS, false, true);
+	ResourceOwnerDelete(owner);
+}
+
+/* Gives back all that it owns, without a word. */
+int
+pgr_shim_owner_free(ResourceOwner owner, ErrorData **edata)
+{
+	GUARD(owner_free(owner));
+}
+
+int
+pgr_shim_lock_relation(Oid relid, LOCKMODE mode, ErrorData **edata)
+{
+	GUARD(LockRelationOid(relid, mode));
+}
+
+/* Leaves a search open, but without a pin on any buffer. */
+static void
+scan_rest(IndexScanDesc scan, TupleTableSlot *slot)
+{
+	ExecClearTuple(slot);
+	index_rescan(scan, NULL, scan->numberOfKeys, NULL, 0);
+}
+
+int
+pgr_shim_scan_rest(IndexScanDesc scan, TupleTableSlot *slot, ErrorData **edata)
+{
+	GUARD(scan_rest(scan, slot));
+}
+
+int
+pgr_shim_xid(uint64 *out, ErrorData **edata)
+{
+	GUARD(*out = U64FromFullTransactionId(GetTopFullTransactionId()));
+}
+
+int
+pgr_shim_on_xact(XactCallback xact, SubXactCallback subxact, ErrorData **edata)
+{
+	GUARD(RegisterXactCallback(xact, NULL); RegisterSubXactCallback(subxact, NULL));
+}
+
+/* ---------------- a table's owner ---------------- */
+
+static void
+become_owner(Relation rel, PgrUser *saved)
+{
+	GetUserIdAndSecContext(&saved->user, &saved->context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner,
+						   saved->context | SECURITY_RESTRICTED_OPERATION);
+	saved->guc_level = NewGUCNestLevel();
+	RestrictSearchPath();
+}
+
+int
+pgr_shim_become_owner(Relation rel, PgrUser *saved, ErrorData **edata)
+{
+	GUARD(become_owner(rel, saved));
+}
+
+static void
+become_self(const PgrUser *saved)
+{
+	AtEOXact_GUC(false, saved->guc_level);
+	SetUserIdAndSecContext(saved->user, saved->context);
+}
+
+int
+pgr_shim_become_self(const PgrUser *saved, ErrorData **edata)
+{
+	GUARD(become_self(saved));
+}
+
+/* ---------------- victims ---------------- */
+
+int
+pgr_shim_lock_conflicts(const LOCKTAG *tag, LOCKMODE mode,
+						VirtualTransactionId **out, int *n, ErrorData **edata)
+{
+	GUARD(*out = GetLockConflicts(tag, mode, n));
+}
+
+/* Signals the process if it still runs this transaction; 0 if it does not. */
+int
+pgr_shim_signal_victim(VirtualTransactionId vxid, int *pid, ErrorData **edata)
+{
+	GUARD(*pid = SignalVirtualTransaction(vxid, PROCSIG_PGR_ABORT, false));
+}
+
+int
+pgr_shim_abort_block(ErrorData **edata)
+{
+	GUARD(LockErrorCleanup(); AbortWholeTransactionBlock());
+}
+
+/* Never raises. */
+void
+pgr_shim_lock_error_cleanup(void)
+{
+	LockErrorCleanup();
+}
+
+/* Is there anything to abort, at any level? */
+bool
+pgr_shim_holds_transaction(void)
+{
+	return IsTransactionOrTransactionBlock() &&
+		!(IsAbortedTransactionBlockState() && !IsSubTransaction());
+}
+
+/* 0 between transactions. */
+LocalTransactionId
+pgr_shim_local_xid(void)
+{
+	return MyProc->vxid.lxid;
+}
+
+static void
+look_again(void)
+{
+	/* the timeout's own handler has set the latch */
+}
+
+static void
+look_again_in(int milliseconds)
+{
+	static TimeoutId timeout = MAX_TIMEOUTS;
+
+	if (timeout == MAX_TIMEOUTS)
+		timeout = RegisterTimeout(USER_TIMEOUT, look_again);
+	enable_timeout_after(timeout, milliseconds);
+}
+
+int
+pgr_shim_look_again_in(int milliseconds, ErrorData **edata)
+{
+	GUARD(look_again_in(milliseconds));
+}
+
+void
+pgr_shim_terminate(int pid)
+{
+	kill(pid, SIGTERM);
+}
+
+int
+pgr_shim_before_exit(pg_on_exit_callback callback, ErrorData **edata)
+{
+	GUARD(before_shmem_exit(callback, (Datum) 0));
+}
+
+/* ---------------- a helper's process ---------------- */
+
+static void
+helper_start(Oid database)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	/* no setting of the database or of a role, and no timeout, reaches a helper */
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
+											  BGWORKER_BYPASS_ALLOWCONN | BGWORKER_BYPASS_ROLELOGINCHECK);
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+int
+pgr_shim_helper_start(Oid database, ErrorData **edata)
+{
+	GUARD(helper_start(database));
+}
+
+/* What this process shows in pg_stat_activity; never raises. */
+void
+pgr_shim_report_activity(bool busy, const char *what)
+{
+	pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE, what);
+}

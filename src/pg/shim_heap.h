@@ -1,0 +1,24 @@
+/* Structures that shim_heap.c shares with Rust. */
+#ifndef PGR_SHIM_HEAP_H
+#define PGR_SHIM_HEAP_H
+
+/* What a row's layout depends on. */
+typedef struct PgrAttribute
+{
+	Oid			type;			/* InvalidOid for a dropped column */
+	int32		typmod;
+	int16		len;
+	char		align;			/* 'c', 's', 'i', 'd' */
+	bool		by_value;
+	bool		dropped;
+} PgrAttribute;
+
+/* Who we were before we became a table's owner. */
+typedef struct PgrUser
+{
+	Oid			user;
+	int			context;
+	int			guc_level;
+} PgrUser;
+
+#endif

@@ -1,0 +1,144 @@
+//! Rows of `pg_stat_replication_group` and `pg_stat_replication_members`.
+
+use super::guard::{self, Result};
+use super::{shmem, sys};
+use crate::group_state::GroupState;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::ptr;
+use std::sync::atomic::Ordering::Relaxed;
+
+unsafe extern "C" {
+    fn pgr_shim_rows_begin(
+        call: sys::FunctionCallInfo,
+        out: *mut *mut c_void,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
+    fn pgr_shim_rows_add(
+        call: sys::FunctionCallInfo,
+        state: *mut c_void,
+        values: *const *const c_char,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
+    fn pgr_shim_database_name(
+        oid: u32,
+        out: *mut *const c_char,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
+}
+
+/// Result of a set-returning function, built row by row from the text of its columns.
+struct Rows {
+    call: sys::FunctionCallInfo,
+    state: *mut c_void,
+}
+
+impl Rows {
+    fn begin(call: sys::FunctionCallInfo) -> Result<Rows> {
+        // SAFETY: `call` is what the function was called with.
+        let state = guard::call(ptr::null_mut(), |out, e| unsafe {
+            pgr_shim_rows_begin(call, out, e)
+        })?;
+        Ok(Rows { call, state })
+    }
+
+    fn add(&mut self, columns: &[Option<String>]) -> Result<()> {
+        let texts: Vec<Option<CString>> = columns
+            .iter()
+            .map(|c| {
+                c.as_ref()
+                    .map(|t| CString::new(t.replace('\0', "?")).unwrap_or_default())
+            })
+            .collect();
+        let values: Vec<*const c_char> = texts
+            .iter()
+            .map(|t| t.as_ref().map_or(ptr::null(), |t| t.as_ptr()))
+            .collect();
+        // SAFETY: one C string or null for each column of the function, alive during the call.
+        guard::call0(|e| unsafe { pgr_shim_rows_add(self.call, self.state, values.as_ptr(), e) })
+    }
+}
+
+fn null() -> sys::Datum {
+    0
+}
+
+fn some(value: impl ToString) -> Option<String> {
+    Some(value.to_string())
+}
+
+fn database_name(oid: u32) -> Result<Option<String>> {
+    // SAFETY: the answer is null or a C string that lives in the current memory context.
+    let name = guard::call(ptr::null(), |out, e| unsafe {
+        pgr_shim_database_name(oid, out, e)
+    })?;
+    // SAFETY: as above.
+    Ok((!name.is_null()).then(|| {
+        unsafe { std::ffi::CStr::from_ptr(name) }
+            .to_string_lossy()
+            .into_owned()
+    }))
+}
+
+/// One row for the group of this server, none without one.
+pub fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
+    let mut rows = Rows::begin(call)?;
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(null());
+    };
+    let c = shared.control();
+    let database = c.database.load(Relaxed);
+    if database == 0 {
+        return Ok(null());
+    }
+    let state = GroupState::from_u32(c.state.load(Relaxed)).unwrap_or_default();
+    let failure = Some(c.failure.get()).filter(|f| state == GroupState::Failed && !f.is_empty());
+    let members = c.members.get();
+    let n = &c.counters;
+    rows.add(&[
+        some(c.group_name.get()),
+        database_name(database)?,
+        some(state.name()),
+        some(c.member.load(Relaxed)),
+        some(c.incarnation.load(Relaxed)),
+        some(c.visible.passed()),
+        some(c.ordered_gid.load(Relaxed)),
+        some(c.flushed_gid.load(Relaxed)),
+        some(c.apply_queue.load(Relaxed)),
+        some(c.in_flight.load(Relaxed)),
+        some(members.len()),
+        some(members.iter().filter(|m| m.voter).count()),
+        some(n.commits.load(Relaxed)),
+        some(n.applied.load(Relaxed)),
+        some(n.certification_failures.load(Relaxed)),
+        some(n.local_victims.load(Relaxed)),
+        some(n.replays.load(Relaxed)),
+        some(n.helper_errors.load(Relaxed)),
+        failure,
+    ])?;
+    Ok(null())
+}
+
+/// One row a member of the group, by number.
+pub fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
+    let mut rows = Rows::begin(call)?;
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(null());
+    };
+    let c = shared.control();
+    if c.database.load(Relaxed) == 0 {
+        return Ok(null());
+    }
+    let me = c.member.load(Relaxed);
+    for m in c.members.get() {
+        rows.add(&[
+            some(m.id),
+            some(&m.address),
+            some(if m.voter { "voter" } else { "learner" }),
+            some(u32::from(m.id.0) == me),
+            some(m.connected),
+            some(m.last_committed),
+            some(m.flushed),
+        ])?;
+    }
+    Ok(null())
+}

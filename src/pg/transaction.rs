@@ -1,0 +1,96 @@
+//! Transactions, as a helper runs them and as workers are told of them.
+
+use super::guard::{self, Result};
+use super::sys;
+use std::ffi::c_int;
+
+type Edata = *mut *mut sys::ErrorData;
+
+unsafe extern "C" {
+    fn pgr_shim_begin(snapshot: *mut sys::Snapshot, e: Edata) -> c_int;
+    fn pgr_shim_renew_snapshot(snapshot: *mut sys::Snapshot, e: Edata) -> c_int;
+    fn pgr_shim_commit(e: Edata) -> c_int;
+    fn pgr_shim_abort(e: Edata) -> c_int;
+    fn pgr_shim_command_id(out: *mut u32, e: Edata) -> c_int;
+    fn pgr_shim_next_command(e: Edata) -> c_int;
+    fn pgr_shim_xid(out: *mut u64, e: Edata) -> c_int;
+    fn pgr_shim_on_xact(xact: sys::XactCallback, subxact: sys::SubXactCallback, e: Edata) -> c_int;
+    fn pgr_shim_local_xid() -> u32;
+    fn pgr_shim_before_exit(callback: Option<extern "C" fn(c_int, sys::Datum)>, e: Edata) -> c_int;
+    fn pgr_shim_report_statistics(e: Edata) -> c_int;
+}
+
+/// Begins a transaction, with a snapshot that shows all that is committed.
+pub fn begin() -> Result<sys::Snapshot> {
+    let mut snapshot = std::ptr::null_mut();
+    // SAFETY: writes to a live local.
+    guard::call0(|e| unsafe { pgr_shim_begin(&raw mut snapshot, e) })?;
+    Ok(snapshot)
+}
+
+/// Replaces the transaction's snapshot by one that shows what has been committed since.
+pub fn renew_snapshot() -> Result<sys::Snapshot> {
+    let mut snapshot = std::ptr::null_mut();
+    // SAFETY: writes to a live local.
+    guard::call0(|e| unsafe { pgr_shim_renew_snapshot(&raw mut snapshot, e) })?;
+    Ok(snapshot)
+}
+
+/// Commits what begin() began, through the commit gate.
+pub fn commit() -> Result<()> {
+    // SAFETY: no arguments.
+    guard::call0(|e| unsafe { pgr_shim_commit(e) })
+}
+
+/// Rolls the transaction back.
+pub fn abort() -> Result<()> {
+    // SAFETY: no arguments.
+    guard::call0(|e| unsafe { pgr_shim_abort(e) })
+}
+
+/// The command number under which to write now.
+pub fn command_id() -> Result<u32> {
+    let mut cid = 0;
+    // SAFETY: writes to a live local.
+    guard::call0(|e| unsafe { pgr_shim_command_id(&raw mut cid, e) })?;
+    Ok(cid)
+}
+
+/// Lets the transaction's snapshot show what it wrote so far.
+pub fn next_command() -> Result<()> {
+    // SAFETY: no arguments.
+    guard::call0(|e| unsafe { pgr_shim_next_command(e) })
+}
+
+/// The transaction's full 64-bit id; assigns one if it has none.
+pub fn xid() -> Result<u64> {
+    let mut xid = 0;
+    // SAFETY: writes to a live local.
+    guard::call0(|e| unsafe { pgr_shim_xid(&raw mut xid, e) })?;
+    Ok(xid)
+}
+
+/// Has `xact` and `subxact` told of ends of (sub)transactions, for the life of the process.
+pub fn on_end(xact: sys::XactCallback, subxact: sys::SubXactCallback) -> Result<()> {
+    // SAFETY: registers function pointers.
+    guard::call0(|e| unsafe { pgr_shim_on_xact(xact, subxact, e) })
+}
+
+/// Reports what the statistics system should know. Outside transactions.
+pub fn report_statistics() -> Result<()> {
+    // SAFETY: no arguments.
+    guard::call0(|e| unsafe { pgr_shim_report_statistics(e) })
+}
+
+/// Number of the current transaction among those of this process slot, 0 between transactions.
+#[must_use]
+pub fn local_id() -> u32 {
+    // SAFETY: a variable of this process's PGPROC.
+    unsafe { pgr_shim_local_xid() }
+}
+
+/// Has `callback` called when the process ends in an orderly way, while it still has its slot.
+pub fn before_exit(callback: extern "C" fn(c_int, sys::Datum)) -> Result<()> {
+    // SAFETY: registers a function pointer.
+    guard::call0(|e| unsafe { pgr_shim_before_exit(Some(callback), e) })
+}

@@ -1,0 +1,123 @@
+//! Those who are in the way of a helper: who they are, and telling them.
+
+use super::guard::{self, Result};
+use super::sys;
+use crate::ids::{Gid, MemberId};
+use crate::imsg::ProcSlot;
+use crate::imsg::layout::phase;
+use std::ffi::c_int;
+use std::sync::atomic::Ordering;
+
+type Edata = *mut *mut sys::ErrorData;
+
+unsafe extern "C" {
+    fn pgr_shim_lock_conflicts(
+        tag: *const sys::LOCKTAG,
+        mode: c_int,
+        out: *mut *mut sys::VirtualTransactionId,
+        n: *mut c_int,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_signal_victim(vxid: sys::VirtualTransactionId, pid: *mut c_int, e: Edata) -> c_int;
+    fn pgr_shim_look_again_in(milliseconds: c_int, e: Edata) -> c_int;
+    fn pgr_shim_terminate(pid: c_int);
+}
+
+/// A transaction that runs in a process of this server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// The process's number.
+    pub process: i32,
+    /// Which of its transactions.
+    pub id: u32,
+}
+
+impl Local {
+    fn vxid(self) -> sys::VirtualTransactionId {
+        sys::VirtualTransactionId {
+            procNumber: self.process,
+            localTransactionId: self.id,
+        }
+    }
+}
+
+/// For whom somebody has to give way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// Its position.
+    pub gid: Gid,
+    /// Where it came from.
+    pub origin: MemberId,
+    /// What it is at work on, 0 if unknown.
+    pub relation: u32,
+}
+
+/// What to do about a blocker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// It has a lower GID, or its verdict is under way.
+    Wait,
+    /// It is told to abort.
+    Abort,
+}
+
+/// The one rule: a blocker with a lower GID is waited for, one that is with the group is left to
+/// its verdict, any other gives way. `ticket` is the transaction that the slot's words are about.
+#[must_use]
+pub fn action(slot: &ProcSlot, blocker: Local, mine: Gid) -> Action {
+    // In the order in which the process writes them, backwards.
+    let stage = slot.phase.load(Ordering::SeqCst);
+    let gid = slot.gid.load(Ordering::SeqCst);
+    let current = slot.ticket.load(Ordering::SeqCst) == u64::from(blocker.id);
+    match stage {
+        phase::SENT if current => Action::Wait,
+        phase::CERTIFIED if current && gid < mine.0 => Action::Wait,
+        _ => Action::Abort,
+    }
+}
+
+/// Transactions that hold what a lock of this mode conflicts with.
+pub fn blockers(tag: *const sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
+    let (mut list, mut n) = (std::ptr::null_mut(), 0);
+    // SAFETY: a lock tag of the lock manager; the answer is palloc'd.
+    guard::call0(|e| unsafe { pgr_shim_lock_conflicts(tag, mode, &raw mut list, &raw mut n, e) })?;
+    // SAFETY: n entries, as the lock manager says.
+    let found = unsafe { std::slice::from_raw_parts(list, n as usize) };
+    let local = found.iter().map(|v| Local {
+        process: v.procNumber,
+        id: v.localTransactionId,
+    });
+    // A prepared transaction has no process. There is none in a replicated database.
+    let result = local.filter(|l| l.process >= 0).collect();
+    // SAFETY: palloc'd by the lock manager for its caller.
+    unsafe { sys::pfree(list.cast()) };
+    Ok(result)
+}
+
+/// Asks a transaction to abort; its process's id, or `None` if it is over.
+pub fn tell(slot: &ProcSlot, victim: Local, cause: Cause) -> Result<Option<i32>> {
+    slot.victim_gid.store(cause.gid.0, Ordering::Relaxed);
+    slot.victim_origin
+        .store(cause.origin.0.into(), Ordering::Relaxed);
+    slot.victim_relation
+        .store(cause.relation, Ordering::Relaxed);
+    slot.victim_ticket
+        .store(victim.id.into(), Ordering::Release);
+    let mut pid = 0;
+    // SAFETY: finds the process by what it runs, under the lock of the process array.
+    guard::call0(|e| unsafe { pgr_shim_signal_victim(victim.vxid(), &raw mut pid, e) })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Has this process's latch set after a while, so that a wait for a lock looks again who is in the
+/// way: another holder can come without waking us.
+pub fn look_again_in(milliseconds: i32) -> Result<()> {
+    // SAFETY: a timer of this process.
+    guard::call0(|e| unsafe { pgr_shim_look_again_in(milliseconds, e) })
+}
+
+/// Ends a process that can't answer: it is blocked writing to, or reading from, its client.
+pub fn terminate(pid: i32) {
+    // SAFETY: sends SIGTERM, which backends handle.
+    unsafe { pgr_shim_terminate(pid) };
+}

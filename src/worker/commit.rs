@@ -1,0 +1,314 @@
+//! COMMIT of a transaction that changed replicated rows: multicast, verdict, commit turn.
+
+use super::channel::{self, control, set_phase, slot};
+use super::phase::Phase;
+use super::{gate, victim};
+use crate::capture::relation::described;
+use crate::capture::transaction::{self as captured, Pending};
+use crate::changeset::decode::{FLAG_LOCAL_EFFECTS, Header};
+use crate::changeset::encode::Sink;
+use crate::group_state::GroupState;
+use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::imsg::{Chain, ChainWriter, Class};
+use crate::limits::CHANGESET_BYTES_MAX;
+use crate::pg::guard::{self, PgError, Result};
+use crate::pg::{latch, shmem, sys, transaction};
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a wait goes on before conditions are looked at that set no latch: the state of the
+/// group, the life of the coordinator.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// A helper commits this GID in our place.
+    static REPLACED: Cell<Gid> = const { Cell::new(Gid::ZERO) };
+}
+
+/// Holds back cancel and termination; gives them back when dropped.
+struct Held(u32);
+
+impl Held {
+    fn new() -> Held {
+        // SAFETY: HOLD_INTERRUPTS(): a counter of this process.
+        unsafe {
+            let before = sys::InterruptHoldoffCount;
+            sys::InterruptHoldoffCount = before + 1;
+            Held(before)
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: RESUME_INTERRUPTS(); an error in between may have set it to 0.
+        unsafe { sys::InterruptHoldoffCount = self.0 };
+    }
+}
+
+/// The last step of a transaction that may fail. True: it commits now, its turn has come (or it
+/// needs none). False: its local work is to be rolled back, a helper commits it.
+pub fn pre_commit() -> Result<bool> {
+    let Some(pending) = captured::take() else {
+        return Ok(true);
+    };
+    // From here on this transaction is no victim but by its verdict.
+    guard::check_interrupts()?;
+    let local_effects = pending.local_effects || has_local_effects();
+    let _held = Held::new();
+    let sent = multicast(pending, local_effects)?;
+    let gid = wait_verdict(&sent)?;
+    slot().gid.store(gid.0, Ordering::SeqCst);
+    set_phase(Phase::Certified);
+    Ok(wait_turn(gid, &sent, local_effects))
+}
+
+/// Waits until a helper has committed what [`pre_commit`] returned false for.
+pub fn replay_wait() -> Result<()> {
+    let gid = REPLACED.replace(Gid::ZERO);
+    while control().visible.passed() < gid {
+        if called() || is_over() {
+            return Err(unknown());
+        }
+        // Nobody sets our latch: the place for it in the turn is that of the next transaction.
+        latch::sleep(
+            Some(Duration::from_millis(10)),
+            sys::WAIT_EVENT_REPLICATION_COMMIT_TURN,
+        );
+    }
+    control().counters.commits.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The transaction did something that dies with its session.
+fn has_local_effects() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::MyXactFlags as u32 & sys::XACT_FLAGS_ACCESSEDTEMPNAMESPACE != 0 }
+}
+
+/// What was sent.
+struct Sent {
+    ticket: u64,
+    incarnation: u32,
+}
+
+fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
+    let (shared, control) = (shmem::shared(), control());
+    let (Some(GroupState::Online), Some(coordinator)) = (state(), channel::coordinator()) else {
+        return Err(closed(state()));
+    };
+    let incarnation = control.incarnation.load(Ordering::SeqCst);
+    let header = Header {
+        flags: if local_effects { FLAG_LOCAL_EFFECTS } else { 0 },
+        group: GroupId(control.group_id.load(Ordering::Relaxed)),
+        origin: MemberId(control.member.load(Ordering::Relaxed) as u16),
+        incarnation: Incarnation(incarnation),
+        // SAFETY: a variable of this process.
+        isolation: unsafe { sys::XactIsoLevel } as u8,
+        xid: transaction::xid()?,
+        // All locks are held and nothing of the transaction is left to run.
+        snapshot_gid: control.visible.passed(),
+        // SAFETY: reads the clock.
+        commit_ts: unsafe { sys::GetCurrentTimestamp() },
+        // SAFETY: a variable of this process.
+        database: Oid(unsafe { sys::MyDatabaseId }),
+        keys_count: 0,
+        entries_count: 0,
+        keys_bytes: 0,
+        entries_bytes: 0,
+    };
+    let bytes = pending.builder.total_bytes();
+    if bytes > CHANGESET_BYTES_MAX {
+        return Err(captured::too_large(bytes));
+    }
+    let (head, keys, entries) = pending.builder.finish(header);
+    let pool = shared.pool();
+    let mut first = ChainWriter::new(pool, Class::Local, shmem::my_slot());
+    first
+        .append(&head)
+        .map_err(|_| captured::no_memory(bytes))?;
+    let chain = pool.concat(pool.concat(first.finish(), keys.finish()), entries.finish());
+    send(chain, coordinator)?;
+    control
+        .counters
+        .changeset_bytes
+        .fetch_add(bytes as u64, Ordering::Relaxed);
+    Ok(Sent {
+        ticket: channel::ticket(),
+        incarnation,
+    })
+}
+
+fn send(changeset: Chain, coordinator: crate::imsg::SlotNo) -> Result<()> {
+    let pool = shmem::shared().pool();
+    while channel::receive().is_some() {} // answers to earlier transactions that gave up
+    pool.hand_over(changeset, coordinator);
+    set_phase(Phase::Multicast);
+    let ticket = channel::ticket();
+    if channel::request(ToCoordinator::Multicast { ticket, changeset }).is_err() {
+        set_phase(Phase::Open);
+        pool.free(changeset);
+        return Err(busy());
+    }
+    Ok(())
+}
+
+fn wait_verdict(sent: &Sent) -> Result<Gid> {
+    loop {
+        match channel::receive() {
+            Some(ToWorker::Pass { ticket, gid }) if ticket == sent.ticket => return Ok(gid),
+            Some(ToWorker::Conflict {
+                ticket,
+                relation,
+                gid,
+                origin,
+            }) if ticket == sent.ticket => {
+                control()
+                    .counters
+                    .certification_failures
+                    .fetch_add(1, Ordering::Relaxed);
+                return Err(lost(relation, gid, origin));
+            }
+            Some(ToWorker::BelowFloor { ticket }) if ticket == sent.ticket => {
+                control()
+                    .counters
+                    .certification_failures
+                    .fetch_add(1, Ordering::Relaxed);
+                return Err(too_old());
+            }
+            Some(ToWorker::NotPrimary { ticket }) if ticket == sent.ticket => {
+                return Err(closed(Some(GroupState::NoQuorum)));
+            }
+            Some(ToWorker::Busy { ticket }) if ticket == sent.ticket => return Err(busy()),
+            Some(_) => {}
+            None => {
+                if is_hopeless(sent) {
+                    let _ = channel::request(ToCoordinator::Abandon {
+                        ticket: sent.ticket,
+                    });
+                    return Err(unknown());
+                }
+                latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_VERDICT);
+            }
+        }
+    }
+}
+
+/// True when it is our turn, false when a helper commits in our place.
+fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
+    loop {
+        if gate::is_turn(&control().logged, gid) {
+            gate::enter(gid);
+            control().counters.commits.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        // The next coordinator finds our changeset in the log, as that of a worker that is gone, and
+        // begins when no worker is left that its predecessor knew.
+        if !is_same_life(sent) {
+            REPLACED.set(gid);
+            set_phase(Phase::Replaced);
+            return false;
+        }
+        // Somebody with a lower GID waits for our locks, by something that certification does not
+        // see. What a helper can't do in our place is not in such a way (see DESIGN of keys).
+        if victim::is_wanted() && !local_effects {
+            let abandon = ToCoordinator::Abandon {
+                ticket: sent.ticket,
+            };
+            if channel::request(abandon).is_ok() {
+                REPLACED.set(gid);
+                set_phase(Phase::Replaced);
+                return false;
+            }
+        }
+        latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
+    }
+}
+
+/// Whether there may never be a verdict, and somebody wants to go or nobody is left to tell.
+fn is_hopeless(sent: &Sent) -> bool {
+    !is_same_life(sent) || state() == Some(GroupState::NoQuorum) && called()
+}
+
+/// Whether the member still is what it was when the changeset was sent; another life of it knows
+/// nothing of what was handed to the one before.
+fn is_same_life(sent: &Sent) -> bool {
+    matches!(state(), Some(GroupState::Online | GroupState::NoQuorum))
+        && control().incarnation.load(Ordering::SeqCst) == sent.incarnation
+}
+
+/// Whether this member takes no further part.
+fn is_over() -> bool {
+    matches!(
+        state(),
+        None | Some(GroupState::Off | GroupState::Failed | GroupState::Left)
+    )
+}
+
+fn state() -> Option<GroupState> {
+    GroupState::from_u32(control().state.load(Ordering::SeqCst))
+}
+
+/// Whether somebody wants this process to stop what it does.
+fn called() -> bool {
+    // SAFETY: flags of this process, set by signal handlers.
+    unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 }
+}
+
+fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {
+    serialization().detail(format!(
+        "A transaction of member {origin} (GID {gid}) concurrently changed the same data of {}.",
+        described(relation)
+    ))
+}
+
+/// What a victim gets, whether it lost here or in certification.
+pub fn serialization() -> PgError {
+    PgError::new(
+        "40001",
+        "could not serialize access due to concurrent update on another member",
+    )
+    .hint("The transaction might succeed if retried.")
+}
+
+fn too_old() -> PgError {
+    PgError::new(
+        "40001",
+        "could not serialize access: the transaction ran for too long",
+    )
+    .detail("The group no longer remembers all changes since it began.")
+    .hint("The transaction might succeed if retried.")
+}
+
+fn busy() -> PgError {
+    PgError::new(
+        "53000",
+        "too many transactions of this member are waiting for the group",
+    )
+    .hint("Retry the transaction; consider fewer connections.")
+}
+
+fn unknown() -> PgError {
+    PgError::new(
+        "08007",
+        "it is not known whether the transaction is committed",
+    )
+    .detail("It was sent to the replication group, and no answer can be waited for.")
+    .hint("Check its effects when the group is back; it is either there on all members or on none.")
+}
+
+/// A write where the group takes none now.
+fn closed(state: Option<GroupState>) -> PgError {
+    let error = PgError::new("57P03", "cannot commit writes of a replicated database now");
+    match state {
+        Some(GroupState::NoQuorum) => error
+            .detail("This member does not reach a majority of the members of its replication group.")
+            .hint("Reads work. Writes work again when a majority is back, or on a member that has one."),
+        Some(state) => error
+            .detail(format!("The state of the replication group on this member is \"{}\".", state.name()))
+            .hint("See pg_stat_replication_group and this server's log."),
+        None => error,
+    }
+}

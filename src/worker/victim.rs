@@ -1,0 +1,120 @@
+//! A local transaction that is in the way of one that the group has ordered.
+//!
+//! The request lies in the process's slot, with the local transaction id that it is meant for; the
+//! signal only says "look". A transaction that is over, or that has been multicast, is not hit.
+
+use super::channel::{self, control, slot};
+use super::commit::serialization;
+use super::phase::Phase;
+use crate::capture::relation::described;
+use crate::capture::transaction::watch_transactions;
+use crate::pg::guard::{PgError, Result};
+use crate::pg::{backend, transaction};
+use std::cell::{Cell, RefCell};
+use std::ffi::c_char;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::Ordering;
+
+thread_local! {
+    /// DETAIL of the error that the session's next command gets, NUL terminated, if it was idle when it lost.
+    static DETAIL: ManuallyDrop<RefCell<Vec<u8>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    /// Transaction (local id) that was told to abort, until it has ended at all levels.
+    static DOOMED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Signal handler: look when interrupts are served.
+pub fn requested() {
+    backend::want_interrupt();
+}
+
+/// Whether somebody wants the current transaction to give way.
+pub fn is_wanted() -> bool {
+    let wanted = slot().victim_ticket.load(Ordering::Acquire);
+    wanted != 0 && wanted == u64::from(transaction::local_id())
+}
+
+/// Serves the interrupt.
+pub fn serve() -> Result<()> {
+    backend::clear_interrupt();
+    let id = transaction::local_id();
+    if id == 0 || !is_wanted() && DOOMED.get() != id {
+        return Ok(());
+    }
+    if channel::phase() != Phase::Open && !backend::is_helper() {
+        // Its verdict decides, or its commit turn.
+        return Ok(());
+    }
+    if !backend::holds_transaction() {
+        return Ok(());
+    }
+    if !backend::is_idle() && !backend::can_abort() {
+        backend::want_interrupt();
+        return Ok(());
+    }
+    if DOOMED.replace(id) != id {
+        control()
+            .counters
+            .local_victims
+            .fetch_add(1, Ordering::Relaxed);
+    }
+    watch_transactions()?;
+    if backend::is_idle() {
+        let detail = describe();
+        backend::abort_block()?;
+        remember(&detail);
+        return Ok(());
+    }
+    backend::lock_error_cleanup();
+    Err(serialization().detail(describe()))
+}
+
+/// An inner level is rolled back; the outer ones of a doomed transaction still hold locks.
+pub fn subtransaction_aborted() {
+    if DOOMED.get() != 0 && DOOMED.get() == transaction::local_id() {
+        backend::want_interrupt();
+    }
+}
+
+/// The transaction has ended at all levels.
+pub fn ended() {
+    DOOMED.set(0);
+    backend::set_victim(false);
+}
+
+/// DETAIL for commands of a failed transaction that nobody was told of; valid until the next call
+/// that changes it.
+pub fn detail() -> *const c_char {
+    DETAIL.with(|d| {
+        if d.borrow().is_empty() {
+            c"".as_ptr()
+        } else {
+            d.borrow().as_ptr().cast()
+        }
+    })
+}
+
+/// COMMIT of a transaction that was aborted while its session was idle.
+pub fn commit_of_aborted() -> PgError {
+    backend::set_victim(false);
+    let text = DETAIL.with(|d| String::from_utf8_lossy(&d.borrow()).into_owned());
+    serialization().detail(text.trim_end_matches('\0'))
+}
+
+fn remember(detail: &str) {
+    let mut text = detail.replace('\0', "?").into_bytes();
+    text.push(0);
+    DETAIL.with(|d| *d.borrow_mut() = text);
+    backend::set_victim(true);
+}
+
+fn describe() -> String {
+    let slot = slot();
+    let relation = slot.victim_relation.load(Ordering::Relaxed);
+    let origin = slot.victim_origin.load(Ordering::Relaxed);
+    let gid = slot.victim_gid.load(Ordering::Relaxed);
+    format!(
+        "A transaction of member {origin} (GID {gid}) needed a lock that this one held on {}.",
+        described(relation)
+    )
+}

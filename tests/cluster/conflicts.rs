@@ -1,0 +1,318 @@
+//! What several members do to the same keys at the same time.
+
+use crate::support::{TestGroup, group, is_serialization_failure, until_committed};
+use postgres::Error;
+use postgres::error::SqlState;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const STORM: Duration = Duration::from_secs(6);
+
+/// Runs a job over and over from two sessions on each member until the time is over.
+fn storm(
+    group: &TestGroup,
+    job: impl Fn(&mut postgres::Client, u64) -> Result<bool, Error> + Sync,
+) -> u64 {
+    let end = Instant::now() + STORM;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..6u64)
+            .map(|w| {
+                let mut client = group.client(w as usize % 3 + 1);
+                let job = &job;
+                scope.spawn(move || {
+                    let (mut random, mut done) = (w.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, 0);
+                    while Instant::now() < end {
+                        random ^= random << 13;
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        match job(&mut client, random) {
+                            Ok(true) => done += 1,
+                            Ok(false) => {}
+                            Err(e) => panic!("session {w}: {e:?}"),
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|w| w.join().expect("session"))
+            .sum()
+    })
+}
+
+/// `Ok(false)` for the outcomes that a storm expects.
+fn expected(outcome: Result<u64, Error>, codes: &[SqlState]) -> Result<bool, Error> {
+    match outcome {
+        Ok(n) => Ok(n > 0),
+        Err(e) if is_serialization_failure(&e) || e.code().is_some_and(|c| codes.contains(c)) => {
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+#[test]
+fn parents_deleted_while_children_come_leave_no_orphan() {
+    let group = group(
+        "orphans",
+        3,
+        "CREATE TABLE parent (id int4 PRIMARY KEY, v int4); CREATE TABLE child (id int8 PRIMARY KEY, parent int4 NOT NULL REFERENCES parent);
+         CREATE TABLE cascade (id int8 PRIMARY KEY, parent int4 NOT NULL REFERENCES parent ON DELETE CASCADE); CREATE INDEX ON child (parent); CREATE INDEX ON cascade (parent);",
+    );
+    let violation = [SqlState::FOREIGN_KEY_VIOLATION, SqlState::UNIQUE_VIOLATION];
+    let done = storm(&group, |client, random| {
+        let (key, id) = ((random >> 8) as i32 & 15, (random >> 1) as i64);
+        let outcome = match random % 6 {
+            0 => client.execute(
+                "INSERT INTO parent VALUES ($1, 0) ON CONFLICT DO NOTHING",
+                &[&key],
+            ),
+            1 => client.execute("DELETE FROM parent WHERE id = $1", &[&key]),
+            2 => client.execute("INSERT INTO cascade VALUES ($1, $2)", &[&id, &key]),
+            3 => client.execute("UPDATE parent SET v = v + 1 WHERE id = $1", &[&key]),
+            4 => client.execute("DELETE FROM child WHERE parent = $1", &[&key]),
+            _ => client.execute("INSERT INTO child VALUES ($1, $2)", &[&id, &key]),
+        };
+        expected(outcome, &violation)
+    });
+    assert!(done > 100, "only {done} statements changed anything");
+    group.assert_identical();
+    for table in ["child", "cascade"] {
+        let sql = format!(
+            "SELECT count(*) FROM {table} c WHERE NOT EXISTS (SELECT FROM parent p WHERE p.id = c.parent)"
+        );
+        assert_eq!(
+            group
+                .client(2)
+                .query_one(&sql, &[])
+                .expect("orphans")
+                .get::<_, i64>(0),
+            0,
+            "orphans in {table}"
+        );
+    }
+}
+
+#[test]
+fn one_unique_value_from_all_members_is_taken_once() {
+    let group = group(
+        "unique",
+        3,
+        "CREATE TABLE u (id int8 PRIMARY KEY, email text UNIQUE, low text); CREATE UNIQUE INDEX ON u (lower(low)); CREATE UNIQUE INDEX ON u (email) WHERE id % 2 = 0;",
+    );
+    let violation = [SqlState::UNIQUE_VIOLATION];
+    let done = storm(&group, |client, random| {
+        let (id, value) = ((random >> 1) as i64 & 31, format!("v{}", random >> 8 & 15));
+        let outcome = match random % 4 {
+            0 => client.execute("DELETE FROM u WHERE id = $1", &[&id]),
+            1 => client.execute("UPDATE u SET email = $2 WHERE id = $1", &[&id, &value]),
+            2 => client.execute("UPDATE u SET id = $1 WHERE email = $2", &[&id, &value]),
+            _ => client.execute("INSERT INTO u VALUES ($1, $2, upper($2))", &[&id, &value]),
+        };
+        expected(outcome, &violation)
+    });
+    assert!(done > 100, "only {done} statements changed anything");
+    group.assert_identical();
+    for member in 1..=3 {
+        // A sequential scan must find no duplicate that an index hides.
+        let sql = "SELECT (SELECT count(*) - count(DISTINCT id) FROM u), (SELECT count(email) - count(DISTINCT email) FROM u), (SELECT count(low) - count(DISTINCT lower(low)) FROM u)";
+        let row = group
+            .client(member)
+            .query_one(sql, &[])
+            .expect("duplicates");
+        assert_eq!(
+            (
+                row.get::<_, i64>(0),
+                row.get::<_, i64>(1),
+                row.get::<_, i64>(2)
+            ),
+            (0, 0, 0),
+            "member {member}"
+        );
+    }
+}
+
+#[test]
+fn money_moved_between_accounts_is_conserved_in_every_snapshot() {
+    let group = group(
+        "bank",
+        3,
+        "CREATE TABLE account (id int4 PRIMARY KEY, balance int8); INSERT INTO account SELECT i, 100 FROM generate_series(0, 19) i;",
+    );
+    let stop = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let readers: Vec<_> = (1..=3)
+            .map(|member| {
+                let (mut client, stop) = (group.client(member), &stop);
+                scope.spawn(move || {
+                    let mut seen = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let sum: i64 = client
+                            .query_one("SELECT sum(balance)::int8 FROM account", &[])
+                            .expect("sum")
+                            .get(0);
+                        assert_eq!(sum, 2000, "member {member}");
+                        seen += 1;
+                    }
+                    seen
+                })
+            })
+            .collect();
+        let moved = storm(&group, |client, random| {
+            let (from, to) = ((random >> 8) as i32 % 20, (random >> 16) as i32 % 20);
+            let (from, to) = (from.rem_euclid(20), to.rem_euclid(20));
+            until_committed(client, |t| {
+                t.execute(
+                    "UPDATE account SET balance = balance - 1 WHERE id = $1",
+                    &[&from],
+                )?;
+                t.execute(
+                    "UPDATE account SET balance = balance + 1 WHERE id = $1",
+                    &[&to],
+                )
+                .map(drop)
+            })
+            .or_else(|e| {
+                if e.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) {
+                    Ok(0)
+                } else {
+                    Err(e)
+                }
+            })
+            .map(|_| true)
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert!(moved > 50, "only {moved} transfers");
+        readers
+            .into_iter()
+            .map(|r| r.join().expect("reader"))
+            .sum::<u32>()
+    });
+    assert!(seen > 10);
+    group.assert_identical();
+}
+
+#[test]
+fn a_loser_hears_which_relation_and_which_member_won() {
+    let group = group(
+        "loser",
+        3,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v int4); INSERT INTO t VALUES (1, 0), (2, 0);",
+    );
+    let mut one = group.client(1);
+    let mut open = one.transaction().expect("begin");
+    open.execute("UPDATE t SET v = 1 WHERE id = 1", &[])
+        .expect("update");
+    // The other member's transaction is ordered first, and its helper needs the row that is locked here.
+    group.execute(2, "UPDATE t SET v = 2 WHERE id = 1");
+    group
+        .wait_in_step(crate::support::PATIENCE)
+        .expect("the idle transaction gives way");
+    let error = open.commit().expect_err("it has lost");
+    assert_eq!(
+        error.code(),
+        Some(&SqlState::T_R_SERIALIZATION_FAILURE),
+        "{error:?}"
+    );
+    let detail = error
+        .as_db_error()
+        .and_then(|e| e.detail())
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        detail.contains("\"t\"") || detail.contains("public.t"),
+        "DETAIL names the relation: {detail}"
+    );
+    assert!(
+        detail.contains("member 2"),
+        "DETAIL names the other origin: {detail}"
+    );
+    // The session goes on.
+    one.execute("UPDATE t SET v = v + 10 WHERE id = 1", &[])
+        .expect("the session is usable");
+    group.assert_identical();
+    assert_eq!(
+        group
+            .client(3)
+            .query_one("SELECT v FROM t WHERE id = 1", &[])
+            .expect("v")
+            .get::<_, i32>(0),
+        12
+    );
+}
+
+#[test]
+fn every_kind_of_victim_gives_way_while_its_client_is_silent() {
+    let group = group(
+        "victims",
+        3,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v int4); INSERT INTO t SELECT i, 0 FROM generate_series(1, 10) i; CREATE TABLE c (id int4 PRIMARY KEY);",
+    );
+    // In the middle of a long statement.
+    let server = group.member(1).expect("member");
+    let url = server.url(&group.database);
+    let sleeper = std::thread::spawn(move || {
+        let mut client = postgres::Client::connect(&url, postgres::NoTls).expect("connect");
+        client
+            .batch_execute("BEGIN; UPDATE t SET v = 1 WHERE id = 1; SELECT pg_sleep(600); COMMIT;")
+            .expect_err("it has lost")
+    });
+    group.await_value(
+        server,
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+        1,
+    );
+    group.execute(2, "UPDATE t SET v = 2 WHERE id = 1");
+    let error = sleeper.join().expect("sleeper");
+    assert!(is_serialization_failure(&error), "{error:?}");
+    // With row locks only, and with a cursor open.
+    for (id, lock) in [
+        (2, "FOR UPDATE"),
+        (3, "FOR SHARE"),
+        (4, "FOR NO KEY UPDATE"),
+    ] {
+        let mut client = group.client(1);
+        client
+            .batch_execute(&format!("BEGIN; DECLARE k CURSOR FOR SELECT * FROM t; FETCH k; SELECT * FROM t WHERE id = {id} {lock}"))
+            .expect("lock");
+        group.execute(3, &format!("UPDATE t SET v = 3 WHERE id = {id}"));
+        group
+            .wait_in_step(crate::support::PATIENCE)
+            .expect("the holder of the lock gives way");
+        let error = client
+            .batch_execute("COMMIT")
+            .expect_err("a bare COMMIT must not look like one");
+        assert!(is_serialization_failure(&error), "{lock}: {error:?}");
+        client
+            .batch_execute("SELECT 1")
+            .expect("the session is usable");
+    }
+    // With an index entry.
+    let mut client = group.client(1);
+    client
+        .batch_execute("BEGIN; INSERT INTO c VALUES (7)")
+        .expect("insert");
+    group.execute(2, "INSERT INTO c VALUES (7)");
+    group
+        .wait_in_step(crate::support::PATIENCE)
+        .expect("the holder of the index entry gives way");
+    assert!(is_serialization_failure(
+        &client.batch_execute("SELECT 1").expect_err("it has lost")
+    ));
+    client.batch_execute("ROLLBACK").expect("rollback");
+    // With a relation lock.
+    let mut client = group.client(1);
+    client
+        .batch_execute("BEGIN; LOCK TABLE t IN ROW EXCLUSIVE MODE; SELECT 1")
+        .expect("lock");
+    group.execute(2, "UPDATE t SET v = 9 WHERE id = 9");
+    group
+        .wait_in_step(crate::support::PATIENCE)
+        .expect("no conflict at all");
+    client
+        .batch_execute("COMMIT")
+        .expect("a weak lock is in nobody's way");
+    group.assert_identical();
+}

@@ -1,0 +1,235 @@
+//! kill -9 under load: nothing acknowledged is lost, and the members agree.
+
+use crate::support::{PATIENCE, TestGroup, group, is_serialization_failure};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+const LEDGER: &str = "CREATE TABLE ledger (id int8 PRIMARY KEY, member int4, note text); CREATE TABLE hot (id int4 PRIMARY KEY, n int8); INSERT INTO hot SELECT i, 0 FROM generate_series(1, 4) i;";
+
+/// What clients know of their commits.
+#[derive(Default)]
+struct Ledger {
+    acknowledged: Mutex<BTreeSet<i64>>,
+    next: AtomicI64,
+    stop: AtomicBool,
+}
+
+impl Ledger {
+    /// Writes to a member until told to stop, over crashes and refusals; remembers every id whose
+    /// COMMIT was answered.
+    fn write(&self, group: &TestGroup, member: usize) {
+        let mut client = None;
+        while !self.stop.load(Ordering::Relaxed) {
+            let server = group.member(member).expect("member");
+            let Some(open) = client.as_mut() else {
+                client = server.connect(&group.database).ok();
+                continue;
+            };
+            let id = self.next.fetch_add(1, Ordering::Relaxed);
+            let sql = format!(
+                "BEGIN; UPDATE hot SET n = n + 1 WHERE id = {}; INSERT INTO ledger VALUES ({id}, {member}, repeat('x', 200)); COMMIT",
+                id % 4 + 1
+            );
+            match postgres::Client::batch_execute(open, &sql) {
+                Ok(()) => {
+                    self.acknowledged.lock().expect("lock").insert(id);
+                }
+                Err(e) if is_serialization_failure(&e) => {
+                    if open.batch_execute("ROLLBACK").is_err() {
+                        client = None;
+                    }
+                }
+                Err(_) => client = None,
+            }
+        }
+    }
+
+    fn acknowledged(&self) -> usize {
+        self.acknowledged.lock().expect("lock").len()
+    }
+
+    /// Waits until so many more commits were acknowledged.
+    fn await_progress(&self, more: usize) {
+        let wanted = self.acknowledged() + more;
+        postgres_r::cluster::server::wait_for(PATIENCE, || {
+            (self.acknowledged() >= wanted).then_some(())
+        })
+        .unwrap_or_else(|| {
+            panic!(
+                "only {} of {wanted} commits were acknowledged in time",
+                self.acknowledged()
+            )
+        });
+    }
+
+    /// Every acknowledged row is on every member; the counters count exactly the rows that are there.
+    fn check(&self, group: &TestGroup) {
+        group.assert_identical();
+        for server in group.running() {
+            let mut client = server
+                .connect(&group.database)
+                .unwrap_or_else(|e| panic!("{e}"));
+            let rows = client.query("SELECT id FROM ledger", &[]).expect("ledger");
+            let there: BTreeSet<i64> = rows.iter().map(|r| r.get(0)).collect();
+            let lost: Vec<i64> = self
+                .acknowledged
+                .lock()
+                .expect("lock")
+                .difference(&there)
+                .copied()
+                .collect();
+            assert!(
+                lost.is_empty(),
+                "member {} lost acknowledged commits {lost:?}",
+                server.number
+            );
+            let n: i64 = client
+                .query_one("SELECT sum(n)::int8 FROM hot", &[])
+                .expect("sum")
+                .get(0);
+            assert_eq!(
+                n,
+                there.len() as i64,
+                "member {}: every commit counted once",
+                server.number
+            );
+        }
+    }
+}
+
+fn with_writers(group: &TestGroup, ledger: &Ledger, faults: impl FnOnce()) {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        for writer in 0..6 {
+            scope.spawn(move || ledger.write(group, writer % 3 + 1));
+        }
+        let _stop = Stop(&ledger.stop);
+        faults();
+    });
+}
+
+#[test]
+fn a_killed_member_comes_back_and_nothing_acknowledged_is_missing() {
+    let group = group("kill-one", 3, LEDGER);
+    let ledger = Ledger::default();
+    with_writers(&group, &ledger, || {
+        // Every member once, so that the leader is among them.
+        for victim in [3, 1, 2] {
+            ledger.await_progress(50);
+            group
+                .member(victim)
+                .expect("member")
+                .kill()
+                .unwrap_or_else(|e| panic!("{e}"));
+            ledger.await_progress(50);
+            group.start(victim);
+        }
+        ledger.await_progress(50);
+    });
+    ledger.check(&group);
+}
+
+#[test]
+fn all_members_killed_at_once_come_back_with_all_that_was_acknowledged() {
+    let group = group("kill-all", 3, LEDGER);
+    let ledger = Ledger::default();
+    with_writers(&group, &ledger, || {
+        for round in 0..2 {
+            ledger.await_progress(60);
+            if round == 1 {
+                group.execute(2, "CHECKPOINT");
+            }
+            for server in &group.servers {
+                server.kill().unwrap_or_else(|e| panic!("{e}"));
+            }
+            std::thread::scope(|scope| {
+                for number in [2, 3, 1] {
+                    let group = &group;
+                    scope.spawn(move || group.start(number));
+                }
+            });
+        }
+        ledger.await_progress(60);
+    });
+    ledger.check(&group);
+}
+
+#[test]
+fn a_group_of_one_survives_kills() {
+    let group = group("kill-lone", 1, LEDGER);
+    let ledger = Ledger::default();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| ledger.write(&group, 1));
+        }
+        for _ in 0..3 {
+            ledger.await_progress(50);
+            group
+                .member(1)
+                .expect("member")
+                .kill()
+                .unwrap_or_else(|e| panic!("{e}"));
+            group.start(1);
+        }
+        ledger.await_progress(20);
+        ledger.stop.store(true, Ordering::Relaxed);
+    });
+    ledger.check(&group);
+}
+
+#[test]
+fn a_killed_process_restarts_its_server_only() {
+    let group = group("kill-process", 3, LEDGER);
+    let ledger = Ledger::default();
+    with_writers(&group, &ledger, || {
+        let server = group.member(2).expect("member");
+        for kind in ["replication coordinator", "replication helper"] {
+            ledger.await_progress(50);
+            let sql = format!(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type LIKE '%{kind}%' LIMIT 1"
+            );
+            let pid: i32 = postgres_r::cluster::group::query_one(server, "postgres", &sql)
+                .unwrap_or_else(|e| panic!("{e}"));
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .expect("kill");
+            let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+            postgres_r::cluster::server::wait_for(PATIENCE, || {
+                postgres_r::cluster::group::query_one::<i64>(server, "postgres", &gone)
+                    .ok()
+                    .filter(|n| *n == 0)
+            })
+            .expect("the killed process is gone");
+            postgres_r::cluster::status::wait_online(server, PATIENCE)
+                .unwrap_or_else(|e| panic!("{e}"));
+        }
+        ledger.await_progress(50);
+    });
+    ledger.check(&group);
+}
+
+#[test]
+fn orderly_stops_lose_nothing() {
+    let group = group("stops", 3, LEDGER);
+    let ledger = Ledger::default();
+    with_writers(&group, &ledger, || {
+        for number in [1, 2, 3] {
+            ledger.await_progress(40);
+            let server = group.member(number).expect("member");
+            server
+                .stop(postgres_r::cluster::server::StopMode::Fast)
+                .unwrap_or_else(|e| panic!("{e}"));
+            ledger.await_progress(40);
+            group.start(number);
+        }
+    });
+    ledger.check(&group);
+}

@@ -1,0 +1,12 @@
+//! Real servers: groups of the patched PostgreSQL, written to from all sides, killed and compared.
+//!
+//! `PGR_BINDIR` names the programs (`make test` sets it to the build with assertions).
+
+mod conflicts;
+mod crash;
+mod group;
+mod load;
+mod network;
+mod refused;
+mod rows;
+mod support;

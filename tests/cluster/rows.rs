@@ -1,0 +1,154 @@
+//! Every covered statement, from every member, ends the same everywhere.
+
+use crate::support::group;
+
+const TYPES: &str = "
+CREATE TABLE kinds (
+  id int8 PRIMARY KEY, a bool, b int2, c int4, d float4, e float8, f numeric, g text, h varchar(20), i char(5),
+  j bytea, k date, l time, m timestamptz, n interval, o uuid, p json, q jsonb, r int4[], s text[], t numeric(12,3)[], u \"char\", v name, w inet);
+CREATE TABLE big (id int4 PRIMARY KEY, packed text, plain text, note text);
+ALTER TABLE big ALTER plain SET STORAGE EXTERNAL;
+CREATE TABLE two (a int4, b text, c int4, PRIMARY KEY (a, b));
+CREATE TABLE parts (id int4, region text, v int4, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE parts_n PARTITION OF parts FOR VALUES IN ('n');
+CREATE TABLE parts_s PARTITION OF parts FOR VALUES IN ('s');
+CREATE TABLE identity (x int4 NOT NULL, y text);
+CREATE UNIQUE INDEX identity_x ON identity (x);
+ALTER TABLE identity REPLICA IDENTITY USING INDEX identity_x;
+CREATE TABLE heaped (v int4);
+CREATE TABLE indexed (id int4 PRIMARY KEY, name text, score int4);
+CREATE UNIQUE INDEX ON indexed (lower(name));
+CREATE INDEX ON indexed (score) WHERE score > 10;
+";
+
+#[test]
+fn every_covered_statement_ends_the_same_on_all_members() {
+    let group = group("rows", 3, TYPES);
+    // From each member in turn, with keys of its own.
+    for member in 1..=3 {
+        let k = member * 1000;
+        group.execute(
+            member,
+            &format!(
+                "INSERT INTO kinds SELECT {k} + i, i % 2 = 0, i, i * 100000, i / 3.0, i / 7.0, (i || '.' || repeat('7', i))::numeric, 'text ' || i,
+                   'var' || i, 'c' || i % 10, decode(md5(i::text), 'hex'), date '2020-01-01' + i, time '00:00' + i * interval '1 minute',
+                   timestamptz '2021-05-05 05:05:05+00' + i * interval '1 hour', i * interval '1 day 1 second', md5(i::text)::uuid,
+                   json_build_object('i', i), jsonb_build_object('i', i, 'l', jsonb_build_array(i, 'x', null)), ARRAY[i, null, i + 1], ARRAY['a', 'b' || i],
+                   ARRAY[i / 3.0, null], 'z', 'n' || i, ('10.0.0.' || i)::inet FROM generate_series(1, 50) i;
+                 INSERT INTO kinds (id) VALUES ({k} + 99);
+                 UPDATE kinds SET g = g || '!', r[2] = 5, q = NULL WHERE id BETWEEN {k} + 10 AND {k} + 20;
+                 UPDATE kinds SET id = id + 500 WHERE id BETWEEN {k} + 21 AND {k} + 25;
+                 UPDATE kinds SET a = a WHERE id = {k} + 1;
+                 DELETE FROM kinds WHERE id BETWEEN {k} + 30 AND {k} + 40;
+                 INSERT INTO big SELECT {k} + i, repeat('abc', 20000), (SELECT string_agg(md5(({k} * i + j)::text), '') FROM generate_series(1, 300) j), 'n' FROM generate_series(1, 5) i;
+                 UPDATE big SET note = 'changed' WHERE id = {k} + 1;
+                 UPDATE big SET packed = repeat('xyz', 30000) WHERE id = {k} + 2;
+                 INSERT INTO big SELECT id + 100, packed, plain, note FROM big WHERE id BETWEEN {k} + 1 AND {k} + 5;
+                 INSERT INTO two SELECT {k}, 'b' || i, i FROM generate_series(1, 20) i;
+                 UPDATE two SET c = c * 2 WHERE a = {k};
+                 DELETE FROM two WHERE a = {k} AND b = 'b3';
+                 INSERT INTO parts SELECT {k} + i, CASE WHEN i % 2 = 0 THEN 'n' ELSE 's' END, i FROM generate_series(1, 20) i;
+                 UPDATE parts SET region = 'n' WHERE id = {k} + 1;
+                 UPDATE parts SET v = v + 1 WHERE id > {k};
+                 INSERT INTO identity SELECT {k} + i, 'y' FROM generate_series(1, 10) i;
+                 UPDATE identity SET y = 'z' WHERE x = {k} + 3;
+                 DELETE FROM identity WHERE x = {k} + 4;
+                 INSERT INTO heaped SELECT i % 3 FROM generate_series(1, 30) i;
+                 INSERT INTO indexed SELECT {k} + i, 'Name' || {k} + i, i FROM generate_series(1, 30) i;
+                 UPDATE indexed SET score = score + 9, name = upper(name) WHERE id > {k} + 20;
+                 INSERT INTO indexed VALUES ({k} + 1, 'x', 0) ON CONFLICT (id) DO UPDATE SET score = 77;
+                 INSERT INTO indexed VALUES ({k} + 2, 'x', 0) ON CONFLICT DO NOTHING;"
+            ),
+        );
+        let target = group
+            .wait_in_step(crate::support::PATIENCE)
+            .expect("in step");
+        assert!(target > 0);
+    }
+    assert!(group.assert_identical() > 500);
+    // What arrived can be found through every index of every member.
+    for member in 1..=3 {
+        let mut client = group.client(member);
+        client
+            .batch_execute("SET enable_seqscan = off")
+            .expect("set");
+        let one = |client: &mut postgres::Client, sql: &str| {
+            client.query_one(sql, &[]).expect(sql).get::<_, i64>(0)
+        };
+        assert_eq!(
+            one(
+                &mut client,
+                "SELECT count(*) FROM indexed WHERE lower(name) = 'name3025'"
+            ),
+            1
+        );
+        assert_eq!(
+            one(
+                &mut client,
+                "SELECT count(*) FROM indexed WHERE score > 10 AND score = 77"
+            ),
+            3
+        );
+        assert_eq!(
+            one(
+                &mut client,
+                "SELECT count(*) FROM parts_n WHERE region = 'n'"
+            ),
+            33
+        );
+    }
+}
+
+#[test]
+fn rows_copied_in_arrive_everywhere() {
+    use std::io::Write;
+    let group = group(
+        "copy",
+        3,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v text); CREATE INDEX ON t (v);",
+    );
+    for member in 1..=3 {
+        let mut client = group.client(member);
+        let mut copy = client.copy_in("COPY t FROM STDIN").expect("copy");
+        for i in 0..5000 {
+            writeln!(copy, "{}\trow {i} of {member}", member * 10_000 + i).expect("write");
+        }
+        assert_eq!(copy.finish().expect("finish"), 5000);
+    }
+    assert_eq!(group.assert_identical(), 15_000);
+}
+
+#[test]
+fn a_rollback_to_a_savepoint_removes_exactly_its_rows() {
+    let group = group(
+        "savepoints",
+        2,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v int4);",
+    );
+    group.execute(1, "INSERT INTO t SELECT i, 0 FROM generate_series(1, 10) i");
+    group
+        .wait_in_step(crate::support::PATIENCE)
+        .expect("in step");
+    group.execute(
+        2,
+        "BEGIN; INSERT INTO t VALUES (100, 1);
+         SAVEPOINT a; INSERT INTO t VALUES (101, 1); UPDATE t SET v = 5 WHERE id = 1;
+         SAVEPOINT b; DELETE FROM t WHERE id = 2; ROLLBACK TO b; UPDATE t SET v = 6 WHERE id = 3;
+         RELEASE b; ROLLBACK TO a; INSERT INTO t VALUES (102, 1);
+         SAVEPOINT c; SAVEPOINT d; UPDATE t SET v = 7 WHERE id = 4; RELEASE d; RELEASE c;
+         COMMIT;
+         DO $$ BEGIN FOR i IN 1..200 LOOP BEGIN INSERT INTO t VALUES (1000 + i, i); IF i % 2 = 0 THEN RAISE 'x'; END IF; EXCEPTION WHEN OTHERS THEN NULL; END; END LOOP; END $$;",
+    );
+    group.assert_identical();
+    for member in 1..=2 {
+        let mut client = group.client(member);
+        let row = client
+            .query_one("SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FILTER (WHERE id < 1000), count(*) FILTER (WHERE id > 1000) FROM t", &[])
+            .expect("query");
+        assert_eq!(
+            row.get::<_, &str>(0),
+            "1:0 2:0 3:0 4:7 5:0 6:0 7:0 8:0 9:0 10:0 100:1 102:1"
+        );
+        assert_eq!(row.get::<_, i64>(1), 100);
+    }
+}

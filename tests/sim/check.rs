@@ -1,0 +1,244 @@
+//! What must be true of a whole group, kept apart from the code that has to make it true.
+//!
+//! It sees deliveries, digests, commits and what clients were told, never the state of the code
+//! under test. It plays the history on rows of its own, where each change states what it expects.
+
+use crate::database::row_value_hash;
+use crate::model::{self, Change, Row, Table};
+use postgres_r::coordinator::message::{self, Message};
+use postgres_r::gcs::Delivery;
+use postgres_r::ids::{Gid, MemberId, MessageId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a client knows of its transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    Committed(Gid),
+    Aborted,
+    Unknown,
+}
+
+#[derive(Default)]
+pub struct Checker {
+    /// By position: the message and its checksum.
+    order: Vec<(MessageId, u64)>,
+    /// By position: GID and digest after the verdict.
+    verdicts: Vec<(Gid, u64)>,
+    messages: BTreeSet<MessageId>,
+    /// By GID: transaction and state hash after it.
+    history: Vec<(u64, u64)>,
+    xids: BTreeMap<u64, Gid>,
+    rows: BTreeMap<Row, u64>,
+    hash: u64,
+    told: BTreeMap<u64, Told>,
+    checkpoints: BTreeMap<u64, u64>,
+    promised: Vec<u64>,
+}
+
+impl Checker {
+    pub fn new() -> Checker {
+        let rows: BTreeMap<Row, u64> = model::initial().into_iter().collect();
+        Checker {
+            hash: rows.iter().fold(0, |h, (r, v)| h ^ row_value_hash(*r, *v)),
+            rows,
+            ..Checker::default()
+        }
+    }
+
+    /// Total order: the same message at the same position everywhere, each message once.
+    pub fn delivered(&mut self, by: MemberId, d: &Delivery) {
+        let at = d.seq as usize - 1;
+        let this = (d.id, crc(&d.payload));
+        match self.order.get(at) {
+            Some(known) => assert_eq!(*known, this, "{by} delivers another message at {}", d.seq),
+            None => {
+                assert_eq!(
+                    at,
+                    self.order.len(),
+                    "{by} delivers position {} before any other did",
+                    d.seq
+                );
+                assert!(
+                    self.messages.insert(d.id),
+                    "message {} is delivered twice",
+                    d.id
+                );
+                self.order.push(this);
+            }
+        }
+    }
+
+    /// Verdicts: the same after the same delivery everywhere.
+    pub fn verdict(&mut self, by: MemberId, d: &Delivery, gid: Gid, digest: u64) {
+        let at = d.seq as usize - 1;
+        match self.verdicts.get(at) {
+            Some(known) => {
+                assert_eq!(
+                    *known,
+                    (gid, digest),
+                    "{by} has another verdict at {}",
+                    d.seq
+                );
+            }
+            None => {
+                self.verdicts.push((gid, digest));
+                let last = self.history.len() as u64;
+                assert!(gid.0 == last || gid.0 == last + 1, "GID {gid} after {last}");
+                if gid.0 > last {
+                    let Ok(Message::Changeset(_, bytes)) = message::parse(&d.payload) else {
+                        panic!("position {} is no changeset and has GID {gid}", d.seq);
+                    };
+                    self.extend(gid, &bytes);
+                }
+            }
+        }
+    }
+
+    /// The history grows by a transaction that must be right where it stands.
+    fn extend(&mut self, gid: Gid, changeset: &[u8]) {
+        let (xid, changes) = model::decode(changeset);
+        assert!(
+            self.xids.insert(xid, gid).is_none(),
+            "transaction {xid} is in the history twice"
+        );
+        for change in changes {
+            self.allowed(gid, change);
+            let (row, new) = match change {
+                Change::Put(row, value) => (row, Some(value)),
+                Change::Delete(row, _) => (row, None),
+            };
+            let old = match new {
+                Some(value) => self.rows.insert(row, value),
+                None => self.rows.remove(&row),
+            };
+            for value in old.into_iter().chain(new) {
+                self.hash ^= row_value_hash(row, value);
+            }
+        }
+        self.history.push((xid, self.hash));
+    }
+
+    fn allowed(&self, gid: Gid, change: Change) {
+        let has = |table, id: u64| self.rows.get(&model::row(table, id as u32)).copied();
+        match change {
+            Change::Put(row, value) => {
+                let old = self.rows.get(&row).copied();
+                match row.table {
+                    Table::Counter => {
+                        assert_eq!(old, Some(value - 1), "GID {gid} loses an update of {row:?}");
+                    }
+                    Table::Mirror => {
+                        let read = has(Table::Counter, value >> 48).expect("counters stay");
+                        assert_eq!(
+                            value & 0xffff_ffff,
+                            read,
+                            "GID {gid}: {row:?} mirrors what was locked"
+                        );
+                    }
+                    Table::Unique => {
+                        let rows = self.rows.iter().filter(|(r, _)| r.table == Table::Unique);
+                        assert!(
+                            !rows.into_iter().any(|(_, v)| *v == value),
+                            "GID {gid}: duplicate {value}"
+                        );
+                        assert_eq!(old, None, "GID {gid}: duplicate {row:?}");
+                    }
+                    Table::Parent => assert_eq!(old, None, "GID {gid}: duplicate {row:?}"),
+                    Table::Child => {
+                        assert_eq!(old, None, "GID {gid}: duplicate {row:?}");
+                        assert!(
+                            has(Table::Parent, value).is_some(),
+                            "GID {gid}: orphan {row:?} of {value}"
+                        );
+                    }
+                }
+            }
+            Change::Delete(row, value) => {
+                assert_eq!(
+                    self.rows.get(&row),
+                    Some(&value),
+                    "GID {gid} deletes {row:?}"
+                );
+                if row.table == Table::Parent {
+                    let mut children = self.rows.iter().filter(|(r, _)| r.table == Table::Child);
+                    assert!(
+                        !children.any(|(_, p)| *p == u64::from(row.id)),
+                        "GID {gid} leaves orphans of {row:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// States: the same at the same GID everywhere.
+    pub fn state(&self, by: MemberId, gid: Gid, hash: u64) {
+        let expected = match gid.0 {
+            0 => return,
+            n => self.history.get(n as usize - 1).map(|h| h.1),
+        };
+        assert_eq!(Some(hash), expected, "{by} has another state at GID {gid}");
+    }
+
+    /// Checkpoints: the same bytes at the same position everywhere.
+    pub fn checkpoint(&mut self, by: MemberId, seq: u64, state: &[u8]) {
+        let this = crc(state);
+        let known = *self.checkpoints.entry(seq).or_insert(this);
+        assert_eq!(known, this, "{by} has another checkpoint at {seq}");
+    }
+
+    /// A client is told how its transaction ended; once.
+    pub fn told(&mut self, xid: u64, told: Told) {
+        let before = self.told.insert(xid, told);
+        assert_eq!(before, None, "transaction {xid} ends twice");
+        if let Told::Committed(gid) = told {
+            assert_eq!(
+                self.xids.get(&xid),
+                Some(&gid),
+                "transaction {xid} is acknowledged at GID {gid}"
+            );
+        }
+    }
+
+    /// A client was told that its transaction has committed, wherever it stands.
+    pub fn promised(&mut self, xid: u64) {
+        self.promised.push(xid);
+    }
+
+    /// Nothing acknowledged is lost, and nothing refused came to be.
+    pub fn end(&self) {
+        for xid in &self.promised {
+            assert!(self.xids.contains_key(xid), "transaction {xid} is lost");
+        }
+        for (xid, told) in &self.told {
+            match (told, self.xids.get(xid)) {
+                (Told::Committed(gid), at) => {
+                    assert_eq!(at, Some(gid), "transaction {xid} is lost")
+                }
+                (Told::Aborted, at) => {
+                    assert_eq!(at, None, "transaction {xid} was refused and is there")
+                }
+                (Told::Unknown, _) => {}
+            }
+        }
+    }
+
+    pub fn last_seq(&self) -> u64 {
+        self.order.len() as u64
+    }
+
+    pub fn last_gid(&self) -> Gid {
+        Gid(self.history.len() as u64)
+    }
+
+    pub fn committed(&self) -> usize {
+        self.told
+            .values()
+            .filter(|t| matches!(t, Told::Committed(_)))
+            .count()
+    }
+}
+
+fn crc(bytes: &[u8]) -> u64 {
+    let half = bytes.len() / 2;
+    u64::from(crc32fast::hash(bytes)) << 32 | u64::from(crc32fast::hash(&bytes[half..]))
+}

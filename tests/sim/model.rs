@@ -1,0 +1,197 @@
+//! What the simulated databases hold, and how a transaction's changes travel.
+//!
+//! | table | rows | what must hold in the one history |
+//! |---|---|---|
+//! | COUNTER | a few, one of them hot | each write is the value before plus one |
+//! | UNIQUE | come and go | no two rows with one value |
+//! | PARENT, CHILD | come and go | every child's parent is there |
+//! | MIRROR | a few | a write is the value that a counter, locked FOR SHARE, has at that point |
+
+use crate::rng::mix;
+use postgres_r::changeset::decode::{Changeset, Entry, Header};
+use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::tuple::TupleBytes;
+use postgres_r::changeset::{Key, LockMode};
+use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+
+pub const GROUP: GroupId = GroupId(0x51_3u64);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Table {
+    Counter = 1,
+    Unique = 2,
+    Parent = 3,
+    Child = 4,
+    Mirror = 5,
+}
+
+impl Table {
+    const ALL: [Table; 5] = [
+        Self::Counter,
+        Self::Unique,
+        Self::Parent,
+        Self::Child,
+        Self::Mirror,
+    ];
+
+    pub fn oid(self) -> u32 {
+        16384 + self as u32
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Row {
+    pub table: Table,
+    pub id: u32,
+}
+
+/// One change, in the order of execution.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    Put(Row, u64),
+    Delete(Row, u64),
+}
+
+pub const COUNTERS: u32 = 4;
+pub const MIRRORS: u32 = 3;
+pub const PARENTS: u32 = 3;
+pub const UNIQUE_VALUES: u64 = 5;
+
+pub fn row(table: Table, id: u32) -> Row {
+    Row { table, id }
+}
+
+/// The rows that every copy begins with.
+pub fn initial() -> Vec<(Row, u64)> {
+    (0..COUNTERS)
+        .map(|c| (row(Table::Counter, c), 0))
+        .chain((0..MIRRORS).map(|m| (row(Table::Mirror, m), 0)))
+        .chain((0..PARENTS).map(|p| (row(Table::Parent, p), 0)))
+        .collect()
+}
+
+/// A mirror's value names the counter and what was read from it.
+pub fn mirrored(counter: u32, value: u64) -> u64 {
+    u64::from(counter) << 48 | value
+}
+
+pub fn row_hash(row: Row) -> u64 {
+    mix(&[u64::from(row.table as u8), u64::from(row.id)])
+}
+
+pub fn unique_hash(value: u64) -> u64 {
+    mix(&[99, value])
+}
+
+pub fn relation_hash(table: Table) -> u64 {
+    mix(&[77, u64::from(table as u8)])
+}
+
+impl Change {
+    pub fn row(self) -> Row {
+        match self {
+            Change::Put(row, _) | Change::Delete(row, _) => row,
+        }
+    }
+
+    /// What must be locked to write it, at the origin and where it is applied.
+    pub fn locks(self) -> Vec<(u64, LockMode)> {
+        let (row, value) = match self {
+            Change::Put(row, value) | Change::Delete(row, value) => (row, value),
+        };
+        match row.table {
+            Table::Counter | Table::Mirror => vec![(row_hash(row), LockMode::NoKeyUpdate)],
+            Table::Unique => vec![
+                (row_hash(row), LockMode::Update),
+                (unique_hash(value), LockMode::Update),
+            ],
+            Table::Parent | Table::Child => vec![(row_hash(row), LockMode::Update)],
+        }
+    }
+
+    fn encode(self) -> [u8; 16] {
+        let (kind, row, value) = match self {
+            Change::Put(row, value) => (0, row, value),
+            Change::Delete(row, value) => (1, row, value),
+        };
+        let mut out = [0; 16];
+        out[0] = kind;
+        out[1] = row.table as u8;
+        out[4..8].copy_from_slice(&row.id.to_le_bytes());
+        out[8..].copy_from_slice(&value.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Change {
+        let table = Table::ALL[bytes[1] as usize - 1];
+        let row = row(table, u32::from_le_bytes(bytes[4..8].try_into().unwrap()));
+        let value = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+        if bytes[0] == 0 {
+            Change::Put(row, value)
+        } else {
+            Change::Delete(row, value)
+        }
+    }
+}
+
+/// What a transaction hands to its coordinator, behind `room` free bytes.
+pub struct Outgoing<'a> {
+    pub origin: MemberId,
+    pub incarnation: Incarnation,
+    pub snapshot: Gid,
+    pub flags: u16,
+    /// Names the transaction for the checker.
+    pub xid: u64,
+    pub keys: &'a [Key],
+    pub changes: &'a [Change],
+}
+
+pub fn encode(room: usize, t: &Outgoing<'_>) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new(), Vec::new());
+    for change in t.changes {
+        builder
+            .relation(Oid(change.row().table.oid()), 1, 1)
+            .expect("a Vec is never full");
+        let data = change.encode();
+        builder
+            .insert(&TupleBytes {
+                natts: 1,
+                bitmap: None,
+                data: &data,
+            })
+            .expect("a Vec is never full");
+    }
+    for key in t.keys {
+        builder.key(*key).expect("a Vec is never full");
+    }
+    let (header, keys, entries) = builder.finish(Header {
+        flags: t.flags,
+        group: GROUP,
+        origin: t.origin,
+        incarnation: t.incarnation,
+        isolation: 1,
+        xid: t.xid,
+        snapshot_gid: t.snapshot,
+        commit_ts: 0,
+        database: Oid(5),
+        keys_count: 0,
+        entries_count: 0,
+        keys_bytes: 0,
+        entries_bytes: 0,
+    });
+    [&vec![0xee; room][..], &header, &keys, &entries].concat()
+}
+
+/// The transaction's name and its changes.
+pub fn decode(changeset: &[u8]) -> (u64, Vec<Change>) {
+    let changeset = Changeset::parse(changeset).expect("a changeset");
+    let changes = changeset
+        .entries()
+        .filter_map(|entry| match entry.expect("an entry") {
+            Entry::Insert(row) => Some(Change::decode(row.data)),
+            _ => None,
+        })
+        .collect();
+    (changeset.header().xid, changes)
+}
