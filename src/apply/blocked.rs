@@ -20,12 +20,11 @@ thread_local! {
 
 /// Tells those in the way to abort, and sees to it that this is done again while we wait: another
 /// holder can come in our way without waking us.
-pub fn look(tag: *const sys::LOCKTAG, mode: i32) -> Result<()> {
+pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     let Some(cause) = job::current() else {
         return Ok(());
     };
-    // SAFETY: the lock manager's own tag.
-    let kind = u32::from(unsafe { (*tag).locktag_type });
+    let kind = u32::from(tag.locktag_type);
     // Held for moments only, never to the end of a transaction.
     if matches!(
         kind,

@@ -77,7 +77,7 @@ pub fn action(slot: &ProcSlot, blocker: Local, mine: Gid) -> Action {
 }
 
 /// Transactions that hold what a lock of this mode conflicts with.
-pub fn blockers(tag: *const sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
+pub fn blockers(tag: &sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
     let (mut list, mut n) = (std::ptr::null_mut(), 0);
     // SAFETY: a lock tag of the lock manager; the answer is palloc'd.
     guard::call0(|e| unsafe { pgr_shim_lock_conflicts(tag, mode, &raw mut list, &raw mut n, e) })?;
