@@ -45,7 +45,7 @@ fn derive() {
     // SAFETY: variables of the process, which has one thread.
     unsafe {
         pgr_enabled = database != 0
-            && database == u32::from(sys::MyDatabaseId)
+            && database == sys::MyDatabaseId
             && !pgr_is_helper
             && !pgr_shim_in_recovery();
         pgr_epoch_seen = epoch;

@@ -46,7 +46,7 @@ pub fn gate() -> Result<()> {
     // SAFETY: variables and state of this process.
     let (mine, client, standby) = unsafe {
         (
-            u32::from(sys::MyDatabaseId),
+            sys::MyDatabaseId,
             pgr_shim_is_client(),
             pgr_shim_in_recovery(),
         )

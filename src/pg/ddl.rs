@@ -156,7 +156,7 @@ fn current_database(name: &CStr, verb: &str) -> Result<u32> {
     // SAFETY: a C string and a place for the answer.
     guard::call0(|e| unsafe { pgr_shim_database_oid(name.as_ptr(), at, e) })?;
     // SAFETY: a variable of the process.
-    if oid == u32::from(unsafe { sys::MyDatabaseId }) {
+    if oid == unsafe { sys::MyDatabaseId } {
         return Ok(oid);
     }
     let name = name.to_string_lossy();

@@ -97,10 +97,11 @@ impl Helpers {
             }
         }
         for (number, helper) in self.helpers.iter().enumerate() {
+            if matches!(helper.life, Life::Due(_)) {
+                continue;
+            }
             // SAFETY: reads what the postmaster says of a worker of ours.
-            if !matches!(helper.life, Life::Due(_))
-                && unsafe { pgr_shim_helper_ended(number as u32) }
-            {
+            if unsafe { pgr_shim_helper_ended(number as u32) } {
                 self.ended.push(number as u32);
             }
         }

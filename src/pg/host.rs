@@ -1,8 +1,10 @@
 //! The server round the coordinator's loop: queues of the other processes, pool, helpers, views.
 
 use super::guard::{self, PgError, Result};
-use super::{elog, helpers::Helpers, latch, shmem, sys};
-use crate::changeset::encode::Sink;
+use super::helpers::Helpers;
+use super::outbox::{Outbox, Work};
+use super::positions::Positions;
+use super::{elog, latch, shmem, sys};
 use crate::coordinator::io::peers::Notice;
 use crate::coordinator::message::ENVELOPE_BYTES;
 use crate::coordinator::run::Host;
@@ -11,10 +13,9 @@ use crate::gcs::View;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MemberId};
 use crate::imsg::members::MemberRow;
-use crate::imsg::message::{ToCoordinator, ToHelper, ToWorker};
+use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::queue::Words;
-use crate::imsg::{Chain, ChainWriter, Class, Control, Shared, SlotNo, since, wake};
-use crate::limits::POOL_BLOCK_BYTES;
+use crate::imsg::{Control, Shared, SlotNo, wake};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
@@ -22,35 +23,17 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 unsafe extern "C" {
-    fn pgr_shim_wal_flushed() -> u64;
     fn pgr_shim_take_reload() -> bool;
     fn pgr_shim_reload(edata: *mut *mut sys::ErrorData) -> std::ffi::c_int;
     fn pgr_shim_shutdown_requested() -> bool;
 }
 
-/// A changeset on its way to a helper that has found no memory yet.
-struct Waiting {
-    helper: u32,
-    gid: Gid,
-    depends_on: Gid,
-    origin: MemberId,
-    changeset: Bytes,
-}
-
 /// See the module's text. One for each life of the member.
 pub struct PgHost {
     shared: Shared,
-    me: SlotNo,
     helpers: Helpers,
-    /// Answers for slots whose queue was full.
-    answers: VecDeque<(SlotNo, Words)>,
-    /// Changesets for helpers while the pool is full, in order.
-    waiting: VecDeque<Waiting>,
-    /// Flushed once WAL is flushed up to the second.
-    flushing: Option<(Gid, u64)>,
-    flushed: Gid,
-    /// Positions as the core knows them: last committed, flushed, low.
-    reported: (Gid, Gid, Gid),
+    outbox: Outbox,
+    positions: Positions,
     members: Vec<MemberRow>,
     /// Slot of the session that runs START or STOP REPLICATION and waits.
     command: Option<SlotNo>,
@@ -73,13 +56,9 @@ impl PgHost {
         }
         PgHost {
             shared,
-            me: shmem::my_slot(),
             helpers,
-            answers: VecDeque::new(),
-            waiting: VecDeque::new(),
-            flushing: None,
-            flushed: recovered,
-            reported: (recovered, Gid::ZERO, recovered),
+            outbox: Outbox::new(shared, shmem::my_slot()),
+            positions: Positions::new(recovered),
             members: Vec::new(),
             command,
             stopping: false,
@@ -107,101 +86,18 @@ impl PgHost {
         self.shared.control()
     }
 
-    fn answer(&mut self, to: SlotNo, words: Words) {
-        self.answers.push_back((to, words));
-        self.send_answers();
+    fn answer(&mut self, to: SlotNo, message: ToWorker) {
+        self.outbox.answer(to, message);
     }
 
-    fn send_answers(&mut self) {
-        for _ in 0..self.answers.len() {
-            let Some((to, words)) = self.answers.pop_front() else {
-                break;
-            };
-            if self.shared.slot(to).replies_down.push(words).is_err() {
-                self.answers.push_back((to, words));
-            }
-            latch::wake(to);
-        }
-    }
-
-    /// Hands changesets over as long as there is memory.
     fn send_work(&mut self) {
-        while let Some(next) = self.waiting.front() {
-            let Some(slot) = self.helpers.slot(next.helper) else {
-                // It is gone; the core learns so, and gives the work to another.
-                self.waiting.pop_front();
-                continue;
-            };
-            let Some(chain) = self.place(&next.changeset) else {
-                return;
-            };
-            let (gid, depends_on, origin) = (next.gid, next.depends_on, next.origin);
-            self.shared.pool().hand_over(chain, slot);
-            let work = ToHelper::Apply {
-                gid,
-                depends_on,
-                origin,
-                changeset: chain,
-            };
-            if self
-                .shared
-                .slot(slot)
-                .requests_down
-                .push(work.into())
-                .is_err()
-            {
-                // A helper has one thing to do at a time.
-                self.shared.pool().free(chain);
-                self.broken = Some("a helper's queue is full".into());
-                return;
-            }
-            latch::wake(slot);
-            self.waiting.pop_front();
+        if let Err(reason) = self.outbox.send_work(&self.helpers) {
+            self.broken = Some(reason);
         }
-    }
-
-    fn place(&self, changeset: &[u8]) -> Option<Chain> {
-        let mut writer = ChainWriter::new(self.shared.pool(), Class::Apply, self.me);
-        writer.append(changeset).ok()?;
-        Some(writer.finish())
-    }
-
-    fn progress(&mut self) -> (Gid, Gid, Gid) {
-        // What is committed first: see `since::low`.
-        let low = since::low(self.control(), self.shared.slots().iter());
-        let committed = self.control().visible.passed();
-        (committed, self.flushed_gid(), low)
-    }
-
-    /// Every GID up to the answer has its commit record in flushed WAL.
-    fn flushed_gid(&mut self) -> Gid {
-        // SAFETY: reads the state of the server.
-        let wal = unsafe { pgr_shim_wal_flushed() };
-        if let Some((gid, lsn)) = self.flushing.filter(|(_, lsn)| *lsn <= wal) {
-            self.flushed = gid;
-            self.flushing = None;
-            let _ = lsn;
-        }
-        if self.flushing.is_none() {
-            // The GID first: the position, read later, covers it.
-            let gid = self.control().logged.passed();
-            let lsn = shmem::server().logged_lsn.load(Ordering::Relaxed);
-            if gid > self.flushed {
-                self.flushing = Some((gid, lsn));
-            }
-        }
-        self.flushed
     }
 
     fn push_progress(&mut self, out: &mut VecDeque<Event>) {
-        let now = self.progress();
-        self.reported = now;
-        let (last_committed, flushed, low) = now;
-        out.push_back(Event::Progress {
-            last_committed,
-            flushed,
-            low,
-        });
+        out.push_back(self.positions.report(self.shared));
     }
 
     fn drain(&mut self, from: SlotNo, out: &mut VecDeque<Event>) {
@@ -277,7 +173,7 @@ impl PgHost {
                 self.control()
                     .failure
                     .set("this server is a member of a group already");
-                self.answer(from, ToWorker::Failed.into());
+                self.answer(from, ToWorker::Failed);
             }
             ToCoordinator::StopGroup => {
                 self.command = Some(from);
@@ -297,7 +193,7 @@ impl PgHost {
     }
 
     fn helper_gone(&mut self, helper: u32, out: &mut VecDeque<Event>) {
-        self.waiting.retain(|w| w.helper != helper);
+        self.outbox.withdraw(helper);
         if self.helpers.gone(helper) {
             self.push_progress(out);
             out.push_back(Event::HelperGone { helper });
@@ -338,9 +234,9 @@ impl Host for PgHost {
         for helper in self.helpers.take_ended() {
             self.helper_gone(helper, out);
         }
-        self.send_answers();
+        self.outbox.send_answers();
         self.send_work();
-        if self.progress() != self.reported {
+        if self.positions.have_moved(self.shared) {
             self.push_progress(out);
         }
     }
@@ -384,7 +280,7 @@ impl Host for PgHost {
             // from the group's state that there will be no answer.
             Outcome::Withdrawn | Outcome::Replayed { .. } | Outcome::Unknown => return,
         };
-        self.answer(SlotNo(worker), message.into());
+        self.answer(SlotNo(worker), message);
     }
 
     fn apply(
@@ -395,21 +291,16 @@ impl Host for PgHost {
         origin: MemberId,
         changeset: Bytes,
     ) {
-        let blocks = changeset.len().div_ceil(POOL_BLOCK_BYTES) + 1;
-        if blocks > self.shared.pool().total_blocks(Class::Apply) as usize {
-            let bytes = changeset.len();
-            self.broken = Some(format!(
-                "\"replication_imessage_buffers\" is too small for a changeset of {bytes} bytes that another member made"
-            ));
-            return;
-        }
-        self.waiting.push_back(Waiting {
+        let work = Work {
             helper,
             gid,
             depends_on,
             origin,
             changeset,
-        });
+        };
+        if let Err(reason) = self.outbox.queue(work) {
+            self.broken = Some(reason);
+        }
         self.send_work();
     }
 
@@ -424,7 +315,7 @@ impl Host for PgHost {
             }
             announce(state);
             if let Some(session) = self.command.take() {
-                self.answer(session, ToWorker::Done.into());
+                self.answer(session, ToWorker::Done);
             }
         } else {
             announce(state);
@@ -499,7 +390,9 @@ impl Host for PgHost {
         control
             .ordered_gid
             .store(stats.last_ordered.0, Ordering::Relaxed);
-        control.flushed_gid.store(self.flushed.0, Ordering::Relaxed);
+        control
+            .flushed_gid
+            .store(self.positions.flushed().0, Ordering::Relaxed);
         control
             .apply_queue
             .store(count(stats.apply_queue), Ordering::Relaxed);
@@ -525,7 +418,11 @@ impl Host for PgHost {
                     } else {
                         m.last_committed
                     },
-                    flushed: if is_self { self.flushed } else { m.flushed },
+                    flushed: if is_self {
+                        self.positions.flushed()
+                    } else {
+                        m.flushed
+                    },
                     address: m.info.address.clone(),
                 }
             })

@@ -439,12 +439,6 @@ pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
 	PGR_GUARD(edata, *out = persistence(makeRangeVarFromNameList((List *) object)));
 }
 
-char
-pgr_shim_relation_persistence(Relation rel)
-{
-	return rel->rd_rel->relpersistence;
-}
-
 int
 pgr_shim_command_name(Node *statement, const char **out, ErrorData **edata)
 {

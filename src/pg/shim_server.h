@@ -62,7 +62,6 @@ extern int	pgr_shim_persistence(const RangeVar *relation, char *out, ErrorData *
 
 extern int	pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
 										ErrorData **edata);
-extern char pgr_shim_relation_persistence(Relation rel);
 extern int	pgr_shim_command_name(Node *statement, const char **out, ErrorData **edata);
 extern int	pgr_shim_list_length(const List *list);
 extern Node *pgr_shim_list_nth(const List *list, int n);

@@ -33,7 +33,6 @@ unsafe extern "C" {
     fn pgr_shim_list_length(list: *const sys::List) -> c_int;
     fn pgr_shim_list_nth(list: *const sys::List, n: c_int) -> *mut sys::Node;
     fn pgr_shim_in_block() -> bool;
-    fn pgr_shim_relation_persistence(rel: sys::Relation) -> c_char;
 }
 
 const TEMPORARY: c_char = b't' as c_char;
@@ -322,10 +321,9 @@ fn all_objects_temporary(kind: sys::ObjectType, objects: *const sys::List) -> Re
     Ok(true)
 }
 
-/// nextval() or setval() on a sequence.
-pub fn sequence(rel: sys::Relation) -> Result<()> {
-    // SAFETY: an open relation.
-    if unsafe { pgr_shim_relation_persistence(rel) } != PERMANENT {
+/// nextval() or setval() on a sequence of this `relpersistence`.
+pub fn sequence(persistence: c_char) -> Result<()> {
+    if persistence != PERMANENT {
         return Ok(());
     }
     Err(PgError::new("0A000", "sequences are not replicated yet")
