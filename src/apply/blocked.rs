@@ -2,8 +2,9 @@
 
 use super::job;
 use crate::pg::guard::Result;
-use crate::pg::victim::{self, Action, Local};
+use crate::pg::victim::{self, Local};
 use crate::pg::{shmem, sys};
+use crate::worker::rule::{self, Action};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
             continue;
         }
         let slot = shared.slot(crate::imsg::SlotNo(number));
-        if victim::action(slot, blocker, cause.gid) == Action::Wait {
+        if rule::action(slot, blocker.id, cause.gid) == Action::Wait {
             continue;
         }
         let pid = victim::tell(slot, blocker, cause)?;
