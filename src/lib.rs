@@ -26,6 +26,7 @@ pub mod group_state;
 pub mod ids;
 pub mod imsg;
 pub mod limits;
+pub mod worker;
 
 #[cfg(feature = "server")]
 pub mod apply;
@@ -33,5 +34,3 @@ pub mod apply;
 pub mod export;
 #[cfg(feature = "server")]
 pub mod pg;
-#[cfg(feature = "server")]
-pub mod worker;

@@ -6,7 +6,7 @@ use crate::changeset::decode::{Changeset, DecodeError, Entry};
 use crate::ids::{Gid, MemberId};
 use crate::imsg::Chain;
 use crate::pg::guard::Result;
-use crate::pg::heap::{Context, internal};
+use crate::pg::heap::{Context, Snapshot, internal};
 use crate::pg::transaction;
 use crate::pg::victim::Cause;
 use std::cell::Cell;
@@ -47,7 +47,7 @@ fn set_relation(relation: u32) {
 /// Does all entries of a changeset in the current transaction.
 pub fn apply(
     changeset: &Changeset<'_>,
-    snapshot: crate::pg::sys::Snapshot,
+    snapshot: Snapshot,
     tables: &mut Tables,
     memory: &Context,
 ) -> Result<()> {

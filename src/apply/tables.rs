@@ -7,9 +7,9 @@
 
 use crate::capture::layout::Attr;
 use crate::pg::guard::Result;
-use crate::pg::heap::{self, Context, Executor, Search, Slot, internal};
+use crate::pg::heap::{self, Context, Executor, Search, Slot, Snapshot, internal};
 use crate::pg::owner::Owner;
-use crate::pg::relation::{self, Handle};
+use crate::pg::relation::{self, Handle, Info};
 use crate::pg::sys;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub struct Index {
     /// Open.
     pub handle: Handle,
     /// For FormIndexDatum and index_insert.
-    pub info: *mut sys::IndexInfo,
+    pub info: Info,
     /// Entries are unique.
     pub unique: bool,
     /// ... at once; else at the end of the transaction.
@@ -141,12 +141,7 @@ impl Tables {
     }
 
     /// Finds the row that `identity` names, as `snapshot` sees it, into the table's `found` slot.
-    pub fn find(
-        &mut self,
-        oid: u32,
-        identity: &[sys::Datum],
-        snapshot: sys::Snapshot,
-    ) -> Result<bool> {
+    pub fn find(&mut self, oid: u32, identity: &[sys::Datum], snapshot: Snapshot) -> Result<bool> {
         let Some(table) = self.open.get_mut(&oid) else {
             return Err(internal("search in a table that is not open"));
         };
@@ -241,7 +236,7 @@ fn open(oid: u32) -> Result<Table> {
                 .collect();
             table.identity_index = Some(index);
         }
-        let info = relation::index_info(index, heap::current_context())?;
+        let info = relation::index_info(index)?;
         let computed = heap::is_computed(info);
         if computed && table.executor.is_none() {
             table.executor = Some(Executor::new()?);

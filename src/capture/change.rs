@@ -9,8 +9,7 @@ use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNI
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Executor, internal};
-use crate::pg::relation::Handle;
-use crate::pg::sys;
+use crate::pg::relation::{Handle, Tuple};
 use crate::pg::tuple::{self, Row};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -82,37 +81,34 @@ const WRITE: KeyUse = KeyUse {
 };
 
 /// A row was inserted.
-pub fn insert(rel: Handle, new: sys::HeapTuple) -> Result<()> {
+pub fn insert(rel: Handle, new: Tuple) -> Result<()> {
     let Some(relation) = begin(rel)? else {
         return Ok(());
     };
     with_scratch(|s| insert_row(rel, &relation, new, s))
 }
 
-/// Rows were inserted; `fetch` finds the i-th as it was before its values went out of line.
+/// `n` rows were inserted: as they lie in the heap, and as they were before values of theirs went
+/// out of line.
 pub fn insert_many(
     rel: Handle,
-    tuples: &[sys::HeapTuple],
-    fetch: impl Fn(usize) -> Result<sys::HeapTuple>,
+    n: usize,
+    stored: impl Fn(usize) -> Tuple,
+    original: impl Fn(usize) -> Result<Tuple>,
 ) -> Result<()> {
     let Some(relation) = begin(rel)? else {
         return Ok(());
     };
-    for (i, tuple) in tuples.iter().enumerate() {
+    for i in 0..n {
         // SAFETY: PostgreSQL's tuples, in place during this call.
-        let external = unsafe { tuple::row(*tuple) }.external;
-        let tuple = if external { fetch(i)? } else { *tuple };
+        let external = unsafe { tuple::row(stored(i)) }.external;
+        let tuple = if external { original(i)? } else { stored(i) };
         with_scratch(|s| insert_row(rel, &relation, tuple, s))?;
     }
     Ok(())
 }
 
-fn insert_row(
-    rel: Handle,
-    relation: &Relation,
-    tuple: sys::HeapTuple,
-    s: &mut Scratch,
-) -> Result<()> {
+fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -> Result<()> {
     let (tuple, row) = whole(rel, relation, tuple, &mut s.new)?;
     if let Some(key) = relation.row_key(&s.new, row.data)? {
         transaction::key(relation.oid, key, WRITE)?;
@@ -143,12 +139,7 @@ fn insert_row(
 }
 
 /// A row was updated. `key_intact`: no column that a foreign key could refer to has changed.
-pub fn update(
-    rel: Handle,
-    old: sys::HeapTuple,
-    new: sys::HeapTuple,
-    key_intact: bool,
-) -> Result<()> {
+pub fn update(rel: Handle, old: Tuple, new: Tuple, key_intact: bool) -> Result<()> {
     let Some(relation) = begin(rel)? else {
         return Ok(());
     };
@@ -159,8 +150,8 @@ pub fn update(
 fn update_row(
     rel: Handle,
     relation: &Relation,
-    old: sys::HeapTuple,
-    new: sys::HeapTuple,
+    old: Tuple,
+    new: Tuple,
     key_intact: bool,
     s: &mut Scratch,
 ) -> Result<()> {
@@ -241,7 +232,7 @@ fn update_row(
 }
 
 /// A row was deleted.
-pub fn delete(rel: Handle, old: sys::HeapTuple) -> Result<()> {
+pub fn delete(rel: Handle, old: Tuple) -> Result<()> {
     let Some(relation) = begin(rel)? else {
         return Ok(());
     };
@@ -268,7 +259,7 @@ pub fn delete(rel: Handle, old: sys::HeapTuple) -> Result<()> {
 }
 
 /// A row was locked, by SELECT FOR ..., a foreign key's check, ON CONFLICT and the like.
-pub fn lock(rel: Handle, tuple: sys::HeapTuple, mode: LockMode) -> Result<()> {
+pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
     let relation = relation::lookup(rel)?;
     // Rows without identity are only ever inserted: nothing could conflict with the lock.
     if relation.kind != Kind::Replicated || relation.identity_columns.is_empty() {
@@ -293,9 +284,9 @@ pub fn lock(rel: Handle, tuple: sys::HeapTuple, mode: LockMode) -> Result<()> {
 fn whole<'a>(
     rel: Handle,
     relation: &Relation,
-    tuple: sys::HeapTuple,
+    tuple: Tuple,
     spans: &mut Vec<Span>,
-) -> Result<(sys::HeapTuple, Row<'a>)> {
+) -> Result<(Tuple, Row<'a>)> {
     // SAFETY: PostgreSQL's tuples: in memory of the caller, in a pinned buffer or in the working
     // memory, which all outlast the capture of this change.
     let mut row = unsafe { tuple::row(tuple) };
@@ -349,7 +340,7 @@ fn unique_key(
     rel: Handle,
     relation: &Relation,
     unique: &Unique,
-    tuple: sys::HeapTuple,
+    tuple: Tuple,
     spans: &[Span],
     data: &[u8],
 ) -> Result<Option<u64>> {
