@@ -21,10 +21,12 @@ pub mod changeset;
 pub mod cluster;
 pub mod coordinator;
 pub mod gcs;
+pub mod group_file;
 pub mod group_state;
 pub mod ids;
 pub mod imsg;
 pub mod limits;
+pub mod worker;
 
 #[cfg(feature = "server")]
 pub mod apply;
@@ -32,5 +34,3 @@ pub mod apply;
 pub mod export;
 #[cfg(feature = "server")]
 pub mod pg;
-#[cfg(feature = "server")]
-pub mod worker;

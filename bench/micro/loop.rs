@@ -2,8 +2,10 @@
 //! through three in one thread) on real files and sockets, from hand-over to commit in order.
 //! `cargo bench --bench loop`; a short run is part of the tests.
 
+#[allow(dead_code)] // the tests need more of it
 #[path = "../../tests/loop/cluster.rs"]
 mod cluster;
+#[allow(dead_code)]
 #[path = "../../tests/loop/server.rs"]
 mod server;
 

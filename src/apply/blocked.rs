@@ -2,8 +2,9 @@
 
 use super::job;
 use crate::pg::guard::Result;
-use crate::pg::victim::{self, Action, Local};
+use crate::pg::victim::{self, Local};
 use crate::pg::{shmem, sys};
+use crate::worker::rule::{self, Action};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,11 @@ thread_local! {
 
 /// Tells those in the way to abort, and sees to it that this is done again while we wait: another
 /// holder can come in our way without waking us.
-pub fn look(tag: *const sys::LOCKTAG, mode: i32) -> Result<()> {
+pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     let Some(cause) = job::current() else {
         return Ok(());
     };
-    // SAFETY: the lock manager's own tag.
-    let kind = u32::from(unsafe { (*tag).locktag_type });
+    let kind = u32::from(tag.locktag_type);
     // Held for moments only, never to the end of a transaction.
     if matches!(
         kind,
@@ -42,7 +42,7 @@ pub fn look(tag: *const sys::LOCKTAG, mode: i32) -> Result<()> {
             continue;
         }
         let slot = shared.slot(crate::imsg::SlotNo(number));
-        if victim::action(slot, blocker, cause.gid) == Action::Wait {
+        if rule::action(slot, blocker.id, cause.gid) == Action::Wait {
             continue;
         }
         let pid = victim::tell(slot, blocker, cause)?;

@@ -65,8 +65,7 @@ fn next() -> Option<ToHelper> {
 
 /// A helper has one thing under way at a time, so its queue has room.
 fn send(message: ToCoordinator) -> Result<()> {
-    channel::reply(message)
-        .map_err(|_| internal("the coordinator does not take messages"))
+    channel::reply(message).map_err(|_| internal("the coordinator does not take messages"))
 }
 
 struct Helper {
@@ -183,7 +182,10 @@ pub fn pre_commit() -> Result<bool> {
     };
     while !gate::is_turn(&control().logged, cause.gid) {
         if control().logged.passed() >= cause.gid {
-            return Err(internal(format!("transaction {} is committed already", cause.gid)));
+            return Err(internal(format!(
+                "transaction {} is committed already",
+                cause.gid
+            )));
         }
         latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN)?;
     }

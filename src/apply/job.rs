@@ -1,12 +1,12 @@
 //! What a helper is at work on.
 
 use super::rows::Applier;
-use super::tables::Tables;
+use super::tables::{BATCH_ROWS, Tables};
 use crate::changeset::decode::{Changeset, DecodeError, Entry};
 use crate::ids::{Gid, MemberId};
 use crate::imsg::Chain;
 use crate::pg::guard::Result;
-use crate::pg::heap::{Context, internal};
+use crate::pg::heap::{Context, Snapshot, internal};
 use crate::pg::transaction;
 use crate::pg::victim::Cause;
 use std::cell::Cell;
@@ -47,7 +47,7 @@ fn set_relation(relation: u32) {
 /// Does all entries of a changeset in the current transaction.
 pub fn apply(
     changeset: &Changeset<'_>,
-    snapshot: crate::pg::sys::Snapshot,
+    snapshot: Snapshot,
     tables: &mut Tables,
     memory: &Context,
 ) -> Result<()> {
@@ -55,8 +55,21 @@ pub fn apply(
     transaction::xid()?;
     let mut applier = Applier::new(tables, memory, snapshot);
     let mut relation = 0;
+    // Rows inserted one after the other go to the heap together.
+    let mut inserts = Vec::new();
     for entry in changeset.entries() {
-        match entry.map_err(|e| damaged(&e))? {
+        let entry = entry.map_err(|e| damaged(&e))?;
+        if let Entry::Insert(row) = entry {
+            inserts.push(row);
+            if inserts.len() < BATCH_ROWS {
+                continue;
+            }
+        }
+        if !inserts.is_empty() {
+            applier.insert(relation, inserts.drain(..))?;
+        }
+        match entry {
+            Entry::Insert(_) => {}
             Entry::Relation {
                 oid,
                 fingerprint,
@@ -66,7 +79,6 @@ pub fn apply(
                 set_relation(relation);
                 applier.relation(relation, fingerprint, natts)?;
             }
-            Entry::Insert(row) => applier.insert(relation, std::iter::once(row))?,
             Entry::Batch(rows) => applier.insert(relation, rows)?,
             Entry::Update {
                 identity,
@@ -77,6 +89,9 @@ pub fn apply(
             }
             Entry::Delete(identity) => applier.delete(relation, &identity)?,
         }
+    }
+    if !inserts.is_empty() {
+        applier.insert(relation, inserts.drain(..))?;
     }
     applier.finish()
 }

@@ -4,7 +4,7 @@ use super::tables::{BATCH_ROWS, Index, Table, Tables};
 use crate::capture::layout::{self, Attr, Span};
 use crate::changeset::tuple::TupleBytes;
 use crate::pg::guard::{PgError, Result};
-use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, UniqueCheck, internal};
+use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, Snapshot, UniqueCheck, internal};
 use crate::pg::sys;
 use crate::pg::transaction;
 use crate::pg::tuple::{self, TupleBuffer};
@@ -16,7 +16,7 @@ const TRIES_MAX: u32 = 8;
 /// Applies entries within one transaction.
 pub struct Applier<'t> {
     tables: &'t mut Tables,
-    snapshot: sys::Snapshot,
+    snapshot: Snapshot,
     /// Working memory, reset for each entry.
     memory: &'t Context,
     /// Something was written that the snapshot doesn't show yet.
@@ -27,11 +27,7 @@ pub struct Applier<'t> {
 
 impl<'t> Applier<'t> {
     /// In a transaction that has just begun.
-    pub fn new(
-        tables: &'t mut Tables,
-        memory: &'t Context,
-        snapshot: sys::Snapshot,
-    ) -> Applier<'t> {
+    pub fn new(tables: &'t mut Tables, memory: &'t Context, snapshot: Snapshot) -> Applier<'t> {
         tables.begin();
         Applier {
             tables,
@@ -92,8 +88,7 @@ impl<'t> Applier<'t> {
             if n == 1 {
                 let tuple = heap::slot_tuple(table.slots[0])?;
                 heap::insert(table.handle, tuple, cid)?;
-                // SAFETY: a live tuple; heap_insert has set its place.
-                let tid = unsafe { (*tuple).t_self };
+                let tid = tuple.tid();
                 insert_index_entries(table, table.slots[0], tid, Indexes::All)?;
             } else {
                 heap::insert_many(table.handle, &mut table.slots[..n], cid)?;
@@ -134,8 +129,7 @@ impl<'t> Applier<'t> {
                     }
                 }
                 let old = heap::slot_tuple(table.found)?;
-                // SAFETY: the found tuple lies in a pinned buffer.
-                let tid = unsafe { (*old).t_self };
+                let tid = old.tid();
                 let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
                 let cid = transaction::command_id()?;
                 let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
@@ -146,8 +140,7 @@ impl<'t> Applier<'t> {
                 if indexes != Indexes::None {
                     let slot = table.slots[0];
                     heap::slot_store(slot, tuple)?;
-                    // SAFETY: heap_update has set its place.
-                    let tid = unsafe { (*tuple).t_self };
+                    let tid = tuple.tid();
                     insert_index_entries(table, slot, tid, indexes)?;
                     heap::slot_clear(slot)?;
                 }
@@ -167,8 +160,7 @@ impl<'t> Applier<'t> {
             for _ in 0..TRIES_MAX {
                 self.find(oid, identity)?;
                 let table = self.tables.get(oid)?;
-                // SAFETY: the found tuple lies in a pinned buffer.
-                let tid = unsafe { (*heap::slot_tuple(table.found)?).t_self };
+                let tid = heap::slot_tuple(table.found)?.tid();
                 let cid = transaction::command_id()?;
                 let outcome = heap::delete(table.handle, tid, cid)?;
                 heap::slot_clear(table.found)?;

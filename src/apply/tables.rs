@@ -7,9 +7,9 @@
 
 use crate::capture::layout::Attr;
 use crate::pg::guard::Result;
-use crate::pg::heap::{self, internal, Context, Executor, Search, Slot};
+use crate::pg::heap::{self, Context, Executor, Search, Slot, Snapshot, internal};
 use crate::pg::owner::Owner;
-use crate::pg::relation::{self, Handle};
+use crate::pg::relation::{self, Handle, Info};
 use crate::pg::sys;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub struct Index {
     /// Open.
     pub handle: Handle,
     /// For FormIndexDatum and index_insert.
-    pub info: *mut sys::IndexInfo,
+    pub info: Info,
     /// Entries are unique.
     pub unique: bool,
     /// ... at once; else at the end of the transaction.
@@ -100,7 +100,11 @@ impl Tables {
     /// The table, open and locked until the end of the transaction.
     pub fn get(&mut self, oid: u32) -> Result<&mut Table> {
         // Locking processes invalidations, so the definition is looked at after it.
-        if self.open.get(&oid).is_none_or(|t| t.locked_in != self.transaction) {
+        if self
+            .open
+            .get(&oid)
+            .is_none_or(|t| t.locked_in != self.transaction)
+        {
             relation::lock(oid, sys::RowExclusiveLock as i32)?;
             if CHANGES.get() != self.changes_seen {
                 // What this transaction has used already keeps its meaning: it is locked.
@@ -113,7 +117,10 @@ impl Tables {
             self.open.insert(oid, Box::new(table));
         }
         let transaction = self.transaction;
-        let table = self.open.get_mut(&oid).ok_or_else(|| internal("table is gone"))?;
+        let table = self
+            .open
+            .get_mut(&oid)
+            .ok_or_else(|| internal("table is gone"))?;
         table.locked_in = transaction;
         Ok(table)
     }
@@ -134,12 +141,7 @@ impl Tables {
     }
 
     /// Finds the row that `identity` names, as `snapshot` sees it, into the table's `found` slot.
-    pub fn find(
-        &mut self,
-        oid: u32,
-        identity: &[sys::Datum],
-        snapshot: sys::Snapshot,
-    ) -> Result<bool> {
+    pub fn find(&mut self, oid: u32, identity: &[sys::Datum], snapshot: Snapshot) -> Result<bool> {
         let Some(table) = self.open.get_mut(&oid) else {
             return Err(internal("search in a table that is not open"));
         };
@@ -154,23 +156,32 @@ impl Tables {
                 let nkeys = table.identity_columns.len();
                 let handle = table.handle;
                 none.insert(self.owner.within(|| {
-                    self.context.within(|| Search::begin(handle, index, nkeys, snapshot))
+                    self.context
+                        .within(|| Search::begin(handle, index, nkeys, snapshot))
                 })?)
             }
         };
         // What a search allocates as it goes lives as long as the search.
         let found = table.found;
-        self.context.within(|| search.find(identity, snapshot, found))
+        self.context
+            .within(|| search.find(identity, snapshot, found))
     }
 
     /// Before the end of a transaction: lets go of all buffers.
     pub fn rest(&mut self) -> Result<()> {
-        for table in self.open.values_mut().filter(|t| t.locked_in == self.transaction) {
+        for table in self
+            .open
+            .values_mut()
+            .filter(|t| t.locked_in == self.transaction)
+        {
             heap::slot_clear(table.slots[0])?;
             if let Some(search) = &table.search {
                 search.rest(table.found)?;
             } else {
                 heap::slot_clear(table.found)?;
+            }
+            for index in &table.indexes {
+                heap::index_insert_done(index.handle, index.info)?;
             }
         }
         Ok(())
@@ -188,9 +199,8 @@ impl Tables {
 
 /// Opens a table that is locked.
 fn open(oid: u32) -> Result<Table> {
-    let handle = relation::open(oid, 0)?.ok_or_else(|| {
-        internal(format!("relation {oid} does not exist here"))
-    })?;
+    let handle = relation::open(oid, 0)?
+        .ok_or_else(|| internal(format!("relation {oid} does not exist here")))?;
     let columns = relation::columns(handle);
     let identity = relation::identity_index(handle)?;
     let mut table = Table {
@@ -210,7 +220,9 @@ fn open(oid: u32) -> Result<Table> {
     for index_oid in relation::indexes(handle)? {
         // Unlocked, the index can still not go away: that takes a lock on the table.
         relation::lock(index_oid, sys::RowExclusiveLock as i32)?;
-        let Some(index) = relation::open(index_oid, 0)? else { continue };
+        let Some(index) = relation::open(index_oid, 0)? else {
+            continue;
+        };
         let form = relation::index_form(index);
         if !form.indisready {
             relation::close(index, 0)?;
@@ -218,11 +230,13 @@ fn open(oid: u32) -> Result<Table> {
         }
         if Some(index_oid) == identity {
             let keys = relation::index_columns(index);
-            table.identity_columns =
-                keys[..form.indnkeyatts as usize].iter().map(|k| *k as u16 - 1).collect();
+            table.identity_columns = keys[..form.indnkeyatts as usize]
+                .iter()
+                .map(|k| *k as u16 - 1)
+                .collect();
             table.identity_index = Some(index);
         }
-        let info = relation::index_info(index, heap::current_context())?;
+        let info = relation::index_info(index)?;
         let computed = heap::is_computed(info);
         if computed && table.executor.is_none() {
             table.executor = Some(Executor::new()?);

@@ -8,11 +8,11 @@ use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
-use crate::pg::heap::{self, internal, Context, Executor};
-use crate::pg::relation::Handle;
-use crate::pg::sys;
+use crate::pg::heap::{self, Context, Executor, internal};
+use crate::pg::relation::{Handle, Tuple};
 use crate::pg::tuple::{self, Row};
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 /// Working memory of one capture, used again for the next.
@@ -31,7 +31,7 @@ struct Scratch {
 
 thread_local! {
     /// Taken out while in use: an index expression that itself writes finds another one.
-    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+    static SCRATCH: Cell<Option<ManuallyDrop<Box<Scratch>>>> = const { Cell::new(None) };
 }
 
 /// Runs `f` with working memory, and with CurrentMemoryContext one that is reset.
@@ -75,36 +75,40 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     Ok(Some(relation))
 }
 
-const WRITE: KeyUse = KeyUse { mode: LockMode::Update, flags: 0 };
+const WRITE: KeyUse = KeyUse {
+    mode: LockMode::Update,
+    flags: 0,
+};
 
 /// A row was inserted.
-pub fn insert(rel: Handle, new: sys::HeapTuple) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
+pub fn insert(rel: Handle, new: Tuple) -> Result<()> {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
     with_scratch(|s| insert_row(rel, &relation, new, s))
 }
 
-/// Rows were inserted; `fetch` finds the i-th as it was before its values went out of line.
+/// `n` rows were inserted: as they lie in the heap, and as they were before values of theirs went
+/// out of line.
 pub fn insert_many(
     rel: Handle,
-    tuples: &[sys::HeapTuple],
-    fetch: impl Fn(usize) -> Result<sys::HeapTuple>,
+    n: usize,
+    stored: impl Fn(usize) -> Tuple,
+    original: impl Fn(usize) -> Result<Tuple>,
 ) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
-    for (i, tuple) in tuples.iter().enumerate() {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
+    for i in 0..n {
         // SAFETY: PostgreSQL's tuples, in place during this call.
-        let external = unsafe { tuple::row(*tuple) }.external;
-        let tuple = if external { fetch(i)? } else { *tuple };
+        let external = unsafe { tuple::row(stored(i)) }.external;
+        let tuple = if external { original(i)? } else { stored(i) };
         with_scratch(|s| insert_row(rel, &relation, tuple, s))?;
     }
     Ok(())
 }
 
-fn insert_row(
-    rel: Handle,
-    relation: &Relation,
-    tuple: sys::HeapTuple,
-    s: &mut Scratch,
-) -> Result<()> {
+fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -> Result<()> {
     let (tuple, row) = whole(rel, relation, tuple, &mut s.new)?;
     if let Some(key) = relation.row_key(&s.new, row.data)? {
         transaction::key(relation.oid, key, WRITE)?;
@@ -119,21 +123,26 @@ fn insert_row(
         for (attr, span) in relation.attrs.iter().zip(&s.new) {
             push_inline(&mut s.row, *attr, span.of(row.data))?;
         }
-        TupleBytes { natts: row.natts as u16, bitmap: s.row.bitmap(), data: s.row.data() }
+        TupleBytes {
+            natts: row.natts as u16,
+            bitmap: s.row.bitmap(),
+            data: s.row.data(),
+        }
     } else {
-        TupleBytes { natts: row.natts as u16, bitmap: row.bitmap, data: row.data }
+        TupleBytes {
+            natts: row.natts as u16,
+            bitmap: row.bitmap,
+            data: row.data,
+        }
     };
     transaction::entries(relation, |b| b.insert(&bytes))
 }
 
 /// A row was updated. `key_intact`: no column that a foreign key could refer to has changed.
-pub fn update(
-    rel: Handle,
-    old: sys::HeapTuple,
-    new: sys::HeapTuple,
-    key_intact: bool,
-) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
+pub fn update(rel: Handle, old: Tuple, new: Tuple, key_intact: bool) -> Result<()> {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
     need_identity(rel, &relation, "update", "updates")?;
     with_scratch(|s| update_row(rel, &relation, old, new, key_intact, s))
 }
@@ -141,8 +150,8 @@ pub fn update(
 fn update_row(
     rel: Handle,
     relation: &Relation,
-    old: sys::HeapTuple,
-    new: sys::HeapTuple,
+    old: Tuple,
+    new: Tuple,
     key_intact: bool,
     s: &mut Scratch,
 ) -> Result<()> {
@@ -150,23 +159,34 @@ fn update_row(
     let (new, new_row) = whole(rel, relation, new, &mut s.new)?;
     s.changed.clear();
     s.changed.extend(
-        s.old.iter().zip(&s.new).map(|(o, n)| o.of(old_row.data) != n.of(new_row.data)),
+        s.old
+            .iter()
+            .zip(&s.new)
+            .map(|(o, n)| o.of(old_row.data) != n.of(new_row.data)),
     );
     s.changed_bits.clear();
     s.changed_bits.extend(s.changed.chunks(8).map(|eight| {
-        eight.iter().enumerate().fold(0, |bits, (i, c)| bits | u8::from(*c) << i)
+        eight
+            .iter()
+            .enumerate()
+            .fold(0, |bits, (i, c)| bits | u8::from(*c) << i)
     }));
 
     // Keys: the row under its old and, if that changed, its new identity ...
-    let identity_changed = relation.identity_columns.iter().any(|c| s.changed[usize::from(*c)]);
-    let mode = if key_intact && !identity_changed { LockMode::NoKeyUpdate } else { LockMode::Update };
+    let identity_changed = relation
+        .identity_columns
+        .iter()
+        .any(|c| s.changed[usize::from(*c)]);
+    let mode = if key_intact && !identity_changed {
+        LockMode::NoKeyUpdate
+    } else {
+        LockMode::Update
+    };
     let row_use = KeyUse { mode, flags: 0 };
     if let Some(key) = relation.row_key(&s.old, old_row.data)? {
         transaction::key(relation.oid, key, row_use)?;
     }
-    if identity_changed
-        && let Some(key) = relation.row_key(&s.new, new_row.data)?
-    {
+    if identity_changed && let Some(key) = relation.row_key(&s.new, new_row.data)? {
         transaction::key(relation.oid, key, row_use)?;
     }
     // ... and every unique entry that went or came.
@@ -188,19 +208,34 @@ fn update_row(
     write_identity(relation, &mut s.identity, &s.old, old_row.data)?;
     s.row.clear();
     for (i, attr) in relation.attrs.iter().enumerate() {
-        let value = if s.changed[i] { s.new[i].of(new_row.data) } else { None };
+        let value = if s.changed[i] {
+            s.new[i].of(new_row.data)
+        } else {
+            None
+        };
         push_inline(&mut s.row, *attr, value)?;
     }
     let natts = relation.attrs.len() as u16;
-    let identity =
-        TupleBytes { natts, bitmap: s.identity.bitmap(), data: s.identity.data() };
-    let values = TupleBytes { natts, bitmap: s.row.bitmap(), data: s.row.data() };
-    transaction::entries(relation, |b| b.update(&identity, Bitmap(&s.changed_bits), &values))
+    let identity = TupleBytes {
+        natts,
+        bitmap: s.identity.bitmap(),
+        data: s.identity.data(),
+    };
+    let values = TupleBytes {
+        natts,
+        bitmap: s.row.bitmap(),
+        data: s.row.data(),
+    };
+    transaction::entries(relation, |b| {
+        b.update(&identity, Bitmap(&s.changed_bits), &values)
+    })
 }
 
 /// A row was deleted.
-pub fn delete(rel: Handle, old: sys::HeapTuple) -> Result<()> {
-    let Some(relation) = begin(rel)? else { return Ok(()) };
+pub fn delete(rel: Handle, old: Tuple) -> Result<()> {
+    let Some(relation) = begin(rel)? else {
+        return Ok(());
+    };
     need_identity(rel, &relation, "delete from", "deletes")?;
     with_scratch(|s| {
         let (old, row) = whole(rel, &relation, old, &mut s.old)?;
@@ -214,14 +249,17 @@ pub fn delete(rel: Handle, old: sys::HeapTuple) -> Result<()> {
         }
         write_identity(&relation, &mut s.identity, &s.old, row.data)?;
         let natts = relation.attrs.len() as u16;
-        let identity =
-            TupleBytes { natts, bitmap: s.identity.bitmap(), data: s.identity.data() };
+        let identity = TupleBytes {
+            natts,
+            bitmap: s.identity.bitmap(),
+            data: s.identity.data(),
+        };
         transaction::entries(&relation, |b| b.delete(&identity))
     })
 }
 
 /// A row was locked, by SELECT FOR ..., a foreign key's check, ON CONFLICT and the like.
-pub fn lock(rel: Handle, tuple: sys::HeapTuple, mode: LockMode) -> Result<()> {
+pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
     let relation = relation::lookup(rel)?;
     // Rows without identity are only ever inserted: nothing could conflict with the lock.
     if relation.kind != Kind::Replicated || relation.identity_columns.is_empty() {
@@ -246,9 +284,9 @@ pub fn lock(rel: Handle, tuple: sys::HeapTuple, mode: LockMode) -> Result<()> {
 fn whole<'a>(
     rel: Handle,
     relation: &Relation,
-    tuple: sys::HeapTuple,
+    tuple: Tuple,
     spans: &mut Vec<Span>,
-) -> Result<(sys::HeapTuple, Row<'a>)> {
+) -> Result<(Tuple, Row<'a>)> {
     // SAFETY: PostgreSQL's tuples: in memory of the caller, in a pinned buffer or in the working
     // memory, which all outlast the capture of this change.
     let mut row = unsafe { tuple::row(tuple) };
@@ -291,7 +329,10 @@ fn write_identity(
 
 fn unique_use(unique: &Unique) -> KeyUse {
     let since = if unique.deferrable { KEY_FROM_SINCE } else { 0 };
-    KeyUse { mode: LockMode::Update, flags: KEY_UNIQUE | since }
+    KeyUse {
+        mode: LockMode::Update,
+        flags: KEY_UNIQUE | since,
+    }
 }
 
 /// Key of a row in a unique index; `None` if it has no entry there that could conflict.
@@ -299,14 +340,20 @@ fn unique_key(
     rel: Handle,
     relation: &Relation,
     unique: &Unique,
-    tuple: sys::HeapTuple,
+    tuple: Tuple,
     spans: &[Span],
     data: &[u8],
 ) -> Result<Option<u64>> {
     let hash = KeyHash::new(relation.oid, What::Unique(unique.digest));
     let (info, columns) = match &unique.source {
         Source::Columns(columns) => {
-            return columns.key(hash, &relation.attrs, spans, data, unique.nulls_not_distinct);
+            return columns.key(
+                hash,
+                &relation.attrs,
+                spans,
+                data,
+                unique.nulls_not_distinct,
+            );
         }
         Source::Computed { info, columns } => (*info, columns),
     };

@@ -4,7 +4,7 @@ use super::hash::{Digest, KeyHash, NULL_VALUE, VALUE_SEED, What};
 use super::layout::{Attr, Span};
 use crate::pg::guard::Result;
 use crate::pg::heap::{self, Context};
-use crate::pg::relation::{self, Column, Handle, HashProc};
+use crate::pg::relation::{self, Column, Handle, HashProc, Info};
 use crate::pg::sys;
 use crate::pg::tuple;
 use std::cell::{Cell, RefCell};
@@ -85,7 +85,7 @@ pub enum Source {
     /// Expressions or a predicate: PostgreSQL computes them.
     Computed {
         /// What FormIndexDatum needs, in the relation's context.
-        info: *mut sys::IndexInfo,
+        info: Info,
         /// Hash and collation of each key column.
         columns: Vec<(HashProc, u32)>,
     },
@@ -196,11 +196,11 @@ pub fn lookup(rel: Handle) -> Result<Rc<Relation>> {
     Ok(found)
 }
 
-/// What to call a relation in a message, without looking into a catalog.
+/// What to call a relation in a message.
 #[must_use]
 pub fn described(oid: u32) -> String {
     let known = CACHE.with(|cache| cache.borrow().get(&oid).map(|r| r.name.clone()));
-    known.map_or_else(
+    known.or_else(|| relation::name_of(oid)).map_or_else(
         || format!("relation {oid}"),
         |name| format!("table \"{name}\""),
     )
@@ -318,7 +318,7 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
             Some(context) => context,
             None => Context::under_cache(c"pgr relation")?,
         };
-        let info = relation::index_info(index, context.raw())?;
+        let info = context.within(|| relation::index_info(index))?;
         rel._context = Some(context);
         Source::Computed {
             info,

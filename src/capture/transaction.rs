@@ -9,6 +9,7 @@ use crate::imsg::{ChainWriter, Class, since};
 use crate::limits::{CHANGESET_BYTES_MAX, POOL_BLOCK_BYTES};
 use crate::pg::guard::{PgError, Result, boundary_nofail};
 use crate::pg::{shmem, sys, transaction};
+use crate::worker::{self, channel, victim};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
@@ -86,6 +87,7 @@ fn start() -> Result<()> {
         .hint("Use REPEATABLE READ, which is snapshot isolation over all members."));
     }
     watch_transactions()?;
+    channel::attach(false)?;
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let (control, slot) = (shared.control(), shared.slot(me));
     slot.ticket
@@ -198,19 +200,23 @@ pub fn take() -> Option<Pending> {
 extern "C" fn on_xact(event: sys::XactEvent, _arg: *mut c_void) {
     if event == sys::XACT_EVENT_COMMIT || event == sys::XACT_EVENT_ABORT {
         boundary_nofail(|| {
-            // Dropped outside the borrow; gives its blocks back.
-            let builder = with(|state| {
-                state.marks.clear();
-                state.local_effects = false;
-                state.builder.take()
-            });
-            if builder.is_some() {
-                next_number();
-            }
-            drop(builder);
-            crate::worker::ended();
+            discard();
+            worker::ended();
         });
     }
+}
+
+/// Forgets what was captured, and gives its memory back.
+pub fn discard() {
+    let builder = with(|state| {
+        state.marks.clear();
+        state.local_effects = false;
+        state.builder.take()
+    });
+    if builder.is_some() {
+        next_number();
+    }
+    drop(builder);
 }
 
 extern "C" fn on_subxact(
@@ -234,7 +240,7 @@ extern "C" fn on_subxact(
             if cut {
                 next_number();
             }
-            crate::worker::victim::subtransaction_aborted();
+            victim::subtransaction_aborted();
         }
         _ => {}
     });

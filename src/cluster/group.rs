@@ -204,9 +204,13 @@ impl Cluster {
             })
     }
 
-    /// Address of a member's group traffic.
+    /// Address of a member's group traffic: a loopback address of its own, so that it can be cut off.
     pub fn group_address(&self, server: &Server) -> String {
-        format!("127.0.0.1:{}", server.port + GROUP_PORT_OFFSET)
+        format!(
+            "127.0.0.{}:{}",
+            server.number,
+            server.port + GROUP_PORT_OFFSET
+        )
     }
 
     fn server_configuration(&self, server: &Server, seeds: &[String]) -> String {

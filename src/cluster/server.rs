@@ -187,7 +187,9 @@ impl Server {
             let _ = kill(*pid, Signal::SIGKILL);
         }
         let deadline = Instant::now() + Duration::from_secs(30);
-        while processes.iter().any(|p| alive(*p)) {
+        // Until nobody has a process of that number: a postmaster that starts again would take a
+        // zombie for one that still runs.
+        while processes.iter().any(|p| kill(*p, None).is_ok()) {
             if Instant::now() > deadline {
                 return Err(ClusterError::on(
                     self,

@@ -3,11 +3,15 @@
 use crate::capture::change;
 use crate::changeset::LockMode;
 use crate::pg::guard::boundary;
-use crate::pg::{heap, sys};
+use crate::pg::heap::{self, Slot};
+use crate::pg::relation::{Handle, Tuple};
+use crate::pg::sys;
 use std::ffi::c_int;
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_capture_insert(rel: sys::Relation, tuple: sys::HeapTuple) {
+unsafe extern "C" fn pgr_do_capture_insert(rel: sys::Relation, tuple: sys::HeapTuple) {
+    // SAFETY: open, and in place, as long as this call lasts.
+    let (rel, tuple) = unsafe { (Handle::from_raw(rel), Tuple::from_raw(tuple)) };
     boundary(|| change::insert(rel, tuple));
 }
 
@@ -18,48 +22,57 @@ unsafe extern "C" fn pgr_do_capture_multi_insert(
     tuples: *mut sys::HeapTuple,
     ntuples: c_int,
 ) {
+    let n = ntuples as usize;
     boundary(|| {
-        let n = ntuples as usize;
-        // SAFETY: heap_multi_insert passes as many of both as it says.
-        let (slots, tuples) = unsafe {
-            (
-                std::slice::from_raw_parts(slots, n),
-                std::slice::from_raw_parts(tuples, n),
-            )
-        };
-        change::insert_many(rel, tuples, |i| heap::slot_tuple(slots[i]))
+        // SAFETY: open as long as this call lasts.
+        let rel = unsafe { Handle::from_raw(rel) };
+        // SAFETY: heap_multi_insert passes as many tuples as it says, in place during this call.
+        let tuple = |i: usize| unsafe { Tuple::from_raw(*tuples.add(i)) };
+        // SAFETY: and as many slots.
+        let slot = |i: usize| unsafe { Slot::from_raw(*slots.add(i)) };
+        change::insert_many(rel, n, tuple, |i| heap::slot_tuple(slot(i)))
     });
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_capture_update(
+unsafe extern "C" fn pgr_do_capture_update(
     rel: sys::Relation,
     old: sys::HeapTuple,
     new: sys::HeapTuple,
     key_intact: bool,
 ) {
+    // SAFETY: open, and in place, as long as this call lasts.
+    let (rel, old, new) = unsafe {
+        (
+            Handle::from_raw(rel),
+            Tuple::from_raw(old),
+            Tuple::from_raw(new),
+        )
+    };
     boundary(|| change::update(rel, old, new, key_intact));
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_capture_delete(rel: sys::Relation, old: sys::HeapTuple, _moved: bool) {
+unsafe extern "C" fn pgr_do_capture_delete(rel: sys::Relation, old: sys::HeapTuple, _moved: bool) {
+    // SAFETY: open, and in place, as long as this call lasts.
+    let (rel, old) = unsafe { (Handle::from_raw(rel), Tuple::from_raw(old)) };
     // A row that goes to another partition is a delete here and an insert there.
     boundary(|| change::delete(rel, old));
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_capture_lock(
+unsafe extern "C" fn pgr_do_capture_lock(
     rel: sys::Relation,
     tuple: sys::HeapTuple,
     mode: sys::LockTupleMode,
 ) {
-    boundary(|| {
-        let mode = match mode {
-            sys::LockTupleKeyShare => LockMode::KeyShare,
-            sys::LockTupleShare => LockMode::Share,
-            sys::LockTupleNoKeyExclusive => LockMode::NoKeyUpdate,
-            _ => LockMode::Update,
-        };
-        change::lock(rel, tuple, mode)
-    });
+    // SAFETY: open, and in place, as long as this call lasts.
+    let (rel, tuple) = unsafe { (Handle::from_raw(rel), Tuple::from_raw(tuple)) };
+    let mode = match mode {
+        sys::LockTupleKeyShare => LockMode::KeyShare,
+        sys::LockTupleShare => LockMode::Share,
+        sys::LockTupleNoKeyExclusive => LockMode::NoKeyUpdate,
+        _ => LockMode::Update,
+    };
+    boundary(|| change::lock(rel, tuple, mode));
 }

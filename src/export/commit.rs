@@ -25,10 +25,7 @@ extern "C" fn pgr_do_pre_commit() -> bool {
 
 #[unsafe(no_mangle)]
 extern "C" fn pgr_replay_wait() {
-    boundary(|| {
-        commit::replay_wait();
-        Ok(())
-    });
+    boundary(commit::replay_wait);
 }
 
 #[unsafe(no_mangle)]

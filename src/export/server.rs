@@ -2,7 +2,7 @@
 
 use crate::pg::guard::{boundary, boundary_nofail};
 use crate::pg::{bgworker, coordinator, guc, shmem, sys};
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::Ordering;
 
 /// See postgres_r.h.
@@ -24,6 +24,7 @@ unsafe extern "C" {
     static pgr_is_helper: bool;
     fn pgr_shim_in_recovery() -> bool;
     fn pgr_shim_has_xid() -> bool;
+    fn pgr_shim_exit(code: c_int) -> !;
 }
 
 /// Are this process's changes captured?
@@ -44,7 +45,7 @@ fn derive() {
     // SAFETY: variables of the process, which has one thread.
     unsafe {
         pgr_enabled = database != 0
-            && database == u32::from(sys::MyDatabaseId)
+            && database == sys::MyDatabaseId
             && !pgr_is_helper
             && !pgr_shim_in_recovery();
         pgr_epoch_seen = epoch;
@@ -107,6 +108,9 @@ extern "C" fn pgr_shmem_init() {
 #[allow(non_snake_case)] // PostgreSQL names background workers so.
 extern "C" fn PgrCoordinatorMain(_argument: sys::Datum) {
     boundary(coordinator::main);
+    // 1: the postmaster starts it again, unless it is shutting down itself.
+    // SAFETY: nothing of Rust is alive here; before_shmem_exit callbacks run.
+    unsafe { pgr_shim_exit(1) }
 }
 
 #[unsafe(no_mangle)]

@@ -4,11 +4,13 @@ use crate::pg::guard::boundary;
 use crate::pg::{stat, sys};
 
 #[unsafe(no_mangle)]
-extern "C" fn pg_stat_get_replication_group(call: sys::FunctionCallInfo) -> sys::Datum {
-    boundary(|| stat::group(call))
+unsafe extern "C" fn pg_stat_get_replication_group(call: sys::FunctionCallInfo) -> sys::Datum {
+    // SAFETY: as PostgreSQL called it.
+    boundary(|| unsafe { stat::group(call) })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pg_stat_get_replication_members(call: sys::FunctionCallInfo) -> sys::Datum {
-    boundary(|| stat::members(call))
+unsafe extern "C" fn pg_stat_get_replication_members(call: sys::FunctionCallInfo) -> sys::Datum {
+    // SAFETY: as PostgreSQL called it.
+    boundary(|| unsafe { stat::members(call) })
 }

@@ -35,6 +35,8 @@ extern "C" fn pgr_victim_commit() {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_blocked(tag: *const sys::LOCKTAG, mode: c_int) {
+unsafe extern "C" fn pgr_do_blocked(tag: *const sys::LOCKTAG, mode: c_int) {
+    // SAFETY: the tag of the lock that this process waits for.
+    let tag = unsafe { &*tag };
     boundary(|| blocked::look(tag, mode));
 }

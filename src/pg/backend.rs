@@ -72,7 +72,6 @@ pub fn set_victim(victim: bool) {
     unsafe { sys::pgr_victim = victim };
 }
 
-
 /// Makes this background worker a helper of a database: signals, connection as the bootstrap
 /// superuser, settings that no database, role or configuration file changes.
 pub fn start_helper(database: u32) -> Result<()> {

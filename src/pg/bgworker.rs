@@ -8,7 +8,10 @@ use std::os::fd::IntoRawFd;
 use std::sync::atomic::Ordering;
 
 unsafe extern "C" {
-    fn pgr_shim_register_coordinator(restart_seconds: c_int, edata: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_register_coordinator(
+        restart_seconds: c_int,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
     fn pgr_shim_is_client() -> bool;
     fn pgr_shim_in_recovery() -> bool;
 }
@@ -36,35 +39,50 @@ pub fn postmaster_start() -> Result<()> {
 
 /// Lets this process into its database, or says why not.
 pub fn gate() -> Result<()> {
-    let Some(shared) = shmem::try_shared() else { return Ok(()) };
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(());
+    };
     let control = shared.control();
     // SAFETY: variables and state of this process.
-    let (mine, client, standby) =
-        unsafe { (u32::from(sys::MyDatabaseId), pgr_shim_is_client(), pgr_shim_in_recovery()) };
+    let (mine, client, standby) = unsafe {
+        (
+            sys::MyDatabaseId,
+            pgr_shim_is_client(),
+            pgr_shim_in_recovery(),
+        )
+    };
     if mine == 0 || control.database.load(Ordering::SeqCst) != mine || !client || standby {
         return Ok(());
     }
     let state = GroupState::from_u32(control.state.load(Ordering::SeqCst)).unwrap_or_default();
     let group = control.group_name.get();
     let closed = |why: &str, hint: &str| {
-        PgError::new("57P03", "the replicated database is not open on this server")
-            .detail(format!("{why} replication group \"{group}\"."))
-            .hint(hint)
+        PgError::new(
+            "57P03",
+            "the replicated database is not open on this server",
+        )
+        .detail(format!("{why} replication group \"{group}\"."))
+        .hint(hint)
     };
     let other = "Connect to another member of the group.";
     match state {
         GroupState::Online | GroupState::NoQuorum => Ok(()),
-        GroupState::Off | GroupState::Recovering if guc::gcs().is_none() => {
-            Err(closed("\"replication_gcs\" is not set, and the database belongs to", "Set \"replication_gcs\" and restart the server."))
-        }
-        GroupState::Off | GroupState::Recovering => {
-            Err(closed("It is catching up with", "Try again in a moment, or connect to another member of the group."))
-        }
+        GroupState::Off | GroupState::Recovering if guc::gcs().is_none() => Err(closed(
+            "\"replication_gcs\" is not set, and the database belongs to",
+            "Set \"replication_gcs\" and restart the server.",
+        )),
+        GroupState::Off | GroupState::Recovering => Err(closed(
+            "It is catching up with",
+            "Try again in a moment, or connect to another member of the group.",
+        )),
         GroupState::Joining => Err(closed("It is joining", other)),
         GroupState::Left => Err(closed("It is leaving", "Try again in a moment.")),
         GroupState::Failed => {
             let reason = control.failure.get();
-            Err(closed(&format!("It has failed ({reason}) as a member of"), other))
+            Err(closed(
+                &format!("It has failed ({reason}) as a member of"),
+                other,
+            ))
         }
     }
 }

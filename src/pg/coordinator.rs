@@ -6,14 +6,14 @@
 
 use super::guard::{self, PgError, Result};
 use super::host::{self, PgHost};
-use super::state_file::{self, State};
 use super::{elog, guc, helpers, latch, shmem, sys};
+use crate::coordinator::Pace;
 use crate::coordinator::io::backend::Choice;
 use crate::coordinator::io::start::{self, Site, Started};
 use crate::coordinator::io::{join, resolve, secret};
 use crate::coordinator::run::{End, Loop};
-use crate::coordinator::Pace;
 use crate::gcs::options::{self, Options};
+use crate::group_file::{self, State};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Oid};
 use crate::imsg::layout::phase;
@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 unsafe extern "C" {
-    fn pgr_shim_coordinator_signals(edata: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_coordinator_begin(edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_shutdown_requested() -> bool;
     fn pgr_shim_wal_flush(upto: u64, edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_on_exit(
@@ -47,14 +47,19 @@ const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// Body of the process. Comes back when it is to end.
 pub fn main() -> Result<()> {
     // SAFETY: once, at the start of a background worker.
-    guard::call0(|e| unsafe { pgr_shim_coordinator_signals(e) })?;
+    guard::call0(|e| unsafe { pgr_shim_coordinator_begin(e) })?;
     guard::install_panic_hook();
     elog::install_tracing();
     // SAFETY: the callback may run at any time until shared memory is gone.
     guard::call0(|e| unsafe { pgr_shim_on_exit(on_exit, e) })?;
     let control = shmem::shared().control();
-    shmem::shared().slot(shmem::my_slot()).role.store(ROLE, Ordering::SeqCst);
-    control.coordinator_slot.store(shmem::my_slot().0 + 1, Ordering::SeqCst);
+    shmem::shared()
+        .slot(shmem::my_slot())
+        .role
+        .store(ROLE, Ordering::SeqCst);
+    control
+        .coordinator_slot
+        .store(shmem::my_slot().0 + 1, Ordering::SeqCst);
     while !ending() {
         if control.database.load(Ordering::SeqCst) == 0 {
             idle(control)?;
@@ -77,11 +82,17 @@ extern "C" fn on_exit(_code: c_int, _argument: sys::Datum) {
         control.coordinator_slot.store(0, Ordering::SeqCst);
         helpers::stop_all();
         let state = GroupState::from_u32(control.state.load(Ordering::SeqCst)).unwrap_or_default();
-        if matches!(state, GroupState::Online | GroupState::NoQuorum | GroupState::Joining) {
+        if matches!(
+            state,
+            GroupState::Online | GroupState::NoQuorum | GroupState::Joining
+        ) {
             // The next coordinator begins a new life of the member.
             host::announce(GroupState::Recovering);
         }
-        shmem::shared().slot(shmem::my_slot()).role.store(0, Ordering::SeqCst);
+        shmem::shared()
+            .slot(shmem::my_slot())
+            .role
+            .store(0, Ordering::SeqCst);
         shmem::shared().pool().reclaim(shmem::my_slot());
     });
 }
@@ -97,10 +108,14 @@ fn requests(control: &Control) -> Option<SlotNo> {
         while slot.replies_up.pop().is_some() {}
         while let Some(words) = slot.requests_up.pop() {
             match ToCoordinator::try_from(words) {
-                Ok(ToCoordinator::StartGroup) if start.is_none() && control.database.load(Ordering::SeqCst) == 0 => {
+                Ok(ToCoordinator::StartGroup)
+                    if start.is_none() && control.database.load(Ordering::SeqCst) == 0 =>
+                {
                     start = Some(from);
                 }
-                Ok(ToCoordinator::StartGroup) => refuse(from, "this server is a member of a group already"),
+                Ok(ToCoordinator::StartGroup) => {
+                    refuse(from, "this server is a member of a group already")
+                }
                 Ok(ToCoordinator::StopGroup) => match abandon_membership(control) {
                     Ok(()) => answer(from, ToWorker::Done),
                     Err(e) => refuse(from, &e.to_string()),
@@ -137,7 +152,10 @@ fn idle(control: &Control) -> Result<()> {
         if let Some(session) = requests(control) {
             return form(control, session);
         }
-        latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COORDINATOR_MAIN);
+        latch::sleep(
+            Some(LOOK_AROUND),
+            sys::WAIT_EVENT_REPLICATION_COORDINATOR_MAIN,
+        );
     }
 }
 
@@ -146,7 +164,10 @@ fn rest(control: &Control) -> Result<()> {
     while control.database.load(Ordering::SeqCst) != 0 && !ending() {
         host::serve_interrupts()?;
         requests(control);
-        latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COORDINATOR_MAIN);
+        latch::sleep(
+            Some(LOOK_AROUND),
+            sys::WAIT_EVENT_REPLICATION_COORDINATOR_MAIN,
+        );
     }
     Ok(())
 }
@@ -160,9 +181,14 @@ fn form(control: &Control, session: SlotNo) -> Result<()> {
         start::forget(&site).map_err(|e| e.to_string())?;
         start::bootstrap(&site, group, Gid::ZERO).map_err(|e| e.to_string())?;
         // From the file on this server is a member, so it is written last.
-        let state = State { group, name: control.group_name.get(), database, gid: Gid::ZERO };
+        let state = State {
+            group,
+            name: control.group_name.get(),
+            database,
+            gid: Gid::ZERO,
+        };
         shmem::with_state_lock(|| state.write(Path::new(shmem::DATA_DIR)))
-            .map_err(|e| format!("could not write file \"{}\": {e}", state_file::NAME))
+            .map_err(|e| format!("could not write file \"{}\": {e}", group_file::NAME))
     });
     if let Err(reason) = formed {
         refuse(session, &reason);
@@ -192,12 +218,22 @@ fn live(control: &Control, command: Option<SlotNo>) -> Result<()> {
         guard::call0(|e| unsafe { pgr_shim_wal_flush(lsn, e) })?;
     }
     let mut waiting = command;
-    let end = catch_unwind(AssertUnwindSafe(|| begin_and_run(control, recovered, &mut waiting)));
+    let mut interrupted = None;
+    let end = catch_unwind(AssertUnwindSafe(|| {
+        begin_and_run(control, recovered, &mut waiting, &mut interrupted)
+    }));
     let end = end.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(format!("the coordinator panicked: {}", text.unwrap_or_default()))
+        Err(format!(
+            "the coordinator panicked: {}",
+            text.unwrap_or_default()
+        ))
     });
+    helpers::stop_all();
+    if let Some(error) = interrupted {
+        return Err(error);
+    }
     match end {
         Ok(End::Stopped) => Ok(()),
         Ok(End::Left) => {
@@ -226,21 +262,28 @@ fn failed(control: &Control, reason: &str) {
     }
     control.failure.set(reason);
     host::announce(GroupState::Failed);
-    elog::log(sys::WARNING, &format!("this server takes no part in its replication group: {reason}"));
+    elog::log(
+        sys::WARNING,
+        &format!("this server takes no part in its replication group: {reason}"),
+    );
 }
 
 /// Waits until no other process of this server is at work for an earlier life.
 fn quiesce() -> Result<()> {
     let busy = || {
         shmem::shared().slots().iter().any(|s| {
-            s.role.load(Ordering::SeqCst) == ROLE_HELPER || s.phase.load(Ordering::SeqCst) != phase::OPEN
+            s.role.load(Ordering::SeqCst) == ROLE_HELPER
+                || s.phase.load(Ordering::SeqCst) != phase::OPEN
         })
     };
     while busy() && !ending() {
         host::serve_interrupts()?;
         // Multicasts to an earlier life are refused: they were not sent.
         requests(shmem::shared().control());
-        latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COORDINATOR_MAIN);
+        latch::sleep(
+            Some(LOOK_AROUND),
+            sys::WAIT_EVENT_REPLICATION_COORDINATOR_MAIN,
+        );
     }
     Ok(())
 }
@@ -249,27 +292,52 @@ fn begin_and_run(
     control: &Control,
     recovered: Gid,
     waiting: &mut Option<SlotNo>,
+    interrupted: &mut Option<PgError>,
 ) -> std::result::Result<End, String> {
     let site = site(false)?;
     let group = GroupId(control.group_id.load(Ordering::Relaxed));
     let identity = site.identity().map_err(|e| e.to_string())?;
     if identity.is_none_or(|i| i.member.0 == 0) {
         host::announce(GroupState::Joining);
-        let Some(()) = join_group(control, &site, group, recovered)? else { return Ok(End::Stopped) };
+        let Some(()) = join_group(control, &site, group, recovered)? else {
+            return Ok(End::Stopped);
+        };
     } else if identity.is_some_and(|i| i.group != group) {
-        return Err(format!("folder \"{DIR}\" belongs to another group than file \"{}\"", state_file::NAME));
+        return Err(format!(
+            "folder \"{DIR}\" belongs to another group than file \"{}\"",
+            group_file::NAME
+        ));
     }
-    let Started { parts, identity, no_uring } = start::restart(&site, recovered).map_err(|e| e.to_string())?;
+    let Started {
+        parts,
+        identity,
+        no_uring,
+    } = start::restart(&site, recovered).map_err(|e| e.to_string())?;
     if let Some(why) = no_uring {
-        elog::log(sys::LOG, &format!("replication group: using poll, because io_uring is not available: {why}"));
+        elog::log(
+            sys::LOG,
+            &format!("replication group: using poll, because io_uring is not available: {why}"),
+        );
     }
-    control.member.store(identity.member.0.into(), Ordering::SeqCst);
-    control.incarnation.store(identity.incarnation.0, Ordering::SeqCst);
+    control
+        .member
+        .store(identity.member.0.into(), Ordering::SeqCst);
+    control
+        .incarnation
+        .store(identity.incarnation.0, Ordering::SeqCst);
     host::announce(parts.core.state());
+    if !configured()?.listen.is_loopback() {
+        elog::log(
+            sys::WARNING,
+            "traffic between the members of the replication group is authenticated but not encrypted",
+        );
+    }
     let host = PgHost::new(recovered, guc::helpers(), waiting.take());
-    let mut main_loop = Loop::new(host, parts).map_err(|e| format!("could not start the coordinator's loop: {e}"))?;
+    let mut main_loop = Loop::new(host, parts)
+        .map_err(|e| format!("could not start the coordinator's loop: {e}"))?;
     let end = main_loop.run();
     *waiting = main_loop.host().take_command();
+    *interrupted = main_loop.host().take_interrupted();
     match main_loop.host().take_broken() {
         Some(reason) => Err(reason),
         None => Ok(end),
@@ -286,13 +354,19 @@ fn join_group(
     let options = configured()?;
     let seeds: Vec<String> = options.seeds.iter().map(ToString::to_string).collect();
     if seeds.is_empty() {
-        return Err("this copy has not joined its group, and \"replication_gcs\" has no seeds to ask".into());
+        return Err(
+            "this copy has not joined its group, and \"replication_gcs\" has no seeds to ask"
+                .into(),
+        );
     }
     let mut broken = None;
     let mut last = String::new();
     let joined = join::join(site, &seeds, group, recovered, &mut |news| {
         if let Some(problem) = news.filter(|p| *p != last) {
-            elog::log(sys::LOG, &format!("replication group: could not join yet: {problem}"));
+            elog::log(
+                sys::LOG,
+                &format!("replication group: could not join yet: {problem}"),
+            );
             problem.clone_into(&mut last);
         }
         requests(control);
@@ -303,7 +377,10 @@ fn join_group(
     });
     match joined {
         Ok(member) => {
-            elog::log(sys::LOG, &format!("joined the replication group as member {member}"));
+            elog::log(
+                sys::LOG,
+                &format!("joined the replication group as member {member}"),
+            );
             Ok(Some(()))
         }
         Err(join::JoinError::Stopped) => broken.map_or(Ok(None), Err),
@@ -313,9 +390,14 @@ fn join_group(
 
 /// This server belongs to no group any more; its database is an ordinary one.
 fn abandon_membership(control: &Control) -> Result<()> {
-    let failed = |e: &dyn std::fmt::Display| PgError::new("58030", format!("could not remove what belonged to the group: {e}"));
+    let failed = |e: &dyn std::fmt::Display| {
+        PgError::new(
+            "58030",
+            format!("could not remove what belonged to the group: {e}"),
+        )
+    };
     shmem::with_state_lock(|| {
-        state_file::remove(Path::new(shmem::DATA_DIR)).map_err(|e| failed(&e))?;
+        group_file::remove(Path::new(shmem::DATA_DIR)).map_err(|e| failed(&e))?;
         control.database.store(0, Ordering::SeqCst);
         Ok::<_, PgError>(())
     })?;
@@ -328,7 +410,9 @@ fn abandon_membership(control: &Control) -> Result<()> {
 
 fn configured() -> std::result::Result<Options, String> {
     let value = guc::gcs().unwrap_or_default();
-    options::parse(&value).map_err(|e| e.to_string())?.ok_or_else(|| "\"replication_gcs\" is not set".to_owned())
+    options::parse(&value)
+        .map_err(|e| e.to_string())?
+        .ok_or_else(|| "\"replication_gcs\" is not set".to_owned())
 }
 
 /// What this server says about itself to its group.
@@ -341,14 +425,20 @@ fn site(make_secret: bool) -> std::result::Result<Site, String> {
         ));
     }
     let address = options.listen.to_string();
-    let listen = resolve::first(&address).map_err(|e| format!("could not find address {address}: {e}"))?;
+    let listen =
+        resolve::first(&address).map_err(|e| format!("could not find address {address}: {e}"))?;
     let file = PathBuf::from(&options.secret);
-    let unusable = |e: secret::SecretError| format!("could not use the group's secret in file \"{}\": {e}", file.display());
+    let unusable = |e: secret::SecretError| {
+        format!(
+            "could not use the group's secret in file \"{}\": {e}",
+            file.display()
+        )
+    };
     if make_secret && !file.exists() {
         secret::create(&file).map_err(unusable)?;
     }
     Ok(Site {
-        dir: PathBuf::from(DIR),
+        dir: Path::new(shmem::DATA_DIR).join(DIR),
         listen,
         address,
         secret: secret::load(&file).map_err(unusable)?,
@@ -367,6 +457,10 @@ fn fingerprint() -> String {
         env!("CARGO_PKG_VERSION"),
         super::patchset::PATCHSET,
         std::env::consts::ARCH,
-        if cfg!(target_endian = "little") { "little" } else { "big" }
+        if cfg!(target_endian = "little") {
+            "little"
+        } else {
+            "big"
+        }
     )
 }

@@ -2,7 +2,7 @@
 //! and searches.
 
 use super::guard::{self, PgError, Result};
-use super::relation::{Handle, HashProc};
+use super::relation::{Handle, HashProc, Info, Tuple};
 use super::sys;
 use std::ffi::{CStr, c_int};
 
@@ -18,15 +18,10 @@ unsafe extern "C" {
         e: Edata,
     ) -> c_int;
     fn pgr_shim_detoast(value: *mut sys::varlena, out: *mut *mut sys::varlena, e: Edata) -> c_int;
-    fn pgr_shim_expand_tuple(
-        tuple: sys::HeapTuple,
-        rel: Handle,
-        out: *mut sys::HeapTuple,
-        e: Edata,
-    ) -> c_int;
-    fn pgr_shim_slot_tuple(slot: Slot, out: *mut sys::HeapTuple, e: Edata) -> c_int;
+    fn pgr_shim_expand_tuple(tuple: Tuple, rel: Handle, out: *mut Tuple, e: Edata) -> c_int;
+    fn pgr_shim_slot_tuple(slot: Slot, out: *mut Tuple, e: Edata) -> c_int;
     fn pgr_shim_index_values(
-        info: *mut sys::IndexInfo,
+        info: Info,
         slot: Slot,
         estate: *mut sys::EState,
         values: *mut sys::Datum,
@@ -36,13 +31,13 @@ unsafe extern "C" {
     ) -> c_int;
     fn pgr_shim_estate_new(out: *mut *mut sys::EState, e: Edata) -> c_int;
     fn pgr_shim_estate_free(estate: *mut sys::EState, e: Edata) -> c_int;
-    fn pgr_shim_index_info_reset(info: *mut sys::IndexInfo);
+    fn pgr_shim_index_info_reset(info: Info);
     fn pgr_shim_slot_new(rel: Handle, out: *mut Slot, e: Edata) -> c_int;
     fn pgr_shim_slot_new_buffered(rel: Handle, out: *mut Slot, e: Edata) -> c_int;
     fn pgr_shim_slot_drop(slot: Slot, e: Edata) -> c_int;
-    fn pgr_shim_slot_store(slot: Slot, tuple: sys::HeapTuple, e: Edata) -> c_int;
+    fn pgr_shim_slot_store(slot: Slot, tuple: Tuple, e: Edata) -> c_int;
     fn pgr_shim_slot_clear(slot: Slot, e: Edata) -> c_int;
-    fn pgr_shim_heap_insert(rel: Handle, tuple: sys::HeapTuple, cid: u32, e: Edata) -> c_int;
+    fn pgr_shim_heap_insert(rel: Handle, tuple: Tuple, cid: u32, e: Edata) -> c_int;
     fn pgr_shim_heap_multi_insert(
         rel: Handle,
         slots: *mut Slot,
@@ -53,7 +48,7 @@ unsafe extern "C" {
     fn pgr_shim_heap_update(
         rel: Handle,
         tid: *mut sys::ItemPointerData,
-        tuple: sys::HeapTuple,
+        tuple: Tuple,
         cid: u32,
         result: *mut sys::TM_Result,
         indexes: *mut sys::TU_UpdateIndexes,
@@ -67,12 +62,12 @@ unsafe extern "C" {
         e: Edata,
     ) -> c_int;
     fn pgr_shim_modify_tuple(
-        tuple: sys::HeapTuple,
+        tuple: Tuple,
         rel: Handle,
         values: *mut sys::Datum,
         nulls: *mut bool,
         replace: *mut bool,
-        out: *mut sys::HeapTuple,
+        out: *mut Tuple,
         e: Edata,
     ) -> c_int;
     fn pgr_shim_fetch(
@@ -90,14 +85,15 @@ unsafe extern "C" {
         heap: Handle,
         check: sys::IndexUniqueCheck,
         unchanged: bool,
-        info: *mut sys::IndexInfo,
+        info: Info,
         unique: *mut bool,
         e: Edata,
     ) -> c_int;
+    fn pgr_shim_index_insert_done(index: Handle, info: Info, e: Edata) -> c_int;
     fn pgr_shim_scan_begin(
         heap: Handle,
         index: Handle,
-        snapshot: sys::Snapshot,
+        snapshot: Snapshot,
         nkeys: c_int,
         out: *mut sys::IndexScanDesc,
         e: Edata,
@@ -112,7 +108,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn pgr_shim_scan_find(
         scan: sys::IndexScanDesc,
-        snapshot: sys::Snapshot,
+        snapshot: Snapshot,
         keys: *mut sys::ScanKeyData,
         nkeys: c_int,
         slot: Slot,
@@ -131,7 +127,25 @@ unsafe extern "C" {
 }
 
 /// A tuple table slot; valid until it is dropped by whoever made it, or with its context.
-pub type Slot = *mut sys::TupleTableSlot;
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Slot(*mut sys::TupleTableSlot);
+
+impl Slot {
+    /// One that PostgreSQL has.
+    ///
+    /// # Safety
+    /// It lives as long as this is used.
+    #[must_use]
+    pub unsafe fn from_raw(slot: *mut sys::TupleTableSlot) -> Slot {
+        Slot(slot)
+    }
+}
+
+/// What a transaction sees. Valid until the transaction ends, or takes another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Snapshot(pub(super) sys::Snapshot);
 
 /// An error that should never be.
 pub fn internal(message: impl Into<String>) -> PgError {
@@ -163,12 +177,6 @@ impl Context {
         Ok(Context(out))
     }
 
-    /// For PostgreSQL's functions.
-    #[must_use]
-    pub fn raw(&self) -> sys::MemoryContext {
-        self.0
-    }
-
     /// Runs `f` with this as CurrentMemoryContext.
     pub fn within<T>(&self, f: impl FnOnce() -> T) -> T {
         // SAFETY: only this process's main thread touches the variable; `f` doesn't unwind past
@@ -194,13 +202,6 @@ impl Drop for Context {
         // SAFETY: a live context that nobody else deletes; freeing doesn't raise.
         unsafe { sys::MemoryContextDelete(self.0) }
     }
-}
-
-/// CurrentMemoryContext.
-#[must_use]
-pub fn current_context() -> sys::MemoryContext {
-    // SAFETY: a variable of this process, touched by its main thread only.
-    unsafe { sys::CurrentMemoryContext }
 }
 
 /* ---------------- values ---------------- */
@@ -232,16 +233,16 @@ pub fn detoast<'a>(pointer: &[u8]) -> Result<&'a [u8]> {
 }
 
 /// The row with the columns that its table got after it was written.
-pub fn expand(tuple: sys::HeapTuple, rel: Handle) -> Result<sys::HeapTuple> {
-    let mut out = std::ptr::null_mut();
+pub fn expand(tuple: Tuple, rel: Handle) -> Result<Tuple> {
+    let mut out = Tuple(std::ptr::null_mut());
     // SAFETY: a tuple of this relation.
     guard::call0(|e| unsafe { pgr_shim_expand_tuple(tuple, rel, &raw mut out, e) })?;
     Ok(out)
 }
 
 /// A slot's row as a heap tuple that the slot keeps.
-pub fn slot_tuple(slot: Slot) -> Result<sys::HeapTuple> {
-    let mut out = std::ptr::null_mut();
+pub fn slot_tuple(slot: Slot) -> Result<Tuple> {
+    let mut out = Tuple(std::ptr::null_mut());
     // SAFETY: a live slot.
     guard::call0(|e| unsafe { pgr_shim_slot_tuple(slot, &raw mut out, e) })?;
     Ok(out)
@@ -260,7 +261,7 @@ impl Executor {
     }
 
     /// Frees it; `infos` are all the index information that was used with it.
-    pub fn free(self, infos: impl Iterator<Item = *mut sys::IndexInfo>) -> Result<()> {
+    pub fn free(self, infos: impl Iterator<Item = Info>) -> Result<()> {
         for info in infos {
             // SAFETY: live index information.
             unsafe { pgr_shim_index_info_reset(info) };
@@ -285,7 +286,7 @@ pub struct IndexValues {
 /// What an index says of the row in `slot`; `None` if the row doesn't meet its predicate.
 /// An index with expressions or a predicate needs an executor.
 pub fn index_values(
-    info: *mut sys::IndexInfo,
+    info: Info,
     slot: Slot,
     executor: Option<&Executor>,
 ) -> Result<Option<IndexValues>> {
@@ -311,23 +312,23 @@ pub fn index_values(
 
 /// Whether an index has expressions or a predicate.
 #[must_use]
-pub fn is_computed(info: *const sys::IndexInfo) -> bool {
+pub fn is_computed(info: Info) -> bool {
     // SAFETY: live index information.
-    unsafe { !(*info).ii_Expressions.is_null() || !(*info).ii_Predicate.is_null() }
+    unsafe { !(*info.0).ii_Expressions.is_null() || !(*info.0).ii_Predicate.is_null() }
 }
 
 /// Whether an index only summarizes blocks (BRIN).
 #[must_use]
-pub fn is_summarizing(info: *const sys::IndexInfo) -> bool {
+pub fn is_summarizing(info: Info) -> bool {
     // SAFETY: live index information.
-    unsafe { (*info).ii_Summarizing }
+    unsafe { (*info.0).ii_Summarizing }
 }
 
 /* ---------------- slots ---------------- */
 
 /// A slot for heap tuples in memory.
 pub fn slot_new(rel: Handle) -> Result<Slot> {
-    let mut out = std::ptr::null_mut();
+    let mut out = Slot(std::ptr::null_mut());
     // SAFETY: an open relation.
     guard::call0(|e| unsafe { pgr_shim_slot_new(rel, &raw mut out, e) })?;
     Ok(out)
@@ -335,7 +336,7 @@ pub fn slot_new(rel: Handle) -> Result<Slot> {
 
 /// A slot for tuples in buffers.
 pub fn slot_new_buffered(rel: Handle) -> Result<Slot> {
-    let mut out = std::ptr::null_mut();
+    let mut out = Slot(std::ptr::null_mut());
     // SAFETY: an open relation.
     guard::call0(|e| unsafe { pgr_shim_slot_new_buffered(rel, &raw mut out, e) })?;
     Ok(out)
@@ -348,7 +349,7 @@ pub fn slot_drop(slot: Slot) -> Result<()> {
 }
 
 /// Lets a slot point to a tuple, which stays the caller's.
-pub fn slot_store(slot: Slot, tuple: sys::HeapTuple) -> Result<()> {
+pub fn slot_store(slot: Slot, tuple: Tuple) -> Result<()> {
     // SAFETY: the tuple outlives the slot's use of it.
     guard::call0(|e| unsafe { pgr_shim_slot_store(slot, tuple, e) })
 }
@@ -363,13 +364,13 @@ pub fn slot_clear(slot: Slot) -> Result<()> {
 #[must_use]
 pub fn slot_tid(slot: Slot) -> sys::ItemPointerData {
     // SAFETY: a live slot.
-    unsafe { (*slot).tts_tid }
+    unsafe { (*slot.0).tts_tid }
 }
 
 /* ---------------- the heap ---------------- */
 
 /// Inserts a row; its place is in `t_self` then.
-pub fn insert(rel: Handle, tuple: sys::HeapTuple, cid: u32) -> Result<()> {
+pub fn insert(rel: Handle, tuple: Tuple, cid: u32) -> Result<()> {
     // SAFETY: a tuple of this relation in writable memory.
     guard::call0(|e| unsafe { pgr_shim_heap_insert(rel, tuple, cid, e) })
 }
@@ -414,7 +415,7 @@ fn outcome(result: sys::TM_Result) -> Result<Outcome> {
 pub fn update(
     rel: Handle,
     mut tid: sys::ItemPointerData,
-    tuple: sys::HeapTuple,
+    tuple: Tuple,
     cid: u32,
 ) -> Result<(Outcome, Indexes)> {
     let mut result = sys::TM_Ok;
@@ -449,13 +450,13 @@ pub fn delete(rel: Handle, mut tid: sys::ItemPointerData, cid: u32) -> Result<Ou
 
 /// A copy of a row with some columns replaced, in the current memory context.
 pub fn modify(
-    tuple: sys::HeapTuple,
+    tuple: Tuple,
     rel: Handle,
     values: &mut [sys::Datum],
     nulls: &mut [bool],
     replace: &mut [bool],
-) -> Result<sys::HeapTuple> {
-    let mut out = std::ptr::null_mut();
+) -> Result<Tuple> {
+    let mut out = Tuple(std::ptr::null_mut());
     // SAFETY: the caller's slices have an element for each column.
     guard::call0(|e| unsafe {
         pgr_shim_modify_tuple(
@@ -495,7 +496,6 @@ pub enum UniqueCheck {
 }
 
 /// Puts an entry into an index. False: there may be a duplicate (only with `Later`).
-#[expect(clippy::too_many_arguments, reason = "index_insert's own")]
 pub fn index_insert(
     index: Handle,
     entry: &mut IndexValues,
@@ -503,7 +503,7 @@ pub fn index_insert(
     heap: Handle,
     check: UniqueCheck,
     unchanged: bool,
-    info: *mut sys::IndexInfo,
+    info: Info,
 ) -> Result<bool> {
     let check = match check {
         UniqueCheck::No => sys::UNIQUE_CHECK_NO,
@@ -530,6 +530,13 @@ pub fn index_insert(
     Ok(unique)
 }
 
+/// After the last index_insert of a transaction: some access methods keep buffers from one to the
+/// next.
+pub fn index_insert_done(index: Handle, info: Info) -> Result<()> {
+    // SAFETY: an open index and its information.
+    guard::call0(|e| unsafe { pgr_shim_index_insert_done(index, info, e) })
+}
+
 /// A search for single rows by equality, kept open for the next one.
 pub struct Search {
     scan: sys::IndexScanDesc,
@@ -538,12 +545,7 @@ pub struct Search {
 
 impl Search {
     /// In `index` of `heap`, which stay open as long as this.
-    pub fn begin(
-        heap: Handle,
-        index: Handle,
-        nkeys: usize,
-        snapshot: sys::Snapshot,
-    ) -> Result<Search> {
+    pub fn begin(heap: Handle, index: Handle, nkeys: usize, snapshot: Snapshot) -> Result<Search> {
         let mut keys = Vec::with_capacity(nkeys);
         for column in 0..nkeys {
             let (strategy, function) = super::relation::index_search(index, column)?;
@@ -572,12 +574,7 @@ impl Search {
     }
 
     /// Brings the row with these values into a buffered slot, as `snapshot` sees it.
-    pub fn find(
-        &mut self,
-        values: &[sys::Datum],
-        snapshot: sys::Snapshot,
-        slot: Slot,
-    ) -> Result<bool> {
+    pub fn find(&mut self, values: &[sys::Datum], snapshot: Snapshot, slot: Slot) -> Result<bool> {
         for (key, value) in self.keys.iter_mut().zip(values) {
             key.sk_argument = *value;
         }

@@ -5,7 +5,11 @@ use crate::imsg::SlotNo;
 use std::ffi::c_int;
 
 unsafe extern "C" {
-    fn pgr_shim_start_helper(number: u32, started: *mut bool, edata: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_start_helper(
+        number: u32,
+        started: *mut bool,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
     fn pgr_shim_helper_ended(number: u32) -> bool;
     fn pgr_shim_stop_helpers();
 }
@@ -45,7 +49,11 @@ struct Helper {
 
 impl Helper {
     fn become_(&mut self, next: Life) {
-        assert!(self.life.allows(next), "a helper can't go from {:?} to {next:?}", self.life);
+        assert!(
+            self.life.allows(next),
+            "a helper can't go from {:?} to {next:?}",
+            self.life
+        );
         self.life = next;
     }
 }
@@ -62,8 +70,17 @@ impl Helpers {
     /// `ordinary` helpers and number 0. None is started before the first tick.
     #[must_use]
     pub fn new(ordinary: u32) -> Helpers {
-        let helpers = (0..=ordinary).map(|_| Helper { life: Life::Due(0), pause: PAUSE_TICKS }).collect();
-        Helpers { helpers, begun: false, ended: Vec::new() }
+        let helpers = (0..=ordinary)
+            .map(|_| Helper {
+                life: Life::Due(0),
+                pause: PAUSE_TICKS,
+            })
+            .collect();
+        Helpers {
+            helpers,
+            begun: false,
+            ended: Vec::new(),
+        }
     }
 
     /// Starts what can be started now. Called when there is a database to work in.
@@ -80,8 +97,11 @@ impl Helpers {
             }
         }
         for (number, helper) in self.helpers.iter().enumerate() {
+            if matches!(helper.life, Life::Due(_)) {
+                continue;
+            }
             // SAFETY: reads what the postmaster says of a worker of ours.
-            if !matches!(helper.life, Life::Due(_)) && unsafe { pgr_shim_helper_ended(number as u32) } {
+            if unsafe { pgr_shim_helper_ended(number as u32) } {
                 self.ended.push(number as u32);
             }
         }
@@ -97,13 +117,18 @@ impl Helpers {
             }
             // SAFETY: the coordinator is a process that may register workers; numbers are bounded
             // by the setting's limit.
-            let started = guard::call(false, |out, e| unsafe { pgr_shim_start_helper(number as u32, out, e) });
+            let started = guard::call(false, |out, e| unsafe {
+                pgr_shim_start_helper(number as u32, out, e)
+            });
             match started {
                 Ok(true) => helper.become_(Life::Starting),
                 // No slot is free yet: one whose process has just ended comes back soon.
                 Ok(false) => helper.become_(Life::Due(PAUSE_TICKS)),
                 Err(e) => {
-                    elog::log(sys::WARNING, &format!("could not start replication helper {number}: {e}"));
+                    elog::log(
+                        sys::WARNING,
+                        &format!("could not start replication helper {number}: {e}"),
+                    );
                     helper.become_(Life::Due(PAUSE_TICKS_MAX));
                 }
             }
@@ -134,7 +159,10 @@ impl Helpers {
     /// Which helper works in a slot.
     #[must_use]
     pub fn number(&self, slot: SlotNo) -> Option<u32> {
-        let at = self.helpers.iter().position(|h| h.life == Life::Ready(slot))?;
+        let at = self
+            .helpers
+            .iter()
+            .position(|h| h.life == Life::Ready(slot))?;
         u32::try_from(at).ok()
     }
 

@@ -21,39 +21,76 @@ struct PgrAttribute {
 type Edata = *mut *mut sys::ErrorData;
 
 unsafe extern "C" {
-    fn pgr_shim_attribute(rel: sys::Relation, i: c_int, out: *mut PgrAttribute);
+    fn pgr_shim_attribute(rel: Handle, i: c_int, out: *mut PgrAttribute);
     fn pgr_shim_relation_open(oid: u32, mode: c_int, out: *mut sys::Relation, e: Edata) -> c_int;
-    fn pgr_shim_relation_close(rel: sys::Relation, mode: c_int, e: Edata) -> c_int;
-    fn pgr_shim_identity_index(rel: sys::Relation, out: *mut u32, e: Edata) -> c_int;
-    fn pgr_shim_index_list(rel: sys::Relation, out: *mut *mut sys::List, e: Edata) -> c_int;
-    fn pgr_shim_index_definition(rel: sys::Relation, out: *mut *mut c_char, e: Edata) -> c_int;
+    fn pgr_shim_relation_close(rel: Handle, mode: c_int, e: Edata) -> c_int;
+    fn pgr_shim_identity_index(rel: Handle, out: *mut u32, e: Edata) -> c_int;
+    fn pgr_shim_index_list(rel: Handle, out: *mut *mut sys::List, e: Edata) -> c_int;
+    fn pgr_shim_index_definition(rel: Handle, out: *mut *mut c_char, e: Edata) -> c_int;
     fn pgr_shim_index_hash(
-        index: sys::Relation,
+        index: Handle,
         column: c_int,
         typid: u32,
         out: *mut *mut sys::FmgrInfo,
         e: Edata,
     ) -> c_int;
     fn pgr_shim_index_search(
-        index: sys::Relation,
+        index: Handle,
         column: c_int,
         strategy: *mut u16,
         proc_: *mut u32,
         e: Edata,
     ) -> c_int;
-    fn pgr_shim_index_info(
-        index: sys::Relation,
-        context: sys::MemoryContext,
-        out: *mut *mut sys::IndexInfo,
-        e: Edata,
-    ) -> c_int;
+    fn pgr_shim_index_info(index: Handle, out: *mut Info, e: Edata) -> c_int;
     fn pgr_shim_lock_relation(oid: u32, mode: c_int, e: Edata) -> c_int;
+    fn pgr_shim_relation_name(oid: u32, out: *mut *mut c_char, e: Edata) -> c_int;
     fn pgr_shim_on_relcache(callback: sys::RelcacheCallbackFunction, e: Edata) -> c_int;
 }
 
-/// Raw handle of an open relation or index. Valid while it is open; who opened it closes it, or
-/// the end of the transaction does.
-pub type Handle = sys::Relation;
+/// An open relation or index. Valid while it is open; who opened it closes it, or the end of the
+/// transaction does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Handle(sys::Relation);
+
+impl Handle {
+    /// One that PostgreSQL has open.
+    ///
+    /// # Safety
+    /// It is open, and stays so as long as the handle is used.
+    #[must_use]
+    pub unsafe fn from_raw(relation: sys::Relation) -> Handle {
+        Handle(relation)
+    }
+}
+
+/// What FormIndexDatum and index_insert know of an index; valid as long as its memory context.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Info(pub(super) *mut sys::IndexInfo);
+
+/// A tuple in memory of its owner: a buffer that is pinned, a slot, or a memory context.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Tuple(pub(super) sys::HeapTuple);
+
+impl Tuple {
+    /// One that PostgreSQL has.
+    ///
+    /// # Safety
+    /// It is a heap tuple that stays in place as long as this is used.
+    #[must_use]
+    pub unsafe fn from_raw(tuple: sys::HeapTuple) -> Tuple {
+        Tuple(tuple)
+    }
+
+    /// Where it lies in the heap; set once it is there.
+    #[must_use]
+    pub fn tid(self) -> sys::ItemPointerData {
+        // SAFETY: a live tuple.
+        unsafe { (*self.0).t_self }
+    }
+}
 
 /// One column, as far as the layout of rows and keys depends on it.
 #[derive(Clone, Copy, Debug)]
@@ -69,10 +106,10 @@ pub struct Column {
 /// Opens a relation or index by OID and takes `mode` (0: the caller has a lock); `None` if it
 /// doesn't exist (any more).
 pub fn open(oid: u32, mode: i32) -> Result<Option<Handle>> {
-    let mut out = std::ptr::null_mut();
+    let mut out: sys::Relation = std::ptr::null_mut();
     // SAFETY: all pointers are to live locals.
     guard::call0(|e| unsafe { pgr_shim_relation_open(oid, mode, &raw mut out, e) })?;
-    Ok((!out.is_null()).then_some(out))
+    Ok((!out.is_null()).then_some(Handle(out)))
 }
 
 /// Locks a relation until the end of the transaction, and processes pending invalidations.
@@ -91,7 +128,7 @@ pub fn close(rel: Handle, mode: i32) -> Result<()> {
 #[must_use]
 pub fn oid(rel: Handle) -> u32 {
     // SAFETY: an open relation's descriptor.
-    unsafe { (*rel).rd_id }
+    unsafe { (*rel.0).rd_id }
 }
 
 /// Name of an open relation, for messages.
@@ -99,31 +136,48 @@ pub fn oid(rel: Handle) -> u32 {
 pub fn name(rel: Handle) -> String {
     // SAFETY: rd_rel is set for every open relation; relname is NUL terminated.
     unsafe {
-        CStr::from_ptr((*(*rel).rd_rel).relname.data.as_ptr())
+        CStr::from_ptr((*(*rel.0).rd_rel).relname.data.as_ptr())
             .to_string_lossy()
             .into_owned()
     }
+}
+
+/// Name of any relation, for messages; `None` if it can't be looked up.
+#[must_use]
+pub fn name_of(oid: u32) -> Option<String> {
+    let mut out: *mut c_char = std::ptr::null_mut();
+    // SAFETY: writes to a live local.
+    guard::call0(|e| unsafe { pgr_shim_relation_name(oid, &raw mut out, e) }).ok()?;
+    if out.is_null() {
+        return None;
+    }
+    // SAFETY: a NUL terminated string, palloc'd in the current context.
+    Some(
+        unsafe { CStr::from_ptr(out) }
+            .to_string_lossy()
+            .into_owned(),
+    )
 }
 
 /// The `pg_class` row of an open relation.
 #[must_use]
 pub fn form<'a>(rel: Handle) -> &'a sys::FormData_pg_class {
     // SAFETY: rd_rel is set for every open relation and lives as long as it is open.
-    unsafe { &*(*rel).rd_rel }
+    unsafe { &*(*rel.0).rd_rel }
 }
 
 /// The `pg_index` row of an open index.
 #[must_use]
 pub fn index_form<'a>(index: Handle) -> &'a sys::FormData_pg_index {
     // SAFETY: rd_index is set for every open index and lives as long as it is open.
-    unsafe { &*(*index).rd_index }
+    unsafe { &*(*index.0).rd_index }
 }
 
 /// Columns of an open relation or index, dropped ones included.
 #[must_use]
 pub fn columns(rel: Handle) -> Vec<Column> {
     // SAFETY: rd_att is set for every open relation.
-    let natts = unsafe { (*(*rel).rd_att).natts };
+    let natts = unsafe { (*(*rel.0).rd_att).natts };
     (0..natts)
         .map(|i| {
             // SAFETY: integers only; the shim fills it for an i below natts.
@@ -203,14 +257,14 @@ pub fn index_columns(index: Handle) -> Vec<i16> {
 #[must_use]
 pub fn index_collation(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_indcollation has an entry for each key column.
-    unsafe { *(*index).rd_indcollation.add(column) }
+    unsafe { *(*index.0).rd_indcollation.add(column) }
 }
 
 /// Operator family of a key column of an index.
 #[must_use]
 pub fn index_family(index: Handle, column: usize) -> u32 {
     // SAFETY: rd_opfamily has an entry for each key column.
-    unsafe { *(*index).rd_opfamily.add(column) }
+    unsafe { *(*index.0).rd_opfamily.add(column) }
 }
 
 /// Text of an index's expressions and predicate; `None` if it has neither.
@@ -251,11 +305,12 @@ pub fn index_search(index: Handle, column: usize) -> Result<(u16, u32)> {
     Ok((strategy, function))
 }
 
-/// What FormIndexDatum and index_insert need to know of an index, allocated in `context`.
-pub fn index_info(index: Handle, context: sys::MemoryContext) -> Result<*mut sys::IndexInfo> {
-    let mut out = std::ptr::null_mut();
-    // SAFETY: an open index and a live context.
-    guard::call0(|e| unsafe { pgr_shim_index_info(index, context, &raw mut out, e) })?;
+/// What FormIndexDatum and index_insert need to know of an index, in the current
+/// memory context.
+pub fn index_info(index: Handle) -> Result<Info> {
+    let mut out = Info(std::ptr::null_mut());
+    // SAFETY: an open index.
+    guard::call0(|e| unsafe { pgr_shim_index_info(index, &raw mut out, e) })?;
     Ok(out)
 }
 

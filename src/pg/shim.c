@@ -38,11 +38,18 @@ pgr_shim_throw(const char *sqlstate, const char *message, const char *detail,
 	int			code = MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2],
 									 sqlstate[3], sqlstate[4]);
 
+	/* No allocation here in the current context, and nobody to free anything. */
+	if (CritSectionCount > 0)
+		ereport(PANIC,
+				errcode(code),
+				errmsg_internal("%s", message),
+				detail ? errdetail_internal("%s", detail) : 0,
+				hint ? errhint("%s", hint) : 0);
 	free(unconstify(char *, sqlstate));
 	message = adopt(message);
 	detail = adopt(detail);
 	hint = adopt(hint);
-	ereport(CritSectionCount > 0 ? PANIC : ERROR,
+	ereport(ERROR,
 			errcode(code),
 			errmsg_internal("%s", message),
 			detail ? errdetail_internal("%s", detail) : 0,

@@ -190,21 +190,18 @@ pgr_shim_index_search(Relation index, int column, uint16 *strategy, Oid *proc,
 	GUARD(index_search(index, column, strategy, proc));
 }
 
-static IndexInfo *
-index_info(Relation index, MemoryContext context)
+/* In the current memory context. */
+int
+pgr_shim_index_info(Relation index, IndexInfo **out, ErrorData **edata)
 {
-	MemoryContext old = MemoryContextSwitchTo(context);
-	IndexInfo  *info = BuildIndexInfo(index);
-
-	MemoryContextSwitchTo(old);
-	return info;
+	GUARD(*out = BuildIndexInfo(index));
 }
 
+/* NULL if there is no such relation, or if catalogs can't be read now. */
 int
-pgr_shim_index_info(Relation index, MemoryContext context, IndexInfo **out,
-					ErrorData **edata)
+pgr_shim_relation_name(Oid relid, char **out, ErrorData **edata)
 {
-	GUARD(*out = index_info(index, context));
+	GUARD(*out = IsTransactionState() ? get_rel_name(relid) : NULL);
 }
 
 int
@@ -386,6 +383,13 @@ pgr_shim_index_insert(Relation index, Datum *values, bool *nulls, ItemPointer ti
 	GUARD(*unique = index_insert(index, values, nulls, tid, heap, check, unchanged, info));
 }
 
+/* Lets go of what insertions into this index keep from one to the next. */
+int
+pgr_shim_index_insert_done(Relation index, IndexInfo *info, ErrorData **edata)
+{
+	GUARD(index_insert_cleanup(index, info));
+}
+
 int
 pgr_shim_scan_begin(Relation heap, Relation index, Snapshot snapshot, int nkeys,
 					IndexScanDesc *out, ErrorData **edata)
@@ -423,6 +427,7 @@ pgr_shim_scan_find(IndexScanDesc scan, Snapshot snapshot, ScanKeyData *keys,
 static void
 begin(Snapshot *snapshot)
 {
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	*snapshot = GetActiveSnapshot();

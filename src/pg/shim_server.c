@@ -5,6 +5,7 @@
  */
 #include "shim.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
@@ -12,6 +13,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "postmaster/autovacuum.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -20,13 +22,15 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
+#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
 #include "storage/shmem.h"
 #include "tcop/cmdtag.h"
-#include "tcop/utility.h"
 #include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -160,13 +164,25 @@ pgr_shim_stop_helpers(void)
 			TerminateBackgroundWorker(helper_handles[i]);
 }
 
-/* Signals of the coordinator, which ends in its own time after SIGTERM. */
-int
-pgr_shim_coordinator_signals(ErrorData **edata)
+static void
+coordinator_begin(void)
 {
+	/* It ends in its own time after SIGTERM. */
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
-	PGR_GUARD(edata, BackgroundWorkerUnblockSignals());
+	BackgroundWorkerUnblockSignals();
+
+	/* No database, and so no session, but a row in pg_stat_activity. */
+	pgstat_beinit();
+	pgstat_bestart_initial();
+	pgstat_report_activity(STATE_UNDEFINED, NULL);
+}
+
+/* Signals and status of the coordinator. */
+int
+pgr_shim_coordinator_begin(ErrorData **edata)
+{
+	PGR_GUARD(edata, coordinator_begin());
 }
 
 bool
@@ -211,6 +227,18 @@ void
 pgr_shim_set_latch(uint32 slot)
 {
 	SetLatch(&GetPGProcByNumber(slot)->procLatch);
+}
+
+bool
+pgr_shim_postmaster_lives(void)
+{
+	return PostmasterIsAlive();
+}
+
+void
+pgr_shim_exit(int code)
+{
+	proc_exit(code);
 }
 
 /* Anything that works for a user, other than a parallel worker of one. */
@@ -416,12 +444,6 @@ pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
 							ErrorData **edata)
 {
 	PGR_GUARD(edata, *out = persistence(makeRangeVarFromNameList((List *) object)));
-}
-
-char
-pgr_shim_relation_persistence(Relation rel)
-{
-	return rel->rd_rel->relpersistence;
 }
 
 int

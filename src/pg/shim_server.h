@@ -26,12 +26,15 @@ extern int	pgr_shim_register_coordinator(int restart_seconds, ErrorData **edata)
 extern int	pgr_shim_start_helper(uint32 number, bool *started, ErrorData **edata);
 extern bool pgr_shim_helper_ended(uint32 number);
 extern void pgr_shim_stop_helpers(void);
-extern int	pgr_shim_coordinator_signals(ErrorData **edata);
+extern int	pgr_shim_coordinator_begin(ErrorData **edata);
 extern bool pgr_shim_shutdown_requested(void);
 extern bool pgr_shim_take_reload(void);
 extern int	pgr_shim_reload(ErrorData **edata);
 extern void pgr_shim_sleep(long timeout_ms, uint32 wait_event);
 extern void pgr_shim_set_latch(uint32 slot);
+
+extern bool pgr_shim_postmaster_lives(void);
+pg_noreturn extern void pgr_shim_exit(int code);
 
 extern bool pgr_shim_is_client(void);
 extern bool pgr_shim_has_xid(void);
@@ -60,7 +63,6 @@ extern int	pgr_shim_persistence(const RangeVar *relation, char *out, ErrorData *
 
 extern int	pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
 										ErrorData **edata);
-extern char pgr_shim_relation_persistence(Relation rel);
 extern int	pgr_shim_command_name(Node *statement, const char **out, ErrorData **edata);
 extern int	pgr_shim_list_length(const List *list);
 extern Node *pgr_shim_list_nth(const List *list, int n);

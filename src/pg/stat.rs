@@ -33,8 +33,10 @@ struct Rows {
 }
 
 impl Rows {
-    fn begin(call: sys::FunctionCallInfo) -> Result<Rows> {
-        // SAFETY: `call` is what the function was called with.
+    /// # Safety
+    /// `call` is what a set-returning function was called with.
+    unsafe fn begin(call: sys::FunctionCallInfo) -> Result<Rows> {
+        // SAFETY: by the caller.
         let state = guard::call(ptr::null_mut(), |out, e| unsafe {
             pgr_shim_rows_begin(call, out, e)
         })?;
@@ -71,17 +73,21 @@ fn database_name(oid: u32) -> Result<Option<String>> {
     let name = guard::call(ptr::null(), |out, e| unsafe {
         pgr_shim_database_name(oid, out, e)
     })?;
-    // SAFETY: as above.
-    Ok((!name.is_null()).then(|| {
-        unsafe { std::ffi::CStr::from_ptr(name) }
-            .to_string_lossy()
-            .into_owned()
-    }))
+    if name.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: not null, see above.
+    let text = unsafe { std::ffi::CStr::from_ptr(name) };
+    Ok(Some(text.to_string_lossy().into_owned()))
 }
 
 /// One row for the group of this server, none without one.
-pub fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
-    let mut rows = Rows::begin(call)?;
+///
+/// # Safety
+/// `call` is what the SQL function was called with.
+pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
+    // SAFETY: by the caller.
+    let mut rows = unsafe { Rows::begin(call) }?;
     let Some(shared) = shmem::try_shared() else {
         return Ok(null());
     };
@@ -119,8 +125,12 @@ pub fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
 }
 
 /// One row a member of the group, by number.
-pub fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
-    let mut rows = Rows::begin(call)?;
+///
+/// # Safety
+/// `call` is what the SQL function was called with.
+pub unsafe fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
+    // SAFETY: by the caller.
+    let mut rows = unsafe { Rows::begin(call) }?;
     let Some(shared) = shmem::try_shared() else {
         return Ok(null());
     };

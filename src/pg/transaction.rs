@@ -1,14 +1,15 @@
 //! Transactions, as a helper runs them and as workers are told of them.
 
 use super::guard::{self, Result};
+use super::heap::Snapshot;
 use super::sys;
 use std::ffi::c_int;
 
 type Edata = *mut *mut sys::ErrorData;
 
 unsafe extern "C" {
-    fn pgr_shim_begin(snapshot: *mut sys::Snapshot, e: Edata) -> c_int;
-    fn pgr_shim_renew_snapshot(snapshot: *mut sys::Snapshot, e: Edata) -> c_int;
+    fn pgr_shim_begin(snapshot: *mut Snapshot, e: Edata) -> c_int;
+    fn pgr_shim_renew_snapshot(snapshot: *mut Snapshot, e: Edata) -> c_int;
     fn pgr_shim_commit(e: Edata) -> c_int;
     fn pgr_shim_abort(e: Edata) -> c_int;
     fn pgr_shim_command_id(out: *mut u32, e: Edata) -> c_int;
@@ -21,16 +22,16 @@ unsafe extern "C" {
 }
 
 /// Begins a transaction, with a snapshot that shows all that is committed.
-pub fn begin() -> Result<sys::Snapshot> {
-    let mut snapshot = std::ptr::null_mut();
+pub fn begin() -> Result<Snapshot> {
+    let mut snapshot = Snapshot(std::ptr::null_mut());
     // SAFETY: writes to a live local.
     guard::call0(|e| unsafe { pgr_shim_begin(&raw mut snapshot, e) })?;
     Ok(snapshot)
 }
 
 /// Replaces the transaction's snapshot by one that shows what has been committed since.
-pub fn renew_snapshot() -> Result<sys::Snapshot> {
-    let mut snapshot = std::ptr::null_mut();
+pub fn renew_snapshot() -> Result<Snapshot> {
+    let mut snapshot = Snapshot(std::ptr::null_mut());
     // SAFETY: writes to a live local.
     guard::call0(|e| unsafe { pgr_shim_renew_snapshot(&raw mut snapshot, e) })?;
     Ok(snapshot)

@@ -1,5 +1,6 @@
 //! Heap tuples as bytes, and bytes as heap tuples.
 
+use super::relation::Tuple;
 use super::sys;
 use crate::capture::layout::Attr;
 use std::mem::offset_of;
@@ -20,12 +21,12 @@ pub struct Row<'a> {
 /// A tuple's parts.
 ///
 /// # Safety
-/// `tuple` is a valid heap tuple that stays pinned and in place for `'a`.
+/// The tuple stays in place for `'a`.
 #[must_use]
-pub unsafe fn row<'a>(tuple: *const sys::HeapTupleData) -> Row<'a> {
+pub unsafe fn row<'a>(tuple: Tuple) -> Row<'a> {
     // SAFETY: t_data points at t_len bytes that begin with a tuple header; t_hoff lies in them.
     unsafe {
-        let header = (*tuple).t_data;
+        let header = (*tuple.0).t_data;
         let base = header.cast::<u8>();
         let hoff = usize::from((*header).t_hoff);
         let natts = usize::from((*header).t_infomask2 & sys::HEAP_NATTS_MASK as u16);
@@ -34,7 +35,7 @@ pub unsafe fn row<'a>(tuple: *const sys::HeapTupleData) -> Row<'a> {
             let bits = base.add(offset_of!(sys::HeapTupleHeaderData, t_bits));
             std::slice::from_raw_parts(bits.cast_const(), natts.div_ceil(8))
         });
-        let len = (*tuple).t_len as usize;
+        let len = (*tuple.0).t_len as usize;
         debug_assert!(hoff <= len);
         let data = std::slice::from_raw_parts(base.add(hoff).cast_const(), len - hoff);
         Row {
@@ -58,9 +59,10 @@ impl TupleBuffer {
     #[must_use]
     pub fn new() -> TupleBuffer {
         // SAFETY: a plain C structure of integers and one pointer.
+        let tuple = unsafe { std::mem::zeroed() };
         TupleBuffer {
             memory: Vec::new(),
-            tuple: unsafe { std::mem::zeroed() },
+            tuple,
         }
     }
 
@@ -73,7 +75,7 @@ impl TupleBuffer {
         bitmap: Option<&[u8]>,
         data: &[u8],
         has_varwidth: bool,
-    ) -> *mut sys::HeapTupleData {
+    ) -> Tuple {
         let bits_at = offset_of!(sys::HeapTupleHeaderData, t_bits);
         let hoff = (bits_at + bitmap.map_or(0, <[u8]>::len)).next_multiple_of(8);
         let len = hoff + data.len();
@@ -102,7 +104,7 @@ impl TupleBuffer {
         self.tuple.t_tableOid = relation;
         self.tuple.t_data = header;
         invalidate(&mut self.tuple.t_self);
-        &raw mut self.tuple
+        Tuple(&raw mut self.tuple)
     }
 }
 

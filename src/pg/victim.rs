@@ -4,7 +4,6 @@ use super::guard::{self, Result};
 use super::sys;
 use crate::ids::{Gid, MemberId};
 use crate::imsg::ProcSlot;
-use crate::imsg::layout::phase;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 
@@ -52,32 +51,8 @@ pub struct Cause {
     pub relation: u32,
 }
 
-/// What to do about a blocker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// It has a lower GID, or its verdict is under way.
-    Wait,
-    /// It is told to abort.
-    Abort,
-}
-
-/// The one rule: a blocker with a lower GID is waited for, one that is with the group is left to
-/// its verdict, any other gives way. `ticket` is the transaction that the slot's words are about.
-#[must_use]
-pub fn action(slot: &ProcSlot, blocker: Local, mine: Gid) -> Action {
-    // In the order in which the process writes them, backwards.
-    let stage = slot.phase.load(Ordering::SeqCst);
-    let gid = slot.gid.load(Ordering::SeqCst);
-    let current = slot.ticket.load(Ordering::SeqCst) == u64::from(blocker.id);
-    match stage {
-        phase::SENT if current => Action::Wait,
-        phase::CERTIFIED if current && gid < mine.0 => Action::Wait,
-        _ => Action::Abort,
-    }
-}
-
 /// Transactions that hold what a lock of this mode conflicts with.
-pub fn blockers(tag: *const sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
+pub fn blockers(tag: &sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
     let (mut list, mut n) = (std::ptr::null_mut(), 0);
     // SAFETY: a lock tag of the lock manager; the answer is palloc'd.
     guard::call0(|e| unsafe { pgr_shim_lock_conflicts(tag, mode, &raw mut list, &raw mut n, e) })?;

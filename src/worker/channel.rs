@@ -1,6 +1,7 @@
 //! Imessages to and from the coordinator, and what this process has in shared memory.
 
 use super::phase::Phase;
+use crate::capture::transaction as captured;
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::queue::QueueFull;
@@ -135,6 +136,8 @@ extern "C" fn on_exit(_code: c_int, _arg: sys::Datum) {
         } else if matches!(phase(), Phase::Multicast | Phase::Certified) {
             let _ = request(ToCoordinator::Abandon { ticket: ticket() });
         }
+        // Its blocks go back one by one, before all that is left in our name does.
+        captured::discard();
         release();
         slot.role.store(0, Ordering::SeqCst);
         shmem::shared().pool().reclaim(shmem::my_slot());

@@ -56,7 +56,6 @@ pub fn pre_commit() -> Result<bool> {
     };
     // From here on this transaction is no victim but by its verdict.
     guard::check_interrupts()?;
-    channel::attach(false)?;
     let local_effects = pending.local_effects || has_local_effects();
     let _held = Held::new();
     let sent = multicast(pending, local_effects)?;
@@ -67,9 +66,12 @@ pub fn pre_commit() -> Result<bool> {
 }
 
 /// Waits until a helper has committed what [`pre_commit`] returned false for.
-pub fn replay_wait() {
+pub fn replay_wait() -> Result<()> {
     let gid = REPLACED.replace(Gid::ZERO);
     while control().visible.passed() < gid {
+        if called() || is_over() {
+            return Err(unknown());
+        }
         // Nobody sets our latch: the place for it in the turn is that of the next transaction.
         latch::sleep(
             Some(Duration::from_millis(10)),
@@ -77,6 +79,7 @@ pub fn replay_wait() {
         );
     }
     control().counters.commits.fetch_add(1, Ordering::Relaxed);
+    Ok(())
 }
 
 /// The transaction did something that dies with its session.
@@ -93,9 +96,8 @@ struct Sent {
 
 fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     let (shared, control) = (shmem::shared(), control());
-    let state = GroupState::from_u32(control.state.load(Ordering::SeqCst));
-    let (Some(GroupState::Online), Some(coordinator)) = (state, channel::coordinator()) else {
-        return Err(closed(state));
+    let (Some(GroupState::Online), Some(coordinator)) = (state(), channel::coordinator()) else {
+        return Err(closed(state()));
     };
     let incarnation = control.incarnation.load(Ordering::SeqCst);
     let header = Header {
@@ -202,8 +204,9 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
             control().counters.commits.fetch_add(1, Ordering::Relaxed);
             return true;
         }
-        // Another coordinator has our changeset from the log, as that of a worker that is gone.
-        if control().incarnation.load(Ordering::SeqCst) != sent.incarnation {
+        // The next coordinator finds our changeset in the log, as that of a worker that is gone, and
+        // begins when no worker is left that its predecessor knew.
+        if !is_same_life(sent) {
             REPLACED.set(gid);
             set_phase(Phase::Replaced);
             return false;
@@ -226,16 +229,32 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
 
 /// Whether there may never be a verdict, and somebody wants to go or nobody is left to tell.
 fn is_hopeless(sent: &Sent) -> bool {
-    let control = control();
-    let state = GroupState::from_u32(control.state.load(Ordering::SeqCst));
+    !is_same_life(sent) || state() == Some(GroupState::NoQuorum) && called()
+}
+
+/// Whether the member still is what it was when the changeset was sent; another life of it knows
+/// nothing of what was handed to the one before.
+fn is_same_life(sent: &Sent) -> bool {
+    matches!(state(), Some(GroupState::Online | GroupState::NoQuorum))
+        && control().incarnation.load(Ordering::SeqCst) == sent.incarnation
+}
+
+/// Whether this member takes no further part.
+fn is_over() -> bool {
+    matches!(
+        state(),
+        None | Some(GroupState::Off | GroupState::Failed | GroupState::Left)
+    )
+}
+
+fn state() -> Option<GroupState> {
+    GroupState::from_u32(control().state.load(Ordering::SeqCst))
+}
+
+/// Whether somebody wants this process to stop what it does.
+fn called() -> bool {
     // SAFETY: flags of this process, set by signal handlers.
-    let called = unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 };
-    match state {
-        // Another coordinator knows nothing of what was handed to the one before it.
-        Some(GroupState::Online) => control.incarnation.load(Ordering::SeqCst) != sent.incarnation,
-        Some(GroupState::NoQuorum) => called,
-        _ => true,
-    }
+    unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 }
 }
 
 fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {

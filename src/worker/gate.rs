@@ -53,7 +53,9 @@ pub fn visible() {
     if let Some(next) = control.visible.pass(gid) {
         latch::wake(SlotNo(next));
     }
-    control.dependents.passed(gid, |slot| latch::wake(SlotNo(slot)));
+    control
+        .dependents
+        .passed(gid, |slot| latch::wake(SlotNo(slot)));
     // SAFETY: a variable of this process.
     unsafe { sys::pgr_commit_gid.gid = 0 };
 }

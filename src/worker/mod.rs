@@ -1,12 +1,19 @@
 //! A client's transaction from COMMIT to its place in the order. See `README.md`.
 
-pub mod channel;
-pub mod commit;
-pub mod gate;
 pub mod phase;
+pub mod rule;
+
+#[cfg(feature = "server")]
+pub mod channel;
+#[cfg(feature = "server")]
+pub mod commit;
+#[cfg(feature = "server")]
+pub mod gate;
+#[cfg(feature = "server")]
 pub mod victim;
 
 /// A transaction has ended, at all levels.
+#[cfg(feature = "server")]
 pub fn ended() {
     victim::ended();
     channel::release();

@@ -48,7 +48,7 @@ pub fn serve() -> Result<()> {
     if !backend::holds_transaction() {
         return Ok(());
     }
-    if !backend::can_abort() {
+    if !backend::is_idle() && !backend::can_abort() {
         backend::want_interrupt();
         return Ok(());
     }
@@ -85,7 +85,13 @@ pub fn ended() {
 /// DETAIL for commands of a failed transaction that nobody was told of; valid until the next call
 /// that changes it.
 pub fn detail() -> *const c_char {
-    DETAIL.with(|d| if d.borrow().is_empty() { c"".as_ptr() } else { d.borrow().as_ptr().cast() })
+    DETAIL.with(|d| {
+        if d.borrow().is_empty() {
+            c"".as_ptr()
+        } else {
+            d.borrow().as_ptr().cast()
+        }
+    })
 }
 
 /// COMMIT of a transaction that was aborted while its session was idle.

@@ -20,12 +20,14 @@ run pg_ctl -D "$data/pg" -l "$data/server.log" -w start >"$work/log" 2>&1 || { c
 at_exit+=("stop_server")
 stop_server() { run pg_ctl -D "$data/pg" -m immediate stop >/dev/null 2>&1; }
 
-# Statements in one session; errors are shown in full, and the session goes on.
-session() { run psql -X -A -t -q -h "$data" -U "${USER_NAME:-postgres}" -d postgres -v VERBOSITY=verbose "$@" >"$work/log" 2>&1; }
+# Statements in one session; errors are shown in full, and the session goes on. What was said counts.
+session() {
+	run psql -X -A -t -q -h "$data" -U "${USER_NAME:-postgres}" -d postgres -v VERBOSITY=verbose "$@" >"$work/log" 2>&1 || true
+}
 said() { grep -qE -- "$1" "$work/log"; }
 guard() { echo "SELECT postgres_r_test_guard('$1');"; }
 # A session that plants something, and then must still work with nothing left alive.
-plant() { session -c "$(guard "$1")" -c "$(guard alive)" -c "SELECT 'the session goes on'" || true; }
+plant() { session -c "$(guard "$1")" -c "$(guard alive)" -c "SELECT 'the session goes on'"; }
 survived() { said '^0$' && said '^the session goes on$'; }
 
 session -c "SELECT postgres_r_version()"
@@ -68,18 +70,22 @@ check "only superusers may plant" said '42501: permission denied for function po
 USER_NAME=mortal session -c "SELECT postgres_r_version()"
 check "everybody may ask for the version" said '^Postgres-R '
 
-# The server restarts by itself; pg_ctl can't wait for that.
-ready() {
+# The server restarts by itself: wait until its log says so once more.
+starts() { grep -c 'database system is ready to accept connections' "$data/server.log"; }
+restarted() { # starts before
 	local i
 	for ((i = 0; i < 600; i++)); do
-		if run pg_isready -q -h "$data" -U postgres; then return 0; fi
+		if [ "$(starts)" -gt "$1" ]; then return 0; fi
 		sleep 0.1
 	done
 	return 1
 }
 crashes() { # what, expression in the log
-	session -c "$(guard "$1")" -c "SELECT 'the session goes on'" || true
-	! said '^the session goes on$' && grep -q "$2" "$data/server.log" && ready && session -c "SELECT 'the server is back'" && said '^the server is back$'
+	local before
+	before=$(starts)
+	session -c "$(guard "$1")" -c "SELECT 'the session goes on'"
+	! said '^the session goes on$' && restarted "$before" && grep -q "$2" "$data/server.log" &&
+		session -c "SELECT 'the server is back'" && said '^the server is back$'
 }
 check "a panic in a critical section is a PANIC of the server" \
 	crashes "critical section" 'PANIC:  postgres_r panicked: planted panic in a critical section'

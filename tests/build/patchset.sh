@@ -7,7 +7,8 @@ set=$(patchset)
 
 # Links the server with an archive, beside the one of the tree.
 linked() { # archive
-	make -s -C "$objects/src/backend" -o "$1" PGR_LIB="$1" postgres
+	rm -f "$objects/src/backend/postgres"
+	make -s -C "$objects/src/backend" PGR_LIB="$1" postgres
 }
 kept=$work/postgres
 cp -p "$objects/src/backend/postgres" "$kept"
@@ -18,7 +19,6 @@ check "the library carries the patch set" carries
 
 mkdir "$work/same" "$work/other"
 cp "$archive" "$work/same/libpostgres_r.a"
-touch "$work/same/libpostgres_r.a"
 links() { linked "$work/same/libpostgres_r.a" >"$work/log" 2>&1; }
 check "a copy of the library is linked" links
 

@@ -107,7 +107,8 @@ fn with_writers(group: &TestGroup, ledger: &Ledger, faults: impl FnOnce()) {
     }
     std::thread::scope(|scope| {
         for writer in 0..6 {
-            scope.spawn(move || ledger.write(group, writer % 3 + 1));
+            let member = writer % group.servers.len() + 1;
+            scope.spawn(move || ledger.write(group, member));
         }
         let _stop = Stop(&ledger.stop);
         faults();
@@ -164,21 +165,14 @@ fn all_members_killed_at_once_come_back_with_all_that_was_acknowledged() {
 fn a_group_of_one_survives_kills() {
     let group = group("kill-lone", 1, LEDGER);
     let ledger = Ledger::default();
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| ledger.write(&group, 1));
-        }
+    with_writers(&group, &ledger, || {
         for _ in 0..3 {
             ledger.await_progress(50);
-            group
-                .member(1)
-                .expect("member")
-                .kill()
-                .unwrap_or_else(|e| panic!("{e}"));
+            let server = group.member(1).expect("member");
+            server.kill().unwrap_or_else(|e| panic!("{e}"));
             group.start(1);
         }
         ledger.await_progress(20);
-        ledger.stop.store(true, Ordering::Relaxed);
     });
     ledger.check(&group);
 }

@@ -94,7 +94,7 @@ fn a_member_without_majority_reads_but_refuses_writes_until_it_is_back() {
         .expect_err("no majority");
     let db = error.as_db_error().expect("an answer");
     assert!(
-        db.message().contains("majority") && db.hint().is_some(),
+        db.detail().is_some_and(|d| d.contains("majority")) && db.hint().is_some(),
         "{db:?}"
     );
     assert_eq!(

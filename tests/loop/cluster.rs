@@ -1,11 +1,11 @@
 //! Several members in one thread, over loopback sockets and temporary directories.
 
 use super::server::{HELPERS, Row, Server, Shared};
-use postgres_r::coordinator::Pace;
 use postgres_r::coordinator::io::backend::Choice;
 use postgres_r::coordinator::io::join::{JoinError, join};
 use postgres_r::coordinator::io::start::{Site, bootstrap, restart};
 use postgres_r::coordinator::run::{End, Loop, Parts};
+use postgres_r::coordinator::{Pace, Stats};
 use postgres_r::gcs::egcs::Node;
 use postgres_r::group_state::GroupState;
 use postgres_r::ids::{Gid, GroupId, MemberId};
@@ -81,6 +81,7 @@ impl Cluster {
             helpers: HELPERS,
             backend: self.choice,
             pace: Pace {
+                queue_bytes: 20_000,
                 checkpoint_messages: 50,
                 digest_gids: 16,
                 ..Pace::default()
@@ -214,6 +215,11 @@ impl Cluster {
 
     pub fn server<T>(&self, i: usize, get: impl FnOnce(&Server) -> T) -> T {
         get(&self.members[i].server.0.borrow())
+    }
+
+    pub fn stats(&self, i: usize) -> Stats {
+        let run = self.members[i].run.as_ref();
+        run.expect("the member runs").core().stats()
     }
 
     pub fn state(&self, i: usize) -> GroupState {

@@ -92,6 +92,26 @@ fn a_large_changeset_goes_round() {
 }
 
 #[test]
+fn changesets_that_wait_too_long_are_read_back_from_the_log() {
+    each(|choice| {
+        let mut cluster = three(choice);
+        cluster.members[2].server.0.borrow_mut().held = true;
+        for _ in 0..40 {
+            cluster.members[0].server.commit(5000);
+            cluster.members[1].server.commit(50);
+        }
+        cluster.until("all are ordered there", |c| {
+            c.stats(2).last_ordered == Gid(60 + 80)
+        });
+        let waiting = cluster.stats(2);
+        assert_eq!(waiting.apply_queue, 80);
+        assert!(waiting.apply_queue_bytes < 40_000, "the rest is in the log");
+        cluster.members[2].server.0.borrow_mut().held = false;
+        cluster.agree(140);
+    });
+}
+
+#[test]
 fn a_killed_member_catches_up_also_what_its_data_lost() {
     each(|choice| {
         let mut cluster = three(choice);

@@ -56,6 +56,8 @@ pub struct Server {
     pub view: View,
     pub notices: Vec<Notice>,
     pub stop: bool,
+    /// Commits nothing, as if a lock were in the way.
+    pub held: bool,
     next: u64,
     sleeping: bool,
     event: Rc<EventFd>,
@@ -84,6 +86,7 @@ impl Shared {
             view: View::default(),
             notices: Vec::new(),
             stop: false,
+            held: false,
             next: 1,
             sleeping: false,
             event: Rc::new(event),
@@ -177,7 +180,9 @@ impl Server {
     /// Commits whatever is next.
     fn commit_in_turn(&mut self, out: &mut VecDeque<Event>) {
         let before = self.last_committed();
-        while let Some(ready) = self.ready.remove(&self.last_committed().next()) {
+        while !self.held
+            && let Some(ready) = self.ready.remove(&self.last_committed().next())
+        {
             let gid = self.last_committed().next();
             let Ready {
                 origin,
@@ -221,7 +226,7 @@ impl Host for Shared {
     fn prepare_to_sleep(&mut self) -> bool {
         let mut s = self.0.borrow_mut();
         s.sleeping = true;
-        s.events.is_empty() && !s.ready.contains_key(&s.last_committed().next())
+        s.events.is_empty() && (s.held || !s.ready.contains_key(&s.last_committed().next()))
     }
     fn awake(&mut self) {
         self.0.borrow_mut().sleeping = false;

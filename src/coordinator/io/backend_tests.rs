@@ -40,7 +40,7 @@ fn pair(backend: &mut dyn Backend) -> (Rc<TcpStream>, Rc<TcpStream>) {
     let listener = Rc::new(net::listen("127.0.0.1:0".parse().unwrap(), nonblocking).unwrap());
     let address = listener.local_addr().unwrap();
     backend.submit(Token::Listener, Op::Accept { listener });
-    let socket = Rc::new(net::unconnected(address, nonblocking).unwrap());
+    let socket = Rc::new(net::unconnected(address, address, nonblocking).unwrap());
     backend.submit(
         Token::Dial(1),
         Op::Connect {
@@ -119,7 +119,7 @@ fn the_end_of_a_stream_and_a_refused_connect_are_told() {
         let unused = net::listen("127.0.0.1:0".parse().unwrap(), true).unwrap();
         let address = unused.local_addr().unwrap();
         drop(unused);
-        let socket = Rc::new(net::unconnected(address, nonblocking).unwrap());
+        let socket = Rc::new(net::unconnected(address, address, nonblocking).unwrap());
         backend.submit(Token::Dial(2), Op::Connect { socket, address });
         let Outcome::Connected(result) = expect(backend, Token::Dial(2), &mut others) else {
             panic!()

@@ -235,7 +235,11 @@ impl Peers {
         address: SocketAddr,
         backend: &mut dyn Backend,
     ) -> io::Result<()> {
-        let socket = Rc::new(net::unconnected(address, backend.nonblocking_sockets())?);
+        let socket = Rc::new(net::unconnected(
+            address,
+            self.listener.local_addr()?,
+            backend.nonblocking_sockets(),
+        )?);
         let shake = Handshake::dial(self.local.clone(), member, self.nonces.fresh()?);
         let id = self.number();
         let conn = Conn::dial(id, socket, address, member, shake, backend);

@@ -33,13 +33,14 @@ unsafe extern "C" {
     fn pgr_shim_list_length(list: *const sys::List) -> c_int;
     fn pgr_shim_list_nth(list: *const sys::List, n: c_int) -> *mut sys::Node;
     fn pgr_shim_in_block() -> bool;
-    fn pgr_shim_relation_persistence(rel: sys::Relation) -> c_char;
 }
 
 const TEMPORARY: c_char = b't' as c_char;
 const PERMANENT: c_char = b'p' as c_char;
 
 const SCHEMA_HINT: &str = "Change the schema before replication is started on the first member, or stop replication to change it.";
+
+const SERVER_HINT: &str = "What belongs to the whole server is not replicated: run it on every member, in a database that is not replicated.";
 
 /// Sets `ProcessUtility_hook`. In the postmaster, before any library can.
 pub fn install() {
@@ -217,6 +218,18 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
                     SCHEMA_HINT,
                 )
             }
+            sys::T_CreateRoleStmt
+            | sys::T_AlterRoleStmt
+            | sys::T_AlterRoleSetStmt
+            | sys::T_DropRoleStmt
+            | sys::T_GrantRoleStmt
+            | sys::T_CreatedbStmt
+            | sys::T_DropdbStmt
+            | sys::T_AlterDatabaseSetStmt
+            | sys::T_AlterDatabaseRefreshCollStmt
+            | sys::T_CreateTableSpaceStmt
+            | sys::T_AlterTableSpaceOptionsStmt
+            | sys::T_DropTableSpaceStmt => Refused(SERVER_HINT),
             _ => Refused(SCHEMA_HINT),
         })
     }
@@ -308,10 +321,9 @@ fn all_objects_temporary(kind: sys::ObjectType, objects: *const sys::List) -> Re
     Ok(true)
 }
 
-/// nextval() or setval() on a sequence.
-pub fn sequence(rel: sys::Relation) -> Result<()> {
-    // SAFETY: an open relation.
-    if unsafe { pgr_shim_relation_persistence(rel) } != PERMANENT {
+/// nextval() or setval() on a sequence of this `relpersistence`.
+pub fn sequence(persistence: c_char) -> Result<()> {
+    if persistence != PERMANENT {
         return Ok(());
     }
     Err(PgError::new("0A000", "sequences are not replicated yet")

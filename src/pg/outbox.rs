@@ -1,0 +1,140 @@
+//! What the coordinator says to workers and helpers: messages whose queue was full, changesets that
+//! found no memory yet.
+
+use super::helpers::Helpers;
+use super::latch;
+use crate::changeset::encode::Sink;
+use crate::ids::{Gid, MemberId};
+use crate::imsg::message::{ToHelper, ToWorker};
+use crate::imsg::{Chain, ChainWriter, Class, Shared, SlotNo};
+use crate::limits::POOL_BLOCK_BYTES;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// A changeset for a helper.
+pub struct Work {
+    /// Which.
+    pub helper: u32,
+    /// Position to commit at.
+    pub gid: Gid,
+    /// What must be visible before it begins.
+    pub depends_on: Gid,
+    /// Where it came from.
+    pub origin: MemberId,
+    /// Header, writeset and entries.
+    pub changeset: Bytes,
+}
+
+/// See the module's text.
+pub struct Outbox {
+    shared: Shared,
+    /// The coordinator's slot: it owns the pool's blocks until they are handed over.
+    me: SlotNo,
+    answers: VecDeque<(SlotNo, ToWorker)>,
+    /// In the order in which they are to be handed over.
+    work: VecDeque<Work>,
+}
+
+impl Outbox {
+    /// Empty.
+    #[must_use]
+    pub fn new(shared: Shared, me: SlotNo) -> Outbox {
+        Outbox {
+            shared,
+            me,
+            answers: VecDeque::new(),
+            work: VecDeque::new(),
+        }
+    }
+
+    /// Answers a worker, now or as soon as its queue has room.
+    pub fn answer(&mut self, to: SlotNo, message: ToWorker) {
+        self.answers.push_back((to, message));
+        self.send_answers();
+    }
+
+    /// Tries again what found no room.
+    pub fn send_answers(&mut self) {
+        for _ in 0..self.answers.len() {
+            let Some((to, message)) = self.answers.pop_front() else {
+                break;
+            };
+            if self
+                .shared
+                .slot(to)
+                .replies_down
+                .push(message.into())
+                .is_err()
+            {
+                self.answers.push_back((to, message));
+            }
+            latch::wake(to);
+        }
+    }
+
+    /// Queues a changeset for a helper; an error if the pool can never hold it.
+    pub fn queue(&mut self, work: Work) -> Result<(), String> {
+        let blocks = work.changeset.len().div_ceil(POOL_BLOCK_BYTES) + 1;
+        if blocks > self.shared.pool().total_blocks(Class::Apply) as usize {
+            let bytes = work.changeset.len();
+            return Err(format!(
+                "\"replication_imessage_buffers\" is too small for a changeset of {bytes} bytes that another member made"
+            ));
+        }
+        self.work.push_back(work);
+        Ok(())
+    }
+
+    /// A helper is gone; the core gives its work to another.
+    pub fn withdraw(&mut self, helper: u32) {
+        self.work.retain(|w| w.helper != helper);
+    }
+
+    /// Hands changesets over as long as there is memory. An error is one of the protocol.
+    pub fn send_work(&mut self, helpers: &Helpers) -> Result<(), String> {
+        while let Some(next) = self.work.front() {
+            let Some(slot) = helpers.slot(next.helper) else {
+                // Gone, and about to be withdrawn.
+                self.work.pop_front();
+                continue;
+            };
+            let Some(changeset) = self.place(&next.changeset) else {
+                break;
+            };
+            let &Work {
+                gid,
+                depends_on,
+                origin,
+                ..
+            } = next;
+            self.shared.pool().hand_over(changeset, slot);
+            let message = ToHelper::Apply {
+                gid,
+                depends_on,
+                origin,
+                changeset,
+            };
+            if self
+                .shared
+                .slot(slot)
+                .requests_down
+                .push(message.into())
+                .is_err()
+            {
+                self.shared.pool().free(changeset);
+                return Err(
+                    "the queue of a helper, which has one thing to do at a time, is full".into(),
+                );
+            }
+            latch::wake(slot);
+            self.work.pop_front();
+        }
+        Ok(())
+    }
+
+    fn place(&self, changeset: &[u8]) -> Option<Chain> {
+        let mut writer = ChainWriter::new(self.shared.pool(), Class::Apply, self.me);
+        writer.append(changeset).ok()?;
+        Some(writer.finish())
+    }
+}

@@ -1,0 +1,66 @@
+//! The one rule for every wait of a process that has a GID.
+#![forbid(unsafe_code)]
+
+use crate::ids::Gid;
+use crate::imsg::ProcSlot;
+use crate::imsg::layout::phase;
+use std::sync::atomic::Ordering;
+
+/// What to do about a blocker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// It has a lower GID, or its verdict is under way.
+    Wait,
+    /// It is told to abort.
+    Abort,
+}
+
+/// A blocker with a lower GID is waited for, one that is with the group is left to its verdict, any
+/// other gives way. `transaction` says which of the slot's transactions is in the way: what the slot
+/// says may still be about the one before, which captured something when this one did not.
+#[must_use]
+pub fn action(slot: &ProcSlot, transaction: u32, mine: Gid) -> Action {
+    // In the opposite order of that in which the process writes them.
+    let stage = slot.phase.load(Ordering::SeqCst);
+    let gid = slot.gid.load(Ordering::SeqCst);
+    let current = slot.ticket.load(Ordering::SeqCst) == u64::from(transaction);
+    match stage {
+        phase::SENT if current => Action::Wait,
+        phase::CERTIFIED if current && gid < mine.0 => Action::Wait,
+        _ => Action::Abort,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::imsg::SlotNo;
+    use crate::imsg::layout::tests::Region;
+
+    fn decide(stage: u32, gid: u64, ticket: u64) -> Action {
+        let region = Region::new(1, 16);
+        let slot = region.shared().slot(SlotNo(0));
+        slot.ticket.store(ticket, Ordering::SeqCst);
+        slot.gid.store(gid, Ordering::SeqCst);
+        slot.phase.store(stage, Ordering::SeqCst);
+        action(slot, 7, Gid(10))
+    }
+
+    #[test]
+    fn lower_gids_are_waited_for_and_higher_ones_give_way() {
+        assert_eq!(decide(phase::CERTIFIED, 9, 7), Action::Wait);
+        assert_eq!(decide(phase::CERTIFIED, 11, 7), Action::Abort);
+    }
+
+    #[test]
+    fn what_is_with_the_group_is_left_to_its_verdict() {
+        assert_eq!(decide(phase::SENT, 0, 7), Action::Wait);
+        assert_eq!(decide(phase::OPEN, 0, 7), Action::Abort);
+    }
+
+    #[test]
+    fn what_the_slot_says_of_another_transaction_does_not_count() {
+        assert_eq!(decide(phase::SENT, 0, 6), Action::Abort);
+        assert_eq!(decide(phase::CERTIFIED, 9, 6), Action::Abort);
+    }
+}
