@@ -164,5 +164,9 @@ fn plants_are_caught() {
         &["meets helper", "can't apply", "in the way"],
     );
     caught(Plant::EarlyAnswer, 100, &["is lost"]);
-    caught(Plant::WrongVerdict, 100, &["another verdict"]);
+    caught(
+        Plant::WrongVerdict,
+        100,
+        &["another verdict", "another checkpoint"],
+    );
 }
