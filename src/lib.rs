@@ -21,6 +21,7 @@ pub mod changeset;
 pub mod cluster;
 pub mod coordinator;
 pub mod gcs;
+pub mod group_file;
 pub mod group_state;
 pub mod ids;
 pub mod imsg;

@@ -1,9 +1,9 @@
 //! The position in the group over checkpoints and crashes.
 
+use crate::group_file::{self, State};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Oid};
 use crate::pg::guard::{self, PgError, Result, boundary};
-use crate::pg::state_file::{self, State};
 use crate::pg::{elog, guc, shmem, sys};
 use std::ffi::c_int;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn startup() -> Result<()> {
     let found = read.map_err(|e| {
         PgError::new(
             "XX001",
-            format!("could not read file \"{}\": {e}", state_file::NAME),
+            format!("could not read file \"{}\": {e}", group_file::NAME),
         )
         .hint("Restore this server from a copy of another member.")
     })?;
@@ -121,7 +121,7 @@ fn checkpoint() -> Result<()> {
     .map_err(|e| {
         PgError::new(
             "58030",
-            format!("could not write file \"{}\": {e}", state_file::NAME),
+            format!("could not write file \"{}\": {e}", group_file::NAME),
         )
     })
 }

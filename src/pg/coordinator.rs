@@ -6,7 +6,6 @@
 
 use super::guard::{self, PgError, Result};
 use super::host::{self, PgHost};
-use super::state_file::{self, State};
 use super::{elog, guc, helpers, latch, shmem, sys};
 use crate::coordinator::Pace;
 use crate::coordinator::io::backend::Choice;
@@ -14,6 +13,7 @@ use crate::coordinator::io::start::{self, Site, Started};
 use crate::coordinator::io::{join, resolve, secret};
 use crate::coordinator::run::{End, Loop};
 use crate::gcs::options::{self, Options};
+use crate::group_file::{self, State};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Oid};
 use crate::imsg::layout::phase;
@@ -188,7 +188,7 @@ fn form(control: &Control, session: SlotNo) -> Result<()> {
             gid: Gid::ZERO,
         };
         shmem::with_state_lock(|| state.write(Path::new(shmem::DATA_DIR)))
-            .map_err(|e| format!("could not write file \"{}\": {e}", state_file::NAME))
+            .map_err(|e| format!("could not write file \"{}\": {e}", group_file::NAME))
     });
     if let Err(reason) = formed {
         refuse(session, &reason);
@@ -305,7 +305,7 @@ fn begin_and_run(
     } else if identity.is_some_and(|i| i.group != group) {
         return Err(format!(
             "folder \"{DIR}\" belongs to another group than file \"{}\"",
-            state_file::NAME
+            group_file::NAME
         ));
     }
     let Started {
@@ -326,6 +326,12 @@ fn begin_and_run(
         .incarnation
         .store(identity.incarnation.0, Ordering::SeqCst);
     host::announce(parts.core.state());
+    if !configured()?.listen.is_loopback() {
+        elog::log(
+            sys::WARNING,
+            "traffic between the members of the replication group is authenticated but not encrypted",
+        );
+    }
     let host = PgHost::new(recovered, guc::helpers(), waiting.take());
     let mut main_loop = Loop::new(host, parts)
         .map_err(|e| format!("could not start the coordinator's loop: {e}"))?;
@@ -391,7 +397,7 @@ fn abandon_membership(control: &Control) -> Result<()> {
         )
     };
     shmem::with_state_lock(|| {
-        state_file::remove(Path::new(shmem::DATA_DIR)).map_err(|e| failed(&e))?;
+        group_file::remove(Path::new(shmem::DATA_DIR)).map_err(|e| failed(&e))?;
         control.database.store(0, Ordering::SeqCst);
         Ok::<_, PgError>(())
     })?;

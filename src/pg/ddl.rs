@@ -71,6 +71,7 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
         ));
     }
     refuse_prepared()?;
+    refuse_other_access_methods()?;
 
     let claim = Claim::take()?;
     let control = shmem::shared().control();
@@ -188,6 +189,25 @@ fn refuse_prepared() -> Result<()> {
                 "End those in pg_prepared_xacts with COMMIT PREPARED or ROLLBACK PREPARED first.",
             ),
     )
+}
+
+/// Changes are captured at the heap: those of a table under another access method would be lost.
+fn refuse_other_access_methods() -> Result<()> {
+    let sql = c"SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam \
+        WHERE a.amtype OPERATOR(pg_catalog.=) 't' AND a.amname OPERATOR(pg_catalog.<>) 'heap' AND c.relpersistence OPERATOR(pg_catalog.=) 'p'";
+    // SAFETY: a C string and a place for the answer.
+    let found = guard::call(false, |out, e| unsafe {
+        pgr_shim_sql_any(sql.as_ptr(), out, e)
+    })?;
+    if !found {
+        return Ok(());
+    }
+    Err(PgError::new(
+        "0A000",
+        "this database has tables under an access method that is not replicated",
+    )
+    .detail("Only tables under the access method \"heap\" are replicated.")
+    .hint("ALTER TABLE ... SET ACCESS METHOD heap, before replication starts."))
 }
 
 /// Waits until the coordinator has opened the group to this session's kind.

@@ -23,6 +23,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 unsafe extern "C" {
+    fn pgr_shim_postmaster_lives() -> bool;
+    fn pgr_shim_exit(code: std::ffi::c_int) -> !;
     fn pgr_shim_take_reload() -> bool;
     fn pgr_shim_reload(edata: *mut *mut sys::ErrorData) -> std::ffi::c_int;
     fn pgr_shim_shutdown_requested() -> bool;
@@ -445,7 +447,15 @@ pub fn announce(state: GroupState) {
 }
 
 /// What the server wants of this process: barriers, a new configuration.
+///
+/// Does not return when the postmaster is dead: as long as this process lives, no other postmaster
+/// can start on the data directory.
 pub fn serve_interrupts() -> Result<()> {
+    // SAFETY: asks for the state of the parent process.
+    if !unsafe { pgr_shim_postmaster_lives() } {
+        // SAFETY: the process ends here; what Rust owns ends with it.
+        unsafe { pgr_shim_exit(1) }
+    }
     guard::check_interrupts()?;
     // SAFETY: a flag of this process.
     if unsafe { pgr_shim_take_reload() } {

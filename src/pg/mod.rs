@@ -18,7 +18,6 @@ pub mod positions;
 pub mod relation;
 pub mod shmem;
 pub mod stat;
-pub mod state_file;
 pub mod sys;
 pub mod text;
 pub mod transaction;

@@ -22,6 +22,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
+#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
@@ -226,6 +227,12 @@ void
 pgr_shim_set_latch(uint32 slot)
 {
 	SetLatch(&GetPGProcByNumber(slot)->procLatch);
+}
+
+bool
+pgr_shim_postmaster_lives(void)
+{
+	return PostmasterIsAlive();
 }
 
 void

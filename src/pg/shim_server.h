@@ -33,6 +33,7 @@ extern int	pgr_shim_reload(ErrorData **edata);
 extern void pgr_shim_sleep(long timeout_ms, uint32 wait_event);
 extern void pgr_shim_set_latch(uint32 slot);
 
+extern bool pgr_shim_postmaster_lives(void);
 pg_noreturn extern void pgr_shim_exit(int code);
 
 extern bool pgr_shim_is_client(void);

@@ -1,7 +1,8 @@
 //! Where this process finds the shared memory of the library, and what lies before the imessages.
 
 use super::guard::{self, Result};
-use super::{guc, state_file, sys};
+use super::{guc, sys};
+use crate::group_file;
 use crate::imsg::{Shape, Shared, SlotNo};
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
@@ -48,7 +49,7 @@ static WAKE_FD: AtomicI32 = AtomicI32::new(-1);
 /// Does this server need shared memory? One that is configured for a group does, and so does one
 /// whose data belongs to a group: what happens to that data is kept track of in any case.
 fn wanted() -> bool {
-    guc::gcs().is_some() || state_file::exists(Path::new(DATA_DIR))
+    guc::gcs().is_some() || group_file::exists(Path::new(DATA_DIR))
 }
 
 fn shape() -> Shape {

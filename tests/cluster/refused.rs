@@ -76,12 +76,7 @@ fn what_is_not_covered_is_refused_and_the_rest_works() {
         let db = error
             .as_db_error()
             .unwrap_or_else(|| panic!("{sql}: {error:?}"));
-        let wanted = if sql.contains("keyless") {
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
-        } else {
-            SqlState::FEATURE_NOT_SUPPORTED
-        };
-        assert_eq!(*db.code(), wanted, "{sql}: {db:?}");
+        assert_eq!(*db.code(), SqlState::FEATURE_NOT_SUPPORTED, "{sql}: {db:?}");
         assert!(
             db.hint().is_some_and(|h| !h.is_empty()),
             "{sql} has no HINT: {db:?}"
@@ -154,7 +149,7 @@ fn settings_and_commands_are_checked() {
     for (sql, code) in [
         (
             "ALTER DATABASE app START REPLICATION IN GROUP other",
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            SqlState::FEATURE_NOT_SUPPORTED,
         ),
         (
             "ALTER DATABASE postgres START REPLICATION IN GROUP other",

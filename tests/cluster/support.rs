@@ -198,7 +198,11 @@ pub fn until_committed(
         });
         match outcome {
             Ok(()) => return Ok(retries),
-            Err(e) if is_serialization_failure(&e) => retries += 1,
+            // An abort that meets the very start of COMMIT leaves the block open, as a cancel does.
+            Err(e) if is_serialization_failure(&e) => {
+                retries += 1;
+                client.batch_execute("ROLLBACK")?;
+            }
             Err(e) => return Err(e),
         }
     }

@@ -14,7 +14,7 @@ use postgres_r::changeset::tuple::TupleBytes;
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 
-pub const GROUP: GroupId = GroupId(0x51_3u64);
+pub const GROUP: GroupId = GroupId(0x513);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]

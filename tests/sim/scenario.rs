@@ -81,6 +81,7 @@ impl Scenario {
                 0
             }
         };
+        let keep_bytes = rng.pick(&[KEEP_ALL, KEEP_ALL, KEEP_ALL, 20_000]);
         let faults = Faults {
             crash: weight(rng, 10),
             crash_all: weight(rng, 3),
@@ -89,7 +90,12 @@ impl Scenario {
             pause: weight(rng, 10),
             kill_session: weight(rng, 10),
             join: weight(rng, 4),
-            stop: weight(rng, 2),
+            // A group whose member left must not need the vote of one that lost its log.
+            stop: if keep_bytes == KEEP_ALL {
+                weight(rng, 2)
+            } else {
+                0
+            },
         };
         Scenario {
             plant,
@@ -121,7 +127,7 @@ impl Scenario {
                 status_ticks: rng.between(1, 5) as u32,
                 queue_bytes: rng.pick(&[400, 1 << 20]),
             },
-            keep_bytes: rng.pick(&[KEEP_ALL, KEEP_ALL, KEEP_ALL, 20_000]),
+            keep_bytes,
         }
     }
 }

@@ -399,7 +399,7 @@ impl Server {
             }
             Output::JoinReply { connection, bytes } => {
                 let reply = JoinReply::decode(bytes).expect("a reply");
-                ctx.join_replies.push((connection as usize, reply));
+                ctx.join_replies.push((connection, reply));
             }
             Output::Event(event) => self.gcs_event(ctx, event),
         }

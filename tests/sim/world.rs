@@ -18,7 +18,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// Ticks in which a healed group must serve again, and then come to rest.
-const RECOVERY_TICKS_MAX: u64 = 400;
+const RECOVERY_TICKS_MAX: u64 = 600;
+/// Ticks in which a member that was asked to let a server join has given some answer.
+const JOIN_ANSWER_TICKS: u64 = 110;
 const SERVERS_MAX: usize = 7;
 
 /// What is due at a time. `site` and `life` name a server between a start and its end.
@@ -119,7 +121,7 @@ pub struct Context {
     /// Sites whose data is too old to go on from the log that the others keep.
     pub outdated: Vec<usize>,
     pub sends: Vec<(usize, MemberId, Bytes)>,
-    pub join_replies: Vec<(usize, JoinReply)>,
+    pub join_replies: Vec<(u64, JoinReply)>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     happenings: BTreeMap<u64, Happening>,
     number: u64,
@@ -479,23 +481,8 @@ impl World {
             let at = *last;
             ctx.at(at, frame);
         }
-        for (site, reply) in std::mem::take(&mut self.ctx.join_replies) {
-            if self.servers[site].member.is_some() {
-                // An answer to an earlier question.
-                continue;
-            }
-            match reply {
-                JoinReply::Accepted { member, .. } => {
-                    self.servers[site].accepted(&mut self.ctx, member)
-                }
-                JoinReply::Retry(_) => {}
-                JoinReply::Refused(why) if self.ctx.scenario.may_outdate() => {
-                    self.ctx.trace(|| format!("site {site} is refused: {why}"));
-                    let life = self.servers[site].life;
-                    self.ctx.later(100, Happening::CopyAgain { site, life });
-                }
-                JoinReply::Refused(why) => panic!("site {site} is refused: {why}"),
-            }
+        for (connection, reply) in std::mem::take(&mut self.ctx.join_replies) {
+            self.join_answer(connection, reply);
         }
     }
 
@@ -694,22 +681,42 @@ impl World {
         self.ctx.later(10, Happening::AskToJoin { site, life });
     }
 
+    /// One member at a time; a member answers, or says itself that it could not in time.
     fn ask_to_join(&mut self, site: usize, life: u64) {
         if self.servers[site].member.is_some() {
             return;
         }
         let to = self.ctx.rng.below(self.servers.len() as u64) as usize;
         let bytes = self.servers[site].join_request().encode();
-        if to != site {
-            self.servers[to].input(
-                &mut self.ctx,
-                Input::Join {
-                    connection: site as u64,
-                    bytes,
-                },
-            );
+        let connection = life << 8 | site as u64;
+        let listens = to != site && self.servers[to].running.is_some();
+        let patience = if listens {
+            JOIN_ANSWER_TICKS * TICK_MS
+        } else {
+            100
+        };
+        if listens {
+            self.servers[to].input(&mut self.ctx, Input::Join { connection, bytes });
         }
-        self.ctx.later(500, Happening::AskToJoin { site, life });
+        self.ctx
+            .later(patience, Happening::AskToJoin { site, life });
+    }
+
+    fn join_answer(&mut self, connection: u64, reply: JoinReply) {
+        let (site, life) = ((connection & 0xff) as usize, connection >> 8);
+        let server = &mut self.servers[site];
+        if server.life != life || server.member.is_some() {
+            return;
+        }
+        match reply {
+            JoinReply::Accepted { member, .. } => server.accepted(&mut self.ctx, member),
+            JoinReply::Retry(_) => {}
+            JoinReply::Refused(why) if self.ctx.scenario.may_outdate() => {
+                self.ctx.trace(|| format!("site {site} is refused: {why}"));
+                self.ctx.later(100, Happening::CopyAgain { site, life });
+            }
+            JoinReply::Refused(why) => panic!("site {site} is refused: {why}"),
+        }
     }
 
     /// STOP REPLICATION on one member, not the last one: the group would end with it.
