@@ -1,13 +1,15 @@
 //! Sleeping on this process's latch, and waking others.
 
 use super::guard::{self, Result};
+use super::sys;
 use crate::imsg::SlotNo;
-use std::ffi::c_long;
+use std::ffi::{CStr, c_char, c_int, c_long};
 use std::time::Duration;
 
 unsafe extern "C" {
     fn pgr_shim_sleep(timeout_ms: c_long, wait_event: u32);
     fn pgr_shim_set_latch(slot: u32);
+    fn pgr_shim_stop_point(name: *const c_char, edata: *mut *mut sys::ErrorData) -> c_int;
 }
 
 /// Sleeps until somebody sets the latch or the time is over, and resets the latch: look for what
@@ -32,4 +34,13 @@ pub fn sleep_interruptible(timeout: Option<Duration>, wait_event: u32) -> Result
 pub fn wake(slot: SlotNo) {
     // SAFETY: the number is a slot's, so below the number of PGPROCs.
     unsafe { pgr_shim_set_latch(slot.0) };
+}
+
+/// A place where a test can hold this process (an injection point; nothing in a production build).
+/// Not in a critical section.
+pub fn stop_point(name: &CStr) {
+    // SAFETY: a C string.
+    let held = guard::call0(|e| unsafe { pgr_shim_stop_point(name.as_ptr(), e) });
+    // Tests attach only waits here; what follows can bear no error.
+    held.expect("a stop point raises nothing");
 }

@@ -7,12 +7,14 @@
 #include <stdlib.h>
 
 #include "miscadmin.h"
+#include "utils/injection_point.h"
 
 pg_noreturn extern void pgr_shim_throw(const char *sqlstate, const char *message,
 									   const char *detail, const char *hint);
 pg_noreturn extern void pgr_shim_rethrow(ErrorData *edata);
 extern int	pgr_shim_log(int level, const char *message, ErrorData **edata);
 extern int	pgr_shim_check_interrupts(ErrorData **edata);
+extern int	pgr_shim_stop_point(const char *name, ErrorData **edata);
 extern int	pgr_shim_call(void (*function) (void *), void *argument, ErrorData **edata);
 
 static char *
@@ -87,4 +89,11 @@ int
 pgr_shim_call(void (*function) (void *), void *argument, ErrorData **edata)
 {
 	PGR_GUARD(edata, function(argument));
+}
+
+/* A named stop point of the tests; nothing in a server built without them. */
+int
+pgr_shim_stop_point(const char *name, ErrorData **edata)
+{
+	PGR_GUARD(edata, INJECTION_POINT(name, NULL));
 }

@@ -40,6 +40,7 @@ pub fn logged(end: u64) {
 
 /// Waits until all commits before this one are visible. They can't fail, so neither does this.
 pub fn wait_visible() {
+    latch::stop_point(c"replication-commit-visible");
     let gid = current();
     while !is_turn(&control().visible, gid) {
         latch::sleep(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);

@@ -7,6 +7,7 @@ mod crash;
 mod group;
 mod load;
 mod network;
+mod order;
 mod refused;
 mod rows;
 mod support;
