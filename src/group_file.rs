@@ -5,7 +5,6 @@
 //! directory synced. Invariant: its GID is at least that of every commit record before the redo
 //! point of the newest completed checkpoint, and no higher than what the flushed WAL holds; so the
 //! highest of it and of the commit records that redo meets is exactly the GID of the data.
-#![forbid(unsafe_code)]
 
 use crate::ids::{Gid, GroupId, Oid};
 use crate::limits::GROUP_NAME_BYTES_MAX;

@@ -1,5 +1,4 @@
 //! What a group is for this server: one word in shared memory and in `pg_stat_replication_group`.
-#![forbid(unsafe_code)]
 
 /// State of the group on this server. Whoever moves it goes through [`GroupState::to`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

@@ -24,6 +24,7 @@ pub mod gcs;
 pub mod group_file;
 pub mod group_state;
 pub mod ids;
+#[expect(unsafe_code, reason = "shared memory")]
 pub mod imsg;
 pub mod limits;
 pub mod worker;
@@ -31,6 +32,8 @@ pub mod worker;
 #[cfg(feature = "server")]
 pub mod apply;
 #[cfg(feature = "server")]
+#[expect(unsafe_code, reason = "what PostgreSQL calls")]
 pub mod export;
 #[cfg(feature = "server")]
+#[expect(unsafe_code, reason = "what calls PostgreSQL")]
 pub mod pg;

@@ -17,8 +17,6 @@ use std::sync::atomic::Ordering;
 
 /// Entry of helper `number`, 0 being the one that is kept for the next GID to commit.
 pub fn main(number: u32) -> Result<()> {
-    // SAFETY: a variable of this process: what it does is not captured.
-    unsafe { sys::pgr_is_helper = true };
     guard::install_panic_hook();
     let database = control().database.load(Ordering::SeqCst);
     if database == 0 {

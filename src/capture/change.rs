@@ -100,8 +100,7 @@ pub fn insert_many(
         return Ok(());
     };
     for i in 0..n {
-        // SAFETY: PostgreSQL's tuples, in place during this call.
-        let external = unsafe { tuple::row(stored(i)) }.external;
+        let external = tuple::row(stored(i)).external;
         let tuple = if external { original(i)? } else { stored(i) };
         with_scratch(|s| insert_row(rel, &relation, tuple, s))?;
     }
@@ -287,14 +286,13 @@ fn whole<'a>(
     tuple: Tuple,
     spans: &mut Vec<Span>,
 ) -> Result<(Tuple, Row<'a>)> {
-    // SAFETY: PostgreSQL's tuples: in memory of the caller, in a pinned buffer or in the working
-    // memory, which all outlast the capture of this change.
-    let mut row = unsafe { tuple::row(tuple) };
+    // In memory of the caller, in a pinned buffer or in the working memory: all outlast the capture
+    // of this change.
+    let mut row = tuple::row(tuple);
     let mut tuple = tuple;
     if row.natts < relation.attrs.len() {
         tuple = heap::expand(tuple, rel)?;
-        // SAFETY: see above.
-        row = unsafe { tuple::row(tuple) };
+        row = tuple::row(tuple);
     }
     layout::walk(&relation.attrs, row.natts, row.bitmap, row.data, spans)
         .map_err(|e| internal(format!("row of relation {}: {e}", relation.oid)))?;

@@ -2,7 +2,6 @@
 //!
 //! Equal keys must hash alike on every member, so nothing of one server (index OIDs, pointers,
 //! random seeds) is mixed in. Unequal keys that meet cost an abort, never a wrong answer.
-#![forbid(unsafe_code)]
 
 /// Seed of the types' extended hash functions. Part of the format: the same on all members.
 pub const VALUE_SEED: u64 = 0x5067_5f72;

@@ -3,7 +3,6 @@
 //! A row's attributes lie one after the other, each aligned for its type, null ones left out; what
 //! is here follows `att_align_pointer` and `heap_fill_tuple` (access/tupmacs.h, heaptuple.c), so
 //! that the bytes can be put back into a heap tuple as they are.
-#![forbid(unsafe_code)]
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("varlena headers are read as little endian");

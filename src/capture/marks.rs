@@ -2,7 +2,6 @@
 //!
 //! A mark is set when a subtransaction first captures something, so one that writes nothing costs
 //! nothing, and a loop of 100,000 that each write a row keeps at most one per nesting level.
-#![forbid(unsafe_code)]
 
 /// The top-level transaction's number, as PostgreSQL's `TopSubTransactionId`. Sub-transactions
 /// have higher ones, children higher than their parents.

@@ -66,8 +66,7 @@ pub fn enter() -> Result<()> {
     if with(|state| state.builder.is_none()) {
         start()?;
     }
-    // SAFETY: reads a variable of the transaction manager.
-    let current = unsafe { sys::GetCurrentSubTransactionId() };
+    let current = transaction::current_subtransaction();
     with(|state| {
         let State { builder, marks, .. } = state;
         if let Some(builder) = builder {
@@ -78,8 +77,7 @@ pub fn enter() -> Result<()> {
 }
 
 fn start() -> Result<()> {
-    // SAFETY: a variable of this process.
-    if unsafe { sys::XactIsoLevel } >= sys::XACT_SERIALIZABLE as i32 {
+    if transaction::is_serializable() {
         return Err(PgError::new(
             "0A000",
             "cannot write or lock rows in a SERIALIZABLE transaction of a replicated database",

@@ -7,7 +7,6 @@
 //!
 //! It depends on the state alone, not on how far purging has come: members that processed the same
 //! order write the same bytes, the one that started from a checkpoint among them.
-#![forbid(unsafe_code)]
 
 use super::history::History;
 use super::index::{GID_MAX, Index, Slot};

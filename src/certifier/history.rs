@@ -2,7 +2,6 @@
 //!
 //! The index follows from the history (the last GID per entry), which is why a checkpoint holds the
 //! history alone.
-#![forbid(unsafe_code)]
 
 use super::index::Slot;
 use crate::ids::{Gid, MemberId};

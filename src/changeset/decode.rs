@@ -1,6 +1,5 @@
 //! Reads a changeset, which may come from another member: every length is checked, nothing is
 //! copied, no memory is taken for what a length claims.
-#![forbid(unsafe_code)]
 
 use super::encode::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_RELATION, ENTRY_UPDATE, HEADER_BYTES,

@@ -1,5 +1,4 @@
 //! Builds a changeset while its transaction runs.
-#![forbid(unsafe_code)]
 
 use super::decode::{Header, MAGIC, VERSION};
 use super::key::{KEY_BYTES, KEY_FLAGS, Key};

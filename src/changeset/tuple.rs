@@ -1,5 +1,4 @@
 //! Rows as heap data.
-#![forbid(unsafe_code)]
 
 /// A row, or the part of one that travels: null bitmap and attribute bytes exactly as they stand in
 /// a heap tuple behind its header (`t_bits`, and from `t_hoff` on), with nothing out of line.

@@ -4,7 +4,6 @@
 //! reported, or [`DIGEST_DECIDE_MESSAGES`] after the first difference; then the digest with the
 //! most reports wins, and of equals the one that the lowest-numbered member reported. Whoever
 //! reported another one, then or later, leaves.
-#![forbid(unsafe_code)]
 
 use super::message::DigestPoint;
 use crate::ids::{Gid, MemberId};

@@ -5,7 +5,6 @@
 //! comes in below what the helpers hold; all of them may then wait for it. So helper 0 takes only
 //! a GID whose predecessors are all committed: it never waits, and so the next GID to commit
 //! always finds a helper.
-#![forbid(unsafe_code)]
 
 use super::event::{Effect, GcsCommand};
 use crate::gcs::Delivery;

@@ -1,5 +1,4 @@
 //! What goes into the coordinator's core and what comes out.
-#![forbid(unsafe_code)]
 
 use crate::gcs::{self, MemberInfo, Refused, View};
 use crate::group_state::GroupState;

@@ -3,7 +3,6 @@
 //! `held → offered → sent → passed → committed`: held here until the engine takes it, offered to
 //! it within one turn, sent and waiting for its place in the order, passed and waiting for its
 //! commit turn.
-#![forbid(unsafe_code)]
 
 use crate::ids::{Gid, MemberId};
 use bytes::Bytes;

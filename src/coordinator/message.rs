@@ -3,7 +3,6 @@
 //! Both kinds open with an envelope of [`ENVELOPE_BYTES`] (little endian): kind u8, version u8,
 //! six zero bytes, then the sender's [`Report`] as three u64. A changeset follows as it is; a
 //! status is followed by digest GID u64 and digest u64.
-#![forbid(unsafe_code)]
 
 use crate::ids::Gid;
 use bytes::Bytes;

@@ -1,7 +1,6 @@
 //! When may writers write: after this member has caught up with the order, and while a majority
 //! follows a leader that it knows. A short loss (a change of leader) is waited for, so that
 //! commits only take longer; after [`Pace::quorum_ticks`](super::Pace) they are refused.
-#![forbid(unsafe_code)]
 
 use crate::ids::Gid;
 

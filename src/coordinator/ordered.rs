@@ -1,5 +1,4 @@
 //! What the total order brings: deliveries and their verdicts, views, checkpoints, recovery.
-#![forbid(unsafe_code)]
 
 use super::dispatch::{Content, Work};
 use super::event::{Effect, GcsCommand, Outcome};

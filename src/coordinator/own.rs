@@ -1,5 +1,4 @@
 //! This member's own multicasts: taken, offered to the engine, refused, abandoned.
-#![forbid(unsafe_code)]
 
 use super::dispatch::{Content, Work};
 use super::event::{Effect, GcsCommand, Outcome};

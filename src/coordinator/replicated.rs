@@ -1,6 +1,5 @@
 //! The state that is a function of the total order alone: equal on all members after the same
 //! delivery, byte for byte in its encoding. Nothing of one member's own reaches it.
-#![forbid(unsafe_code)]
 
 use super::digests::Digests;
 use super::event::Pace;

@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! The coordinator's loop: what completes goes to the engine, what the engine orders goes to the
 //! core, what the core decides is carried out; then it sleeps, in one place.
 //!

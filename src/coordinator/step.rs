@@ -1,5 +1,4 @@
 //! The coordinator's core: one event in, effects out. It does no I/O and reads no clock.
-#![forbid(unsafe_code)]
 
 use super::dispatch::Dispatch;
 use super::event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Stats};

@@ -1,5 +1,4 @@
 //! Changesets for tests.
-#![forbid(unsafe_code)]
 
 use crate::changeset::Key;
 use crate::changeset::decode::Header;

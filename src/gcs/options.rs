@@ -1,5 +1,4 @@
 //! The value of `replication_gcs`: which engine, where this server listens, where to look for others.
-#![forbid(unsafe_code)]
 
 use std::fmt;
 

@@ -75,6 +75,53 @@ pub fn set_victim(victim: bool) {
 /// Makes this background worker a helper of a database: signals, connection as the bootstrap
 /// superuser, settings that no database, role or configuration file changes.
 pub fn start_helper(database: u32) -> Result<()> {
+    // SAFETY: a variable of this process: what it does is not captured.
+    unsafe { sys::pgr_is_helper = true };
     // SAFETY: once, in a background worker that has no connection yet.
     guard::call0(|e| unsafe { pgr_shim_helper_start(database, e) })
+}
+
+/// The database of this process, 0 if it has none.
+#[must_use]
+pub fn database() -> u32 {
+    // SAFETY: a variable of this process.
+    unsafe { sys::MyDatabaseId }
+}
+
+/// The time, microseconds since 2000-01-01 UTC.
+#[must_use]
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { sys::GetCurrentTimestamp() }
+}
+
+/// Whether somebody wants this process to stop what it does.
+#[must_use]
+pub fn is_interrupted() -> bool {
+    // SAFETY: flags of this process, set by signal handlers.
+    unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 }
+}
+
+/// Holds back cancel and termination (`HOLD_INTERRUPTS`); gives them back when dropped.
+pub struct HeldInterrupts(u32);
+
+impl HeldInterrupts {
+    /// From here on.
+    #[expect(clippy::new_without_default, reason = "it is an act, not a value")]
+    #[must_use]
+    pub fn new() -> HeldInterrupts {
+        // SAFETY: a counter of this process.
+        unsafe {
+            let before = sys::InterruptHoldoffCount;
+            sys::InterruptHoldoffCount = before + 1;
+            HeldInterrupts(before)
+        }
+    }
+}
+
+impl Drop for HeldInterrupts {
+    fn drop(&mut self) {
+        // SAFETY: `RESUME_INTERRUPTS`; an error in between may have set it to 0.
+        unsafe { sys::InterruptHoldoffCount = self.0 };
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod bgworker;
+pub mod commit_gid;
 pub mod coordinator;
 pub mod ddl;
 pub mod elog;

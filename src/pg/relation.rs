@@ -78,7 +78,7 @@ impl Tuple {
     /// One that PostgreSQL has.
     ///
     /// # Safety
-    /// It is a heap tuple that stays in place as long as this is used.
+    /// It is a heap tuple that stays in place as long as this, or its row, is used.
     #[must_use]
     pub unsafe fn from_raw(tuple: sys::HeapTuple) -> Tuple {
         Tuple(tuple)

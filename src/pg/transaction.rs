@@ -95,3 +95,30 @@ pub fn before_exit(callback: extern "C" fn(c_int, sys::Datum)) -> Result<()> {
     // SAFETY: registers a function pointer.
     guard::call0(|e| unsafe { pgr_shim_before_exit(Some(callback), e) })
 }
+
+/// The current subtransaction's number; the top level's is 1.
+#[must_use]
+pub fn current_subtransaction() -> u32 {
+    // SAFETY: reads a variable of the transaction manager.
+    unsafe { sys::GetCurrentSubTransactionId() }
+}
+
+/// The isolation level, as PostgreSQL numbers it (xact.h, `XACT_READ_UNCOMMITTED` = 0 and up).
+#[must_use]
+pub fn isolation() -> u8 {
+    // SAFETY: a variable of this process; levels are 0 to 3.
+    unsafe { sys::XactIsoLevel as u8 }
+}
+
+/// Whether the transaction is SERIALIZABLE.
+#[must_use]
+pub fn is_serializable() -> bool {
+    u32::from(isolation()) >= sys::XACT_SERIALIZABLE
+}
+
+/// Whether it used temporary objects, which die with the session.
+#[must_use]
+pub fn used_temporary_objects() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::MyXactFlags as u32 & sys::XACT_FLAGS_ACCESSEDTEMPNAMESPACE != 0 }
+}

@@ -18,12 +18,9 @@ pub struct Row<'a> {
     pub external: bool,
 }
 
-/// A tuple's parts.
-///
-/// # Safety
-/// The tuple stays in place for `'a`.
+/// A tuple's parts, which stay in place as long as the tuple (see [`Tuple::from_raw`]).
 #[must_use]
-pub unsafe fn row<'a>(tuple: Tuple) -> Row<'a> {
+pub fn row<'a>(tuple: Tuple) -> Row<'a> {
     // SAFETY: t_data points at t_len bytes that begin with a tuple header; t_hoff lies in them.
     unsafe {
         let header = (*tuple.0).t_data;

@@ -13,7 +13,7 @@ use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Chain, ChainWriter, Class};
 use crate::limits::CHANGESET_BYTES_MAX;
 use crate::pg::guard::{self, PgError, Result};
-use crate::pg::{latch, shmem, sys, transaction};
+use crate::pg::{backend, latch, shmem, sys, transaction};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,27 +27,6 @@ thread_local! {
     static REPLACED: Cell<Gid> = const { Cell::new(Gid::ZERO) };
 }
 
-/// Holds back cancel and termination; gives them back when dropped.
-struct Held(u32);
-
-impl Held {
-    fn new() -> Held {
-        // SAFETY: HOLD_INTERRUPTS(): a counter of this process.
-        unsafe {
-            let before = sys::InterruptHoldoffCount;
-            sys::InterruptHoldoffCount = before + 1;
-            Held(before)
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // SAFETY: RESUME_INTERRUPTS(); an error in between may have set it to 0.
-        unsafe { sys::InterruptHoldoffCount = self.0 };
-    }
-}
-
 /// The last step of a transaction that may fail. True: it commits now, its turn has come (or it
 /// needs none). False: its local work is to be rolled back, a helper commits it.
 pub fn pre_commit() -> Result<bool> {
@@ -56,8 +35,8 @@ pub fn pre_commit() -> Result<bool> {
     };
     // From here on this transaction is no victim but by its verdict.
     guard::check_interrupts()?;
-    let local_effects = pending.local_effects || has_local_effects();
-    let _held = Held::new();
+    let local_effects = pending.local_effects || transaction::used_temporary_objects();
+    let _held = backend::HeldInterrupts::new();
     let sent = multicast(pending, local_effects)?;
     let gid = wait_verdict(&sent)?;
     slot().gid.store(gid.0, Ordering::SeqCst);
@@ -69,7 +48,7 @@ pub fn pre_commit() -> Result<bool> {
 pub fn replay_wait() -> Result<()> {
     let gid = REPLACED.replace(Gid::ZERO);
     while control().visible.passed() < gid {
-        if called() || is_over() {
+        if backend::is_interrupted() || is_over() {
             return Err(unknown());
         }
         // Nobody sets our latch: the place for it in the turn is that of the next transaction.
@@ -80,12 +59,6 @@ pub fn replay_wait() -> Result<()> {
     }
     control().counters.commits.fetch_add(1, Ordering::Relaxed);
     Ok(())
-}
-
-/// The transaction did something that dies with its session.
-fn has_local_effects() -> bool {
-    // SAFETY: a variable of this process.
-    unsafe { sys::MyXactFlags as u32 & sys::XACT_FLAGS_ACCESSEDTEMPNAMESPACE != 0 }
 }
 
 /// What was sent.
@@ -105,15 +78,12 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
         group: GroupId(control.group_id.load(Ordering::Relaxed)),
         origin: MemberId(control.member.load(Ordering::Relaxed) as u16),
         incarnation: Incarnation(incarnation),
-        // SAFETY: a variable of this process.
-        isolation: unsafe { sys::XactIsoLevel } as u8,
+        isolation: transaction::isolation(),
         xid: transaction::xid()?,
         // All locks are held and nothing of the transaction is left to run.
         snapshot_gid: control.visible.passed(),
-        // SAFETY: reads the clock.
-        commit_ts: unsafe { sys::GetCurrentTimestamp() },
-        // SAFETY: a variable of this process.
-        database: Oid(unsafe { sys::MyDatabaseId }),
+        commit_ts: backend::now(),
+        database: Oid(backend::database()),
         keys_count: 0,
         entries_count: 0,
         keys_bytes: 0,
@@ -229,7 +199,7 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
 
 /// Whether there may never be a verdict, and somebody wants to go or nobody is left to tell.
 fn is_hopeless(sent: &Sent) -> bool {
-    !is_same_life(sent) || state() == Some(GroupState::NoQuorum) && called()
+    !is_same_life(sent) || state() == Some(GroupState::NoQuorum) && backend::is_interrupted()
 }
 
 /// Whether the member still is what it was when the changeset was sent; another life of it knows
@@ -249,12 +219,6 @@ fn is_over() -> bool {
 
 fn state() -> Option<GroupState> {
     GroupState::from_u32(control().state.load(Ordering::SeqCst))
-}
-
-/// Whether somebody wants this process to stop what it does.
-fn called() -> bool {
-    // SAFETY: flags of this process, set by signal handlers.
-    unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 }
 }
 
 fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {

@@ -5,7 +5,7 @@ use super::phase::Phase;
 use crate::ids::Gid;
 use crate::imsg::SlotNo;
 use crate::imsg::turn::Turn;
-use crate::pg::{latch, shmem, sys};
+use crate::pg::{commit_gid, latch, shmem, sys};
 use std::sync::atomic::Ordering;
 
 /// Whether it is the turn of `gid`; if not, this process's latch is set when it is.
@@ -17,21 +17,12 @@ pub fn is_turn(turn: &Turn, gid: Gid) -> bool {
 pub fn enter(gid: Gid) {
     set_phase(Phase::Committing);
     let group_id = control().group_id.load(Ordering::Relaxed);
-    // SAFETY: a variable of this process, read by the commit code of this process.
-    unsafe {
-        sys::pgr_commit_gid.group_id = group_id;
-        sys::pgr_commit_gid.gid = gid.0;
-    }
-}
-
-fn current() -> Gid {
-    // SAFETY: a variable of this process.
-    Gid(unsafe { sys::pgr_commit_gid.gid })
+    commit_gid::set(group_id, gid);
 }
 
 /// The commit record is in WAL up to `end`. In a critical section: atomics and a latch only.
 pub fn logged(end: u64) {
-    let gid = current();
+    let gid = commit_gid::get();
     shmem::server().logged_lsn.store(end, Ordering::Relaxed);
     if let Some(next) = control().logged.pass(gid) {
         latch::wake(SlotNo(next));
@@ -41,7 +32,7 @@ pub fn logged(end: u64) {
 /// Waits until all commits before this one are visible. They can't fail, so neither does this.
 pub fn wait_visible() {
     latch::stop_point(c"replication-commit-visible");
-    let gid = current();
+    let gid = commit_gid::get();
     while !is_turn(&control().visible, gid) {
         latch::sleep(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
     }
@@ -49,7 +40,7 @@ pub fn wait_visible() {
 
 /// The commit is visible: `last_committed_gid` moves, and who waits for that goes on.
 pub fn visible() {
-    let gid = current();
+    let gid = commit_gid::get();
     let control = control();
     if let Some(next) = control.visible.pass(gid) {
         latch::wake(SlotNo(next));
@@ -57,6 +48,5 @@ pub fn visible() {
     control
         .dependents
         .passed(gid, |slot| latch::wake(SlotNo(slot)));
-    // SAFETY: a variable of this process.
-    unsafe { sys::pgr_commit_gid.gid = 0 };
+    commit_gid::clear();
 }

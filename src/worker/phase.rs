@@ -1,5 +1,4 @@
 //! Where a worker's transaction stands between its first change and its end.
-#![forbid(unsafe_code)]
 
 use crate::imsg::layout::phase;
 

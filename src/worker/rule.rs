@@ -1,5 +1,4 @@
 //! The one rule for every wait of a process that has a GID.
-#![forbid(unsafe_code)]
 
 use crate::ids::Gid;
 use crate::imsg::ProcSlot;

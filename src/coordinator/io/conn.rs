@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! One connection: from dialling or accepting, through the handshake, to frames both ways.
 //!
 //! Memory is taken as bytes arrive, never as they are announced: before the handshake is done the

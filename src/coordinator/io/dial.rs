@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! Whom to dial, and when: every member of the view that is not connected, after pauses that grow
 //! with each failure. The lower number dials at once; the higher one gives it a head start and
 //! then dials too, since the other may not know of it (it was away when this member joined).

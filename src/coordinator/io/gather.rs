@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! A list of buffers that goes out piece by piece.
 
 use bytes::Bytes;

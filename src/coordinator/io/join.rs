@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! How a copy becomes a member: it asks the seeds, one after the other, until one says yes or
 //! never. There is nothing else for it to do, so this waits where it stands, a tick at a time.
 

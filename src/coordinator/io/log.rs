@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! The live end of the group log: carries out the engine's appends on the segment files.
 //!
 //! While one write and its sync are under way, the appends that arrive gather into the next batch

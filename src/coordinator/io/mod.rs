@@ -15,4 +15,8 @@ pub mod resolve;
 pub mod secret;
 mod segments;
 pub mod start;
+#[expect(
+    unsafe_code,
+    reason = "memory and descriptors that the kernel works on"
+)]
 mod uring;

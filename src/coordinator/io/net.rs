@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! Sockets as the backends want them.
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};

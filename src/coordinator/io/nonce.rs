@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! Fresh nonces from the system's randomness.
 
 use crate::gcs::egcs::auth::NONCE_BYTES;

@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! All connections of this member: the listening socket, the members that it dials, those that
 //! dial it, and servers that ask to join. Between two members at most one connection is up.
 

@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! The plain backend: poll(2), sockets in non-blocking mode, file writes done on the spot.
 //!
 //! It is for kernels and containers without io_uring. A log write stops the loop for the time of

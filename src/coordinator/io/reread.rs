@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! Delivered messages, read back from the group log: changesets that waited for a helper too long
 //! to be kept in memory.
 

@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! Addresses of peers, as people write them (`host:port`), as socket addresses.
 //!
 //! Numbers need no looking up. Names do, and the system's resolver blocks for seconds when a name

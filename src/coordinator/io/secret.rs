@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! The group's secret: a file of 64 hexadecimal digits that only its owner can read.
 
 use super::nonce::Nonces;

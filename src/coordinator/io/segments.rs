@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! Makes the group log's segment files: the next one ahead of need, filled with zeros a chunk at a
 //! time, so that writes into it later move no metadata; or at once, when the log stands still for
 //! it (then only allocated).

@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! How a member comes to be, and to life again.
 //!
 //! What belongs to a member lies in one directory: the file `identity`, and `log/`. A log is only

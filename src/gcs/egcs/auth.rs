@@ -10,7 +10,6 @@
 //! Proofs are keyed with the group's secret, frames with a key for this connection and direction
 //! that both nonces go into. A frame counter that is not the next one ends the connection, so
 //! nothing is replayed, reordered or left out. Nothing is encrypted.
-#![forbid(unsafe_code)]
 
 use crate::ids::{GroupId, Incarnation, MemberId};
 use crate::limits::{FRAME_BYTES_MAX, SECRET_BYTES};

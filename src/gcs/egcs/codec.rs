@@ -1,5 +1,4 @@
 //! Little-endian fields in and out of byte strings; every length is checked before it is used.
-#![forbid(unsafe_code)]
 
 use bytes::{Buf, Bytes};
 use std::fmt;

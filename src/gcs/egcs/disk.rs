@@ -1,7 +1,6 @@
 //! The few file operations that the log and the identity need, so that a simulation can lose what
 //! was not synced. Only start-up, `pgr log` and tests go through here; live writes are the event
 //! loop's.
-#![forbid(unsafe_code)]
 
 use bytes::Bytes;
 use std::fs::{self, File, OpenOptions};

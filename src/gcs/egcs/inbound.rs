@@ -1,5 +1,4 @@
 //! What comes in: connections, frames of peers, and word that writes are durable.
-#![forbid(unsafe_code)]
 
 use super::node::{Node, Peer, Then, message_bytes_max};
 use super::order::Order;

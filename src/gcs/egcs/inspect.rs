@@ -163,6 +163,7 @@ struct MappedDir {
     disk: super::disk::FileDisk,
 }
 
+#[expect(unsafe_code, reason = "a mapped file")]
 impl Disk for MappedDir {
     fn whole(&self, name: &str) -> io::Result<Bytes> {
         let file = File::open(self.disk.dir().join(name))?;

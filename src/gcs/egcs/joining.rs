@@ -1,6 +1,5 @@
 //! Growing and shrinking: joins on their way to the leader, learners that become voters, members
 //! that are dropped. One change at a time is in the log.
-#![forbid(unsafe_code)]
 
 use super::log::Member;
 use super::members::{JoinReply, JoinRequest};

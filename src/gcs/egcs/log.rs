@@ -1,6 +1,5 @@
 //! What the group log says: its records, how they are written as bytes, and what a server that
 //! starts again makes of them. How records lie in files is [`super::segment`]'s matter.
-#![forbid(unsafe_code)]
 
 use super::codec::{CodecError, Fields, put_bytes, put_count};
 use crate::ids::{Gid, Incarnation, MemberId};

@@ -1,6 +1,5 @@
 //! A directory in memory that, at a crash, loses what was not synced: whole writes or parts of
 //! them, in any order, as a disk may.
-#![forbid(unsafe_code)]
 
 use super::disk::Disk;
 use std::cell::RefCell;

@@ -1,5 +1,4 @@
 //! What makes a server a member: its identity file, and how a server asks to join.
-#![forbid(unsafe_code)]
 
 use super::codec::{CodecError, Fields, put_bytes, put_count};
 use super::disk::Disk;

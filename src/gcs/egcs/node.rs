@@ -2,7 +2,6 @@
 //!
 //! Inputs only change state; [`Gcs::drain`] then lets Raft and the queues produce what follows
 //! from all of them, so that what arrived together goes into one log entry and one write.
-#![forbid(unsafe_code)]
 
 use super::Config;
 use super::log::{Checkpoint, HardState, Record};

@@ -1,6 +1,5 @@
 //! The total order's own state: which messages were accepted, who is a member. It changes only by
 //! committed entries, so it is the same on every member at the same position.
-#![forbid(unsafe_code)]
 
 use super::log::{Checkpoint, Member, Seen};
 use super::wire::Change;

@@ -1,6 +1,5 @@
 //! Messages on their way into the total order: a member's own until they are delivered, and those
 //! of all members at the leader until they are proposed.
-#![forbid(unsafe_code)]
 
 use crate::ids::{Incarnation, MemberId, MessageId};
 use crate::limits::{

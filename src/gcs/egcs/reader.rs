@@ -1,5 +1,4 @@
 //! Entries and checkpoints that are no longer in memory, read back from the segments.
-#![forbid(unsafe_code)]
 
 use super::disk::Disk;
 use super::log::{Checkpoint, Entry, Record};

@@ -1,6 +1,5 @@
 //! From Raft's `Ready` to outputs: what to write, what to send now and what when it is durable,
 //! what to deliver.
-#![forbid(unsafe_code)]
 
 use super::log::{Checkpoint, EntryKind, HardState, Record};
 use super::node::{CatchUp, Life, Node, RETRY_TICKS, Then, Waiting};

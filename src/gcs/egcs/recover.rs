@@ -1,5 +1,4 @@
 //! The log at start: what it holds, cut at a torn tail, refused when damaged.
-#![forbid(unsafe_code)]
 
 use super::disk::Disk;
 use super::log::{Checkpoint, Entry, HardState, Record};

@@ -10,7 +10,6 @@
 //! was durable when the record was written: bytes that don't parse, followed by a record that
 //! claims them durable, are damage; followed by nothing that does, they are the torn end of writes
 //! that nobody was told about.
-#![forbid(unsafe_code)]
 
 use super::log::Record;
 use crate::ids::{GroupId, MemberId};

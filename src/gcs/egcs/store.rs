@@ -1,5 +1,4 @@
 //! The log as Raft sees it: a tail in memory, the rest read back from the segments.
-#![forbid(unsafe_code)]
 
 use super::log::{self, Checkpoint, EntryKind, Member};
 use super::reader::LogReader;

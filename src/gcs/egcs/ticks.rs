@@ -1,5 +1,4 @@
 //! What time does: elections, and trying again what may have been lost.
-#![forbid(unsafe_code)]
 
 use super::node::{Node, RETRY_TICKS};
 use crate::ids::MemberId;

@@ -1,6 +1,5 @@
 //! What members say to each other, and what entries carry, as bytes. Raft's messages are written
 //! and read here field by field: no parser of a library sees what came from a peer.
-#![forbid(unsafe_code)]
 
 use super::codec::{CodecError, Fields, put_bytes, put_count};
 use super::log::{Checkpoint, Entry, Member};

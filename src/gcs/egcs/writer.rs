@@ -1,6 +1,5 @@
 //! Where records go: which segment, which offset, when a new segment begins, which segments can
 //! be removed. Plans writes and does none, so the event loop and the simulation share it.
-#![forbid(unsafe_code)]
 
 use super::log::{HardState, Record};
 use super::segment::{self, HEADER_BYTES, Salt};
