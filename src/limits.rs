@@ -68,7 +68,7 @@ pub const FRAME_PART_BYTES: usize = 1 << 20;
 /// Bytes of one message of the engine, put together from its parts.
 pub const FRAME_WHOLE_BYTES_MAX: usize = CHECKPOINT_BYTES_MAX + LOG_RECORD_BYTES_MAX;
 /// Log entries proposed and not yet committed, before the leader gathers more into one.
-pub const PIPELINE_ENTRIES_MAX: u64 = 8;
+pub const PIPELINE_ENTRIES_MAX: u64 = 1;
 /// Payload bytes of own messages that are not yet delivered.
 pub const OUTBOX_BYTES_MAX: usize = 2 * CHANGESET_BYTES_MAX;
 /// Payload bytes that a leader holds for entries that are not yet proposed.

@@ -2,7 +2,8 @@
 //!
 //! Five set-ups stand side by side and take turns, several rounds of each, so that what else the
 //! machine does hits all alike. Adjustable: `BENCH_SECONDS` a run, `BENCH_ROUNDS`, `BENCH_SCALE`,
-//! `BENCH_CLIENTS` (a list), `BENCH_SCRIPTS` (a list of tpcb, simple), `BENCH_OUT` (a folder).
+//! `BENCH_CLIENTS` (a list), `BENCH_SCRIPTS` (a list of tpcb, simple), `BENCH_SETUPS` (a list of names;
+//! all if empty), `BENCH_OUT` (a folder).
 
 mod instructions;
 mod measure;
@@ -49,7 +50,10 @@ fn main() {
         ),
     };
     std::fs::create_dir_all(&settings.out).expect("folder for the results");
-    let setups = Setups::make(settings.scale);
+    let mut setups = Setups::make(settings.scale);
+    let wanted: Vec<String> = list("BENCH_SETUPS", "");
+    let named = |name: &str| wanted.iter().any(|w| w.is_empty() || w == name);
+    setups.all.retain(|s| named(s.name));
     let mut results = Vec::new();
     for script in &settings.scripts {
         for clients in &settings.clients {

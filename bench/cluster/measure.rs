@@ -75,6 +75,16 @@ impl Run {
     }
 }
 
+/// pgbench takes a statement that it could not prepare for prepared, so it can't be told of a
+/// serialization failure then; where there are such failures, it has to send text.
+fn protocol(setup: &Setup) -> &'static str {
+    if setup.writers.len() > 1 {
+        "simple"
+    } else {
+        "prepared"
+    }
+}
+
 /// Runs pgbench on all writers of a set-up at once.
 pub fn run(setup: &Setup, script: Script, clients: u32, seconds: u32) -> Run {
     if let Some(level) = setup.before {
@@ -107,7 +117,7 @@ pub fn run(setup: &Setup, script: Script, clients: u32, seconds: u32) -> Run {
                     .args([
                         "-n",
                         "-M",
-                        "prepared",
+                        protocol(setup),
                         "--max-tries=0",
                         "-h",
                         "127.0.0.1",

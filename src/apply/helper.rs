@@ -66,6 +66,12 @@ fn send(message: ToCoordinator) -> Result<()> {
     channel::reply(message).map_err(|_| internal("the coordinator does not take messages"))
 }
 
+/// Done. The coordinator, if it sleeps, need not know before there is more to do.
+fn applied(gid: Gid) -> Result<()> {
+    channel::report(ToCoordinator::Applied { gid })
+        .map_err(|_| internal("the coordinator does not take messages"))
+}
+
 struct Helper {
     number: u32,
     tables: Tables,
@@ -83,7 +89,7 @@ impl Helper {
         }
         pool.free(job.changeset);
         if is_committed(&job) {
-            return send(ToCoordinator::Applied { gid: job.gid });
+            return applied(job.gid);
         }
         self.wait_for(job.depends_on)?;
         let cause = Cause {
@@ -113,7 +119,7 @@ impl Helper {
                 if u32::from(job.origin.0) != control().member.load(Ordering::Relaxed) {
                     control().counters.applied.fetch_add(1, Ordering::Relaxed);
                 }
-                send(ToCoordinator::Applied { gid: job.gid })?;
+                applied(job.gid)?;
                 transaction::report_statistics()
             }
             Err((sqlstate, message)) => {
@@ -185,7 +191,8 @@ pub fn pre_commit() -> Result<bool> {
                 cause.gid
             )));
         }
-        latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN)?;
+        let event = sys::WAIT_EVENT_REPLICATION_COMMIT_TURN;
+        latch::sleep_interruptible(Some(gate::LOOK_AROUND), event)?;
     }
     gate::enter(cause.gid);
     Ok(true)

@@ -88,6 +88,11 @@ impl Dispatch {
         }
     }
 
+    /// Changesets wait for a helper.
+    pub fn work_waits(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Changesets queued or in a helper.
     pub fn len(&self) -> usize {
         self.queue.len() + self.running.len()

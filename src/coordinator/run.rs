@@ -29,8 +29,9 @@ pub trait Host {
     /// [`Host::wake_fd`] was readable: make it unreadable.
     fn woken(&mut self);
     /// Says that the loop is about to sleep (so that senders write the eventfd), then looks once
-    /// more: `false` if something is there, and the loop does not sleep.
-    fn prepare_to_sleep(&mut self) -> bool;
+    /// more: `false` if something is there, and the loop does not sleep. `work_waits`: there is work
+    /// for which there was no helper, so a helper that is done has to say so at once.
+    fn prepare_to_sleep(&mut self, work_waits: bool) -> bool;
     /// The loop is awake: senders need not write.
     fn awake(&mut self);
     /// Appends what workers, helpers and the server have for the core, in their order, and a fresh
@@ -336,7 +337,10 @@ impl<H: Host, G: Gcs> Loop<H, G> {
             self.backend.submit(Token::Wake, Op::Readable { fd });
         }
         let until_tick = self.next_tick.saturating_duration_since(Instant::now());
-        let idle = self.events.is_empty() && self.inputs.is_empty() && self.host.prepare_to_sleep();
+        let work_waits = self.core.work_waits();
+        let idle = self.events.is_empty()
+            && self.inputs.is_empty()
+            && self.host.prepare_to_sleep(work_waits);
         let timeout = if idle {
             until_tick.min(sleep_max)
         } else {

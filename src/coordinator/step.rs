@@ -86,6 +86,12 @@ impl Coordinator {
         (self.replicated.last_gid(), self.replicated.digest())
     }
 
+    /// Whether there are changesets for which there was no helper.
+    #[must_use]
+    pub fn work_waits(&self) -> bool {
+        self.dispatch.work_waits()
+    }
+
     /// For the statistics views.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -53,6 +53,8 @@ pub struct Control {
     pub in_flight: AtomicU32,
     /// 1 while the coordinator sleeps or is about to. See `wake.rs`.
     pub coordinator_sleeping: AtomicU32,
+    /// 1 while the coordinator sleeps though there is work for which it had no helper. See `wake.rs`.
+    pub work_waits: AtomicU32,
     /// The eventfd (all ones for none). Written by the postmaster, before any fork.
     pub wake_fd: AtomicU32,
     /// Slot + 1 of the coordinator, 0 while there is none. Written by the coordinator (release).
@@ -107,6 +109,11 @@ pub struct ProcSlot {
     pub phase: AtomicU32,
     /// GID that it commits. Written by the process before `phase`.
     pub gid: AtomicU64,
+    /// GID of the transaction `passed_ticket`, which may not have seen its verdict yet. Both written
+    /// by the coordinator, this one first.
+    pub passed_gid: AtomicU64,
+    /// See `passed_gid`.
+    pub passed_ticket: AtomicU64,
     /// Which of its transactions; rises. Written by the process, before anything else of the transaction.
     pub ticket: AtomicU64,
     /// Lowest `since` of its transaction. Written by the process; see `since.rs`.
@@ -136,6 +143,8 @@ impl ProcSlot {
             role: AtomicU32::new(0),
             phase: AtomicU32::new(phase::OPEN),
             gid: AtomicU64::new(0),
+            passed_gid: AtomicU64::new(0),
+            passed_ticket: AtomicU64::new(0),
             ticket: AtomicU64::new(0),
             since_low: AtomicU64::new(since::NONE),
             victim_ticket: AtomicU64::new(0),
@@ -169,6 +178,7 @@ impl Control {
             apply_queue: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             coordinator_sleeping: AtomicU32::new(0),
+            work_waits: AtomicU32::new(0),
             wake_fd: AtomicU32::new(u32::MAX),
             coordinator_slot: AtomicU32::new(0),
             group_name: Text::new(),
@@ -445,13 +455,13 @@ pub(crate) mod tests {
         use crate::imsg::wake;
         let region = Region::new(130, 16);
         let shared = region.shared();
-        assert!(wake::prepare_sleep(shared));
+        assert!(wake::prepare_sleep(shared, false));
         wake::notify(shared, SlotNo(129));
-        assert!(!wake::prepare_sleep(shared));
+        assert!(!wake::prepare_sleep(shared, false));
         let mut seen = Vec::new();
         wake::take_dirty(shared, |s| seen.push(s));
         assert_eq!(seen, [SlotNo(129)]);
-        assert!(wake::prepare_sleep(shared));
+        assert!(wake::prepare_sleep(shared, false));
         wake::end_sleep(shared.control());
     }
 }

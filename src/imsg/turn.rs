@@ -3,20 +3,35 @@
 //! Commit records are written, and commits become visible, in GID order. Each of the two is a
 //! [`Turn`]: a number that only rises by one, moved by the process whose turn it is.
 
-use super::sync::{AtomicU32, AtomicU64, Ordering};
+use super::sync::{AtomicU64, Ordering};
 use crate::ids::Gid;
 use crate::limits::COMMIT_TURNS;
+
+/// Bits of a place that name the waiter: its process slot + 1. PostgreSQL has at most 2^18 processes.
+const SLOT_BITS: u32 = 20;
 
 /// One baton. Everything here is atomics only, so it may be used in a critical section.
 #[repr(C)]
 #[derive(Debug)]
-pub struct Turn {
+pub struct Turn<const N: usize = COMMIT_TURNS> {
     /// The last GID that went through. Written by the holder of the turn, read by all; sequentially
     /// consistent with `waiters`, so that either the waiter sees the number or the holder the waiter.
     passed: AtomicU64,
-    /// Who waits for the GID with this remainder: its process slot + 1, or 0. Written by the waiter,
+    /// The lowest GID with this remainder that somebody waits for (its quotient, shifted by
+    /// `SLOT_BITS`) and who does (process slot + 1); 0 if nobody. Written by the waiter or for it,
     /// taken by the one that passes the turn.
-    waiters: [AtomicU32; COMMIT_TURNS],
+    waiters: [AtomicU64; N],
+}
+
+/// What came of [`Turn::wait`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// It is the GID's turn.
+    Over,
+    /// Its process is woken when it is.
+    Registered,
+    /// Somebody waits in that place for a lower GID: look again after a while.
+    Crowded,
 }
 
 impl Default for Turn {
@@ -25,13 +40,13 @@ impl Default for Turn {
     }
 }
 
-impl Turn {
+impl<const N: usize> Turn<N> {
     /// Before the first GID.
     #[must_use]
     pub fn new() -> Self {
         Self {
             passed: AtomicU64::new(0),
-            waiters: std::array::from_fn(|_| AtomicU32::new(0)),
+            waiters: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
@@ -50,30 +65,59 @@ impl Turn {
         self.passed.load(Ordering::SeqCst) + 1 == gid.0
     }
 
-    /// Says that `slot` waits for the turn of `gid`; true if it need not, for it is its turn. Else
-    /// it sleeps on its latch and asks [`Turn::is`] whenever it wakes up.
-    pub fn wait(&self, gid: Gid, slot: u32) -> bool {
-        let place = self.place(gid);
-        place.store(slot + 1, Ordering::SeqCst);
+    /// Says that `slot` waits for the turn of `gid`. If it has to, it sleeps on its latch and asks
+    /// [`Turn::is`] whenever it wakes up; not for ever, since a lower GID, more than `N` below, may
+    /// take its place.
+    pub fn wait(&self, gid: Gid, slot: u32) -> Wait {
+        let (place, entry) = (self.place(gid), Self::entry(gid, slot));
+        let mut there = place.load(Ordering::SeqCst);
+        loop {
+            let lower = there != 0 && there >> SLOT_BITS < entry >> SLOT_BITS;
+            if lower && Self::gid(there, gid) > self.passed() {
+                return Wait::Crowded;
+            }
+            match place.compare_exchange(there, entry, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => break,
+                Err(now) => there = now,
+            }
+        }
         // Ordered behind the store: a holder that passes now either is seen here or sees the store.
         if self.is(gid) {
-            place.store(0, Ordering::SeqCst);
-            return true;
+            let _ = place.compare_exchange(entry, 0, Ordering::SeqCst, Ordering::SeqCst);
+            return Wait::Over;
         }
-        false
+        Wait::Registered
     }
 
     /// Passes the turn on from `gid`, whose turn it is; returns the slot that is to be woken.
     pub fn pass(&self, gid: Gid) -> Option<u32> {
         debug_assert!(self.is(gid), "only the holder passes");
         self.passed.store(gid.0, Ordering::SeqCst);
-        self.place(gid.next())
-            .swap(0, Ordering::SeqCst)
-            .checked_sub(1)
+        let (next, place) = (gid.next(), self.place(gid.next()));
+        let entry = place.load(Ordering::SeqCst);
+        // Another GID's waiter keeps its place; one that comes now sees what has passed.
+        if entry == 0 || Self::gid(entry, next) != next {
+            return None;
+        }
+        let taken = place.compare_exchange(entry, 0, Ordering::SeqCst, Ordering::SeqCst);
+        taken.ok().map(Self::slot)
     }
 
-    fn place(&self, gid: Gid) -> &AtomicU32 {
-        &self.waiters[gid.0 as usize % COMMIT_TURNS]
+    fn place(&self, gid: Gid) -> &AtomicU64 {
+        &self.waiters[gid.0 as usize % N]
+    }
+
+    fn entry(gid: Gid, slot: u32) -> u64 {
+        (gid.0 / N as u64) << SLOT_BITS | u64::from(slot + 1)
+    }
+
+    /// GID of an entry in the place of `like`.
+    fn gid(entry: u64, like: Gid) -> Gid {
+        Gid((entry >> SLOT_BITS) * N as u64 + like.0 % N as u64)
+    }
+
+    fn slot(entry: u64) -> u32 {
+        (entry as u32 & ((1 << SLOT_BITS) - 1)) - 1
     }
 }
 
@@ -83,16 +127,50 @@ mod tests {
 
     #[test]
     fn the_next_waiter_is_woken_and_no_other() {
-        let turn = Turn::new();
+        let turn = Turn::<16>::new();
         turn.start(Gid(10));
-        assert!(!turn.wait(Gid(13), 3));
-        assert!(!turn.wait(Gid(12), 2));
-        assert!(turn.wait(Gid(11), 1));
+        assert_eq!(turn.wait(Gid(13), 3), Wait::Registered);
+        assert_eq!(turn.wait(Gid(12), 2), Wait::Registered);
+        assert_eq!(turn.wait(Gid(11), 1), Wait::Over);
         assert_eq!(turn.pass(Gid(11)), Some(2));
         assert!(turn.is(Gid(12)));
         assert_eq!(turn.pass(Gid(12)), Some(3));
         assert_eq!(turn.pass(Gid(13)), None);
         assert_eq!(turn.passed(), Gid(13));
+    }
+
+    #[test]
+    fn of_two_in_one_place_the_lower_gid_stays() {
+        let turn = Turn::<4>::new();
+        turn.start(Gid(3));
+        assert_eq!(turn.wait(Gid(5), 50), Wait::Registered);
+        assert_eq!(turn.wait(Gid(5 + 4), 90), Wait::Crowded);
+        assert_eq!(turn.pass(Gid(4)), Some(50), "and not the one far behind");
+        assert_eq!(turn.wait(Gid(5 + 4), 90), Wait::Registered);
+        // One that was woken for another reason registers again below it.
+        assert_eq!(turn.wait(Gid(5), 50), Wait::Over);
+        assert_eq!(turn.pass(Gid(5)), None);
+    }
+
+    #[test]
+    fn who_waits_far_behind_is_not_woken_early() {
+        let turn = Turn::<4>::new();
+        turn.start(Gid(3));
+        assert_eq!(turn.wait(Gid(9), 90), Wait::Registered);
+        assert_eq!(turn.pass(Gid(4)), None);
+        for gid in 5..8 {
+            assert_eq!(turn.pass(Gid(gid)), None);
+        }
+        assert_eq!(turn.pass(Gid(8)), Some(90));
+    }
+
+    #[test]
+    fn a_helper_takes_the_place_of_the_worker_that_it_replaces() {
+        let turn = Turn::<4>::new();
+        turn.start(Gid(3));
+        assert_eq!(turn.wait(Gid(5), 1), Wait::Registered);
+        assert_eq!(turn.wait(Gid(5), 2), Wait::Registered);
+        assert_eq!(turn.pass(Gid(4)), Some(2));
     }
 }
 
@@ -104,24 +182,25 @@ mod loom_tests {
     #[test]
     fn no_wake_up_is_lost() {
         loom::model(|| {
-            // A table as large as the real one is too much for loom: two places show the race.
-            struct Small {
-                passed: AtomicU64,
-                waiter: AtomicU32,
-            }
-            let small = Arc::new(Small {
-                passed: AtomicU64::new(0),
-                waiter: AtomicU32::new(0),
-            });
-            let other = Arc::clone(&small);
-            let waiter = loom::thread::spawn(move || {
-                other.waiter.store(8, Ordering::SeqCst);
-                other.passed.load(Ordering::SeqCst) + 1 == 2
-            });
-            small.passed.store(1, Ordering::SeqCst);
-            let woken = small.waiter.swap(0, Ordering::SeqCst) != 0;
-            let went_on = waiter.join().unwrap();
-            assert!(woken || went_on, "it sleeps and nobody wakes it");
+            // Two places, so that two of the waiters meet in one.
+            let turn = Arc::new(Turn::<2>::new());
+            let waiters: Vec<_> = [(Gid(2), 20), (Gid(4), 40)]
+                .map(|(gid, slot)| {
+                    let turn = Arc::clone(&turn);
+                    loom::thread::spawn(move || turn.wait(gid, slot))
+                })
+                .into();
+            let woken = turn.pass(Gid(1));
+            let waits: Vec<_> = waiters.into_iter().map(|w| w.join().unwrap()).collect();
+            assert!(
+                woken == Some(20) || waits[0] == Wait::Over,
+                "it sleeps and nobody wakes it"
+            );
+            assert_ne!(woken, Some(40));
+            // The other is woken at its turn, or knows that it has to look again.
+            turn.pass(Gid(2));
+            let woken = turn.pass(Gid(3));
+            assert!(woken == Some(40) || waits[1] == Wait::Crowded);
         });
     }
 }

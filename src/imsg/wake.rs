@@ -7,9 +7,23 @@ use std::os::fd::BorrowedFd;
 /// Tells the coordinator that `slot` has put something in a queue. May be called in a critical
 /// section: two atomics and at most one write to an eventfd.
 pub fn notify(shared: Shared, slot: SlotNo) {
+    mark(shared, slot);
+    wake(shared.control());
+}
+
+/// The same for what can wait, unless the coordinator sleeps with work for which it has no helper.
+pub fn note(shared: Shared, slot: SlotNo) {
+    mark(shared, slot);
+    // Ordered behind the mark: either the coordinator, before it sleeps, sees that, or this sees
+    // that work waits.
+    if shared.control().work_waits.load(Ordering::SeqCst) == 1 {
+        wake(shared.control());
+    }
+}
+
+fn mark(shared: Shared, slot: SlotNo) {
     let word = &shared.dirty()[slot.0 as usize / 64];
     word.fetch_or(1 << (slot.0 % 64), Ordering::SeqCst);
-    wake(shared.control());
 }
 
 /// Wakes the coordinator if it sleeps.
@@ -30,8 +44,12 @@ pub fn wake(control: &Control) {
 }
 
 /// The coordinator's side, before it sleeps: false if something has arrived and it must look first.
-pub fn prepare_sleep(shared: Shared) -> bool {
+/// `work_waits`: there are changesets for which it had no helper.
+pub fn prepare_sleep(shared: Shared, work_waits: bool) -> bool {
     let control = shared.control();
+    control
+        .work_waits
+        .store(work_waits.into(), Ordering::SeqCst);
     control.coordinator_sleeping.store(1, Ordering::SeqCst);
     if shared.dirty().iter().any(|w| w.load(Ordering::SeqCst) != 0) {
         control.coordinator_sleeping.store(0, Ordering::SeqCst);

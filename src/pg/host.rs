@@ -219,8 +219,8 @@ impl Host for PgHost {
         let _ = nix::unistd::read(fd, &mut [0; 8]);
     }
 
-    fn prepare_to_sleep(&mut self) -> bool {
-        wake::prepare_sleep(self.shared)
+    fn prepare_to_sleep(&mut self, work_waits: bool) -> bool {
+        wake::prepare_sleep(self.shared, work_waits)
     }
 
     fn awake(&mut self) {
@@ -257,7 +257,7 @@ impl Host for PgHost {
 
     fn verdict(&mut self, worker: u32, ticket: u64, outcome: Outcome) {
         let message = match outcome {
-            Outcome::Pass { gid } => ToWorker::Pass { ticket, gid },
+            Outcome::Pass { gid } => return self.outbox.pass(SlotNo(worker), ticket, gid),
             Outcome::Conflict {
                 relation,
                 gid,
@@ -387,6 +387,7 @@ impl Host for PgHost {
 
     fn tick(&mut self, stats: &Stats, connected: &dyn Fn(MemberId) -> bool) {
         self.helpers.tick();
+        self.positions.tick(self.shared);
         let control = self.control();
         let me = control.member.load(Ordering::Relaxed);
         control

@@ -6,10 +6,12 @@ use super::latch;
 use crate::changeset::encode::Sink;
 use crate::ids::{Gid, MemberId};
 use crate::imsg::message::{ToHelper, ToWorker};
+use crate::imsg::turn::Wait;
 use crate::imsg::{Chain, ChainWriter, Class, Shared, SlotNo};
 use crate::limits::POOL_BLOCK_BYTES;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 /// A changeset for a helper.
 pub struct Work {
@@ -31,6 +33,8 @@ pub struct Outbox {
     /// The coordinator's slot: it owns the pool's blocks until they are handed over.
     me: SlotNo,
     answers: VecDeque<(SlotNo, ToWorker)>,
+    /// Blocks that the pool has for changesets of other members.
+    apply_blocks: usize,
     /// In the order in which they are to be handed over.
     work: VecDeque<Work>,
 }
@@ -42,6 +46,7 @@ impl Outbox {
         Outbox {
             shared,
             me,
+            apply_blocks: shared.pool().total_blocks(Class::Apply) as usize,
             answers: VecDeque::new(),
             work: VecDeque::new(),
         }
@@ -51,6 +56,23 @@ impl Outbox {
     pub fn answer(&mut self, to: SlotNo, message: ToWorker) {
         self.answers.push_back((to, message));
         self.send_answers();
+    }
+
+    /// Tells a worker that its transaction passed. It is woken when its turn comes, by whoever has
+    /// the one before, since until then it has nothing to do.
+    pub fn pass(&mut self, to: SlotNo, ticket: u64, gid: Gid) {
+        let slot = self.shared.slot(to);
+        // Whom a helper with a lower GID finds in its way gives way from here on.
+        slot.passed_gid.store(gid.0, Ordering::SeqCst);
+        slot.passed_ticket.store(ticket, Ordering::SeqCst);
+        let message = ToWorker::Pass { ticket, gid };
+        if slot.replies_down.push(message.into()).is_err() {
+            self.answers.push_back((to, message));
+            return;
+        }
+        if self.shared.control().logged.wait(gid, to.0) != Wait::Registered {
+            latch::wake(to);
+        }
     }
 
     /// Tries again what found no room.
@@ -75,7 +97,7 @@ impl Outbox {
     /// Queues a changeset for a helper; an error if the pool can never hold it.
     pub fn queue(&mut self, work: Work) -> Result<(), String> {
         let blocks = work.changeset.len().div_ceil(POOL_BLOCK_BYTES) + 1;
-        if blocks > self.shared.pool().total_blocks(Class::Apply) as usize {
+        if blocks > self.apply_blocks {
             let bytes = work.changeset.len();
             return Err(format!(
                 "\"replication_imessage_buffers\" is too small for a changeset of {bytes} bytes that another member made"

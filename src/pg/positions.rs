@@ -17,6 +17,9 @@ pub struct Positions {
     flushed: Gid,
     /// A later such GID, once WAL is flushed up to the second.
     flushing: Option<(Gid, u64)>,
+    /// As of the last tick, so that not every turn of the loop looks at every process. What it is
+    /// good for it stays good for: windows only begin later.
+    low: Gid,
     /// What the core knows.
     told: Now,
 }
@@ -40,8 +43,14 @@ impl Positions {
         Positions {
             flushed: recovered,
             flushing: None,
+            low: recovered,
             told,
         }
+    }
+
+    /// Looks how far back the windows of open transactions reach.
+    pub fn tick(&mut self, shared: Shared) {
+        self.low = since::low(shared.control(), shared.slots().iter());
     }
 
     /// Every GID up to the answer has its commit record in flushed WAL.
@@ -82,12 +91,10 @@ impl Positions {
                 self.flushing = Some((gid, lsn));
             }
         }
-        // `low` first: what is committed may then only be newer.
-        let low = since::low(control, shared.slots().iter());
         Now {
             committed: control.visible.passed(),
             flushed: self.flushed,
-            low,
+            low: self.low,
         }
     }
 }

@@ -89,6 +89,13 @@ pub fn reply(message: ToCoordinator) -> std::result::Result<(), QueueFull> {
     Ok(())
 }
 
+/// Sends a result that is looked at when the coordinator is awake, or waits for helpers.
+pub fn report(message: ToCoordinator) -> std::result::Result<(), QueueFull> {
+    slot().replies_up.push(message.into())?;
+    wake::note(shmem::shared(), shmem::my_slot());
+    Ok(())
+}
+
 /// The next message for a worker, if there is one.
 pub fn receive() -> Option<ToWorker> {
     loop {

@@ -1,8 +1,9 @@
 //! COMMIT of a transaction that changed replicated rows: multicast, verdict, commit turn.
 
 use super::channel::{self, control, set_phase, slot};
+use super::gate::{self, LOOK_AROUND};
 use super::phase::Phase;
-use super::{gate, victim};
+use super::victim;
 use crate::capture::relation::described;
 use crate::capture::transaction::{self as captured, Pending};
 use crate::changeset::decode::{FLAG_LOCAL_EFFECTS, Header};
@@ -17,10 +18,6 @@ use crate::pg::{backend, latch, shmem, sys, transaction};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// How long a wait goes on before conditions are looked at that set no latch: the state of the
-/// group, the life of the coordinator.
-const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// A helper commits this GID in our place.

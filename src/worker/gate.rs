@@ -4,13 +4,18 @@ use super::channel::{control, set_phase};
 use super::phase::Phase;
 use crate::ids::Gid;
 use crate::imsg::SlotNo;
-use crate::imsg::turn::Turn;
+use crate::imsg::turn::{Turn, Wait};
 use crate::pg::{commit_gid, latch, shmem, sys};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a wait goes on before conditions are looked at that set no latch: the state of the
+/// group, the life of the coordinator, a turn whose place another had.
+pub const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Whether it is the turn of `gid`; if not, this process's latch is set when it is.
 pub fn is_turn(turn: &Turn, gid: Gid) -> bool {
-    turn.is(gid) || turn.wait(gid, shmem::my_slot().0)
+    turn.is(gid) || turn.wait(gid, shmem::my_slot().0) == Wait::Over
 }
 
 /// The turn to write the commit record has come: nothing may fail from here on.
@@ -34,7 +39,7 @@ pub fn wait_visible() {
     latch::stop_point(c"replication-commit-visible");
     let gid = commit_gid::get();
     while !is_turn(&control().visible, gid) {
-        latch::sleep(None, sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
+        latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
     }
 }
 

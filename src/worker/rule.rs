@@ -23,11 +23,25 @@ pub fn action(slot: &ProcSlot, transaction: u32, mine: Gid) -> Action {
     let stage = slot.phase.load(Ordering::SeqCst);
     let gid = slot.gid.load(Ordering::SeqCst);
     let current = slot.ticket.load(Ordering::SeqCst) == u64::from(transaction);
-    match stage {
-        phase::SENT if current => Action::Wait,
-        phase::CERTIFIED if current && gid < mine.0 => Action::Wait,
-        _ => Action::Abort,
+    let lower = match stage {
+        phase::SENT => passed(slot, transaction) < mine,
+        phase::CERTIFIED => gid < mine.0,
+        _ => false,
+    };
+    if current && lower {
+        Action::Wait
+    } else {
+        Action::Abort
     }
+}
+
+/// GID of a transaction that is with the group, 0 without a verdict. It may not know of it yet, for
+/// its process sleeps until its turn.
+fn passed(slot: &ProcSlot, transaction: u32) -> Gid {
+    if slot.passed_ticket.load(Ordering::SeqCst) != u64::from(transaction) {
+        return Gid::ZERO;
+    }
+    Gid(slot.passed_gid.load(Ordering::SeqCst))
 }
 
 #[cfg(all(test, not(loom)))]
@@ -37,8 +51,14 @@ mod tests {
     use crate::imsg::layout::tests::Region;
 
     fn decide(stage: u32, gid: u64, ticket: u64) -> Action {
+        passed_decide((0, 0), stage, gid, ticket)
+    }
+
+    fn passed_decide(passed: (u64, u64), stage: u32, gid: u64, ticket: u64) -> Action {
         let region = Region::new(1, 16);
         let slot = region.shared().slot(SlotNo(0));
+        slot.passed_gid.store(passed.0, Ordering::SeqCst);
+        slot.passed_ticket.store(passed.1, Ordering::SeqCst);
         slot.ticket.store(ticket, Ordering::SeqCst);
         slot.gid.store(gid, Ordering::SeqCst);
         slot.phase.store(stage, Ordering::SeqCst);
@@ -54,6 +74,10 @@ mod tests {
     #[test]
     fn what_is_with_the_group_is_left_to_its_verdict() {
         assert_eq!(decide(phase::SENT, 0, 7), Action::Wait);
+        assert_eq!(passed_decide((9, 7), phase::SENT, 0, 7), Action::Wait);
+        assert_eq!(passed_decide((11, 7), phase::SENT, 0, 7), Action::Abort);
+        let another = passed_decide((11, 6), phase::SENT, 0, 7);
+        assert_eq!(another, Action::Wait, "a verdict on an earlier one");
         assert_eq!(decide(phase::OPEN, 0, 7), Action::Abort);
     }
 

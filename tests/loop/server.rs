@@ -223,7 +223,7 @@ impl Host for Shared {
     fn woken(&mut self) {
         let _ = self.0.borrow().event.read();
     }
-    fn prepare_to_sleep(&mut self) -> bool {
+    fn prepare_to_sleep(&mut self, _work_waits: bool) -> bool {
         let mut s = self.0.borrow_mut();
         s.sleeping = true;
         s.events.is_empty() && (s.held || !s.ready.contains_key(&s.last_committed().next()))

@@ -122,6 +122,8 @@ pub struct Node {
     pub(super) hard_state: HardState,
     pub(super) hard_state_logged: HardState,
     pub(super) log_bytes: u64,
+    /// What the followers have been told is committed, when this member leads.
+    pub(super) announced: u64,
     /// (term, leader) that own messages were last sent to.
     pub(super) sent_to: (u64, u64),
     pub(super) frames: u32,
@@ -185,6 +187,7 @@ impl Node {
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
+            skip_bcast_commit: true,
             max_committed_size_per_ready: DELIVER_BYTES_MAX,
             ..raft::Config::default()
         };
@@ -213,6 +216,7 @@ impl Node {
             hard_state,
             hard_state_logged: hard_state,
             log_bytes,
+            announced: 0,
             sent_to: (0, 0),
             frames: 0,
             primary: false,

@@ -19,6 +19,7 @@ impl Node {
         while self.life == Life::Running {
             self.send_own();
             self.propose();
+            self.announce();
             self.ask_position();
             if !self.raft.has_ready() || !self.preload() {
                 break;
@@ -68,7 +69,7 @@ impl Node {
         }
     }
 
-    /// A lone message goes at once; with several entries on their way, messages gather.
+    /// A lone message goes at once; with an entry on its way, messages gather.
     fn propose(&mut self) {
         while self.is_leader() && !self.proposals.is_empty() {
             let log = &self.raft.raft.raft_log;
@@ -82,6 +83,16 @@ impl Node {
                 self.sent_to = (0, 0);
                 return;
             }
+            self.announced = self.raft.raft.raft_log.committed;
+        }
+    }
+
+    /// Followers learn with the next entry what is committed; at once if none follows.
+    fn announce(&mut self) {
+        let committed = self.raft.raft.raft_log.committed;
+        if self.is_leader() && committed > self.announced {
+            self.announced = committed;
+            self.raft.raft.bcast_append();
         }
     }
 
