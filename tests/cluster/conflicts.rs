@@ -1,6 +1,6 @@
 //! What several members do to the same keys at the same time.
 
-use crate::support::{TestGroup, group, is_serialization_failure, until_committed};
+use crate::support::{Stop, TestGroup, group, is_serialization_failure, until_committed};
 use postgres::Error;
 use postgres::error::SqlState;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -160,6 +160,7 @@ fn money_moved_between_accounts_is_conserved_in_every_snapshot() {
                 })
             })
             .collect();
+        let stopping = Stop(&stop);
         let moved = storm(&group, |client, random| {
             let (from, to) = ((random >> 8) as i32 % 20, (random >> 16) as i32 % 20);
             let (from, to) = (from.rem_euclid(20), to.rem_euclid(20));
@@ -183,7 +184,7 @@ fn money_moved_between_accounts_is_conserved_in_every_snapshot() {
             })
             .map(|_| true)
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         assert!(moved > 50, "only {moved} transfers");
         readers
             .into_iter()

@@ -1,6 +1,6 @@
 //! kill -9 under load: nothing acknowledged is lost, and the members agree.
 
-use crate::support::{PATIENCE, TestGroup, group, is_serialization_failure};
+use crate::support::{PATIENCE, Stop, TestGroup, group, is_serialization_failure};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -99,12 +99,6 @@ impl Ledger {
 }
 
 fn with_writers(group: &TestGroup, ledger: &Ledger, faults: impl FnOnce()) {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     std::thread::scope(|scope| {
         for writer in 0..6 {
             let member = writer % group.servers.len() + 1;

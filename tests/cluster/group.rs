@@ -1,6 +1,6 @@
 //! A group grows and shrinks while it works.
 
-use crate::support::{PATIENCE, group};
+use crate::support::{PATIENCE, Stop, group};
 use postgres_r::cluster::server::wait_for;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,8 +36,8 @@ fn members_join_under_load() {
                 }
             });
         }
+        let _stop = Stop(&stop);
         let joined = (0..2).try_for_each(|_| group.join(&mut |_| {}).map(drop));
-        stop.store(true, Ordering::Relaxed);
         joined.unwrap_or_else(|e| panic!("{e}"));
     });
     assert!(group.assert_identical() > 200);

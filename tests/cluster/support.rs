@@ -5,7 +5,7 @@ use postgres::{Client, Error};
 use postgres_r::cluster::{Cluster, Server, UpOptions, status, verify};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 /// Long enough for a loaded machine; a test that needs it all has failed.
@@ -177,6 +177,15 @@ impl TestGroup {
             "member {}: {sql} gave {last:?}, not {wanted}",
             server.number
         );
+    }
+}
+
+/// Tells threads of a scope to stop when it is dropped, also by a panic, which would wait for them.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -14,8 +14,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-/// Bytes of zeros written (and synced) at once: small enough not to hold up the log's own sync.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of zeros written (and synced) at once: small enough not to hold up the log's own sync, nor to
+/// make page-cache folios so large that going over their blocks shows at each later small write.
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// Makes one segment at a time, with at most one operation ([`Token::Segment`]) under way.
 pub struct SegmentMaker {
