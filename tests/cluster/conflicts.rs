@@ -1,6 +1,6 @@
 //! What several members do to the same keys at the same time.
 
-use crate::support::{Stop, TestGroup, group, is_serialization_failure, until_committed};
+use crate::support::{Stop, TestGroup, group, is_serialization_failure, scale, until_committed};
 use postgres::Error;
 use postgres::error::SqlState;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ fn storm(
     group: &TestGroup,
     job: impl Fn(&mut postgres::Client, u64) -> Result<bool, Error> + Sync,
 ) -> u64 {
-    let end = Instant::now() + STORM;
+    let end = Instant::now() + STORM * scale();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..6u64)
             .map(|w| {

@@ -1,6 +1,6 @@
 //! kill -9 under load: nothing acknowledged is lost, and the members agree.
 
-use crate::support::{PATIENCE, Stop, TestGroup, group, is_serialization_failure};
+use crate::support::{PATIENCE, Stop, TestGroup, group, is_serialization_failure, scale};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -51,7 +51,7 @@ impl Ledger {
 
     /// Waits until so many more commits were acknowledged.
     fn await_progress(&self, more: usize) {
-        let wanted = self.acknowledged() + more;
+        let wanted = self.acknowledged() + more * scale() as usize;
         postgres_r::cluster::server::wait_for(PATIENCE, || {
             (self.acknowledged() >= wanted).then_some(())
         })

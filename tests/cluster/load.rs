@@ -1,6 +1,6 @@
 //! pgbench and other loads on all members at the same time.
 
-use crate::support::{TestGroup, group, group_with, options, until_committed};
+use crate::support::{TestGroup, group, group_with, options, scale, until_committed};
 use std::process::Stdio;
 
 /// pgbench on each of the given members at once; every client must end well.
@@ -55,7 +55,7 @@ fn pgbench_on_all_members_ends_identical() {
     let mut options = options(3);
     options.pgbench_scale = Some(1);
     let group = group_with("pgbench", options, "");
-    pgbench(&group, &[1, 2, 3], 8, &["-c", "4"]);
+    pgbench(&group, &[1, 2, 3], 8 * scale(), &["-c", "4"]);
     pgbench(&group, &[1, 2, 3], 5, &["-c", "4", "-N", "-M", "prepared"]);
     assert!(group.assert_identical() > 100_000);
     // TPC-B's own invariant, on each member.

@@ -11,6 +11,11 @@ use std::time::Duration;
 /// Long enough for a loaded machine; a test that needs it all has failed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How many times longer than usual storms and faults go on (`PGR_TEST_SCALE`).
+pub fn scale() -> u32 {
+    std::env::var("PGR_TEST_SCALE").map_or(1, |v| v.parse().expect("PGR_TEST_SCALE is a number"))
+}
+
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
 /// Ten ports in a row for clients, and the ten 2000 above for group traffic, that nobody uses now.
