@@ -129,7 +129,7 @@ impl Outbox {
                 origin,
                 ..
             } = next;
-            self.shared.pool().hand_over(changeset, slot);
+            let changeset = self.shared.pool().post(changeset);
             let message = ToHelper::Apply {
                 gid,
                 depends_on,

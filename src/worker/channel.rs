@@ -5,7 +5,7 @@ use crate::capture::transaction as captured;
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::queue::QueueFull;
-use crate::imsg::{Control, ProcSlot, SlotNo, since, wake};
+use crate::imsg::{Control, ProcSlot, since, wake};
 use crate::pg::guard::{Result, boundary_nofail};
 use crate::pg::{shmem, sys, transaction};
 use std::cell::Cell;
@@ -106,13 +106,9 @@ pub fn receive() -> Option<ToWorker> {
     }
 }
 
-/// The coordinator's slot, if there is a coordinator.
-pub fn coordinator() -> Option<SlotNo> {
-    control()
-        .coordinator_slot
-        .load(Ordering::SeqCst)
-        .checked_sub(1)
-        .map(SlotNo)
+/// Whether there is a coordinator.
+pub fn has_coordinator() -> bool {
+    control().coordinator_slot.load(Ordering::SeqCst) != 0
 }
 
 /// Names the current transaction among those of this slot.
