@@ -3,7 +3,7 @@
 use super::phase::Phase;
 use crate::capture::transaction as captured;
 use crate::ids::Gid;
-use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::imsg::message::{ToCoordinator, ToHelper, ToWorker};
 use crate::imsg::queue::QueueFull;
 use crate::imsg::{Control, ProcSlot, since, wake};
 use crate::pg::guard::{Result, boundary_nofail};
@@ -42,7 +42,7 @@ pub fn attach(helper: bool) -> Result<()> {
     // Answers to the process that had the slot before. What it sent stays in the queues up: their
     // cursors go on, since the coordinator may be reading.
     while slot.replies_down.pop().is_some() {}
-    while slot.requests_down.pop().is_some() {}
+    drop_work();
     slot.victim_ticket.store(0, Ordering::SeqCst);
     slot.gid.store(0, Ordering::SeqCst);
     slot.phase.store(Phase::Open.shared(), Ordering::SeqCst);
@@ -52,6 +52,15 @@ pub fn attach(helper: bool) -> Result<()> {
     );
     ATTACHED.set(true);
     Ok(())
+}
+
+/// Frees changesets that were sent here to be applied, which nobody does any more.
+fn drop_work() {
+    while let Some(words) = slot().requests_down.pop() {
+        if let Ok(ToHelper::Apply { changeset, .. }) = ToHelper::try_from(words) {
+            shmem::shared().pool().free(changeset);
+        }
+    }
 }
 
 /// Whether a slot belongs to a helper.
@@ -135,7 +144,9 @@ extern "C" fn on_exit(_code: c_int, _arg: sys::Datum) {
         }
         let slot = slot();
         if is_helper(slot) {
-            let _ = request(ToCoordinator::HelperGone);
+            // Among its results, so that it comes before what the slot's next helper says.
+            let _ = reply(ToCoordinator::HelperGone);
+            drop_work();
         } else if matches!(phase(), Phase::Multicast | Phase::Certified) {
             let _ = request(ToCoordinator::Abandon { ticket: ticket() });
         }

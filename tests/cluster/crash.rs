@@ -262,3 +262,28 @@ fn a_coordinator_that_ends_in_order_takes_no_memory_with_it() {
     });
     ledger.check(&group);
 }
+
+#[test]
+fn helpers_that_end_in_order_leave_their_work_to_others() {
+    let mut options = options(3);
+    options
+        .configuration
+        .push_str("replication_imessage_buffers = 2MB\n");
+    let group = group_with("end-helpers", options, LEDGER);
+    let ledger = Ledger::default();
+    with_writers(&group, &ledger, || {
+        let server = group.member(2).expect("member");
+        for _ in 0..10 {
+            ledger.await_progress(30);
+            server
+                .execute(
+                    "postgres",
+                    "ending the helpers",
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'replication helper'",
+                )
+                .unwrap_or_else(|e| panic!("{e}"));
+        }
+        ledger.await_progress(100);
+    });
+    ledger.check(&group);
+}
