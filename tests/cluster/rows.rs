@@ -1,6 +1,7 @@
 //! Every covered statement, from every member, ends the same everywhere.
 
-use crate::support::group;
+use crate::support::{Stop, TestGroup, group};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const TYPES: &str = "
 CREATE TABLE kinds (
@@ -151,4 +152,56 @@ fn a_rollback_to_a_savepoint_removes_exactly_its_rows() {
         );
         assert_eq!(row.get::<_, i64>(1), 100);
     }
+}
+
+#[test]
+fn helpers_bear_invalidations_in_the_middle_of_a_transaction() {
+    let group = group(
+        "analyze",
+        2,
+        "CREATE TABLE a (id int4 PRIMARY KEY, v int4); CREATE INDEX ON a (v);
+         CREATE TABLE b (id int4 PRIMARY KEY, v int4); CREATE INDEX ON b (v);
+         CREATE TABLE c (id int4 PRIMARY KEY, v int4); CREATE INDEX ON c (v);
+         INSERT INTO a SELECT i, i FROM generate_series(1, 50) i;
+         INSERT INTO b SELECT * FROM a; INSERT INTO c SELECT * FROM a;",
+    );
+    let sessions = [
+        "ANALYZE a; ANALYZE b; ANALYZE c",
+        "CREATE TEMP TABLE x (i int4); DROP TABLE x",
+        "CREATE TEMP TABLE y (i int4); DROP TABLE y",
+    ];
+    while_running(&group, 2, &sessions, || {
+        let mut client = group.client(1);
+        for i in 0..600 {
+            let row = i % 50 + 1;
+            client
+                .batch_execute(&format!(
+                    "BEGIN; UPDATE a SET v = v + 50 WHERE id = {row}; UPDATE b SET v = v + 50 WHERE id = {row};
+                     UPDATE c SET v = v + 50 WHERE id = {row}; UPDATE a SET v = v + 1 WHERE id = {row}; COMMIT"
+                ))
+                .expect("update");
+        }
+    });
+    group.assert_identical();
+}
+
+/// Does `work` while sessions of a member repeat a text of statements each, of which none may fail.
+fn while_running(group: &TestGroup, member: usize, sessions: &[&str], work: impl FnOnce()) {
+    let stop = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for sql in sessions {
+            scope.spawn(move || {
+                let mut client = group.client(member);
+                while !stop.load(Ordering::Relaxed) {
+                    for statement in sql.split(';') {
+                        client
+                            .batch_execute(statement)
+                            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+                    }
+                }
+            });
+        }
+        let _stop = Stop(stop);
+        work();
+    });
 }
