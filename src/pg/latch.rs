@@ -39,8 +39,12 @@ pub fn wake(slot: SlotNo) {
 /// A place where a test can hold this process (an injection point; nothing in a production build).
 /// Not in a critical section.
 pub fn stop_point(name: &CStr) {
-    // SAFETY: a C string.
-    let held = guard::call0(|e| unsafe { pgr_shim_stop_point(name.as_ptr(), e) });
     // Tests attach only waits here; what follows can bear no error.
-    held.expect("a stop point raises nothing");
+    fail_point(name).expect("a stop point raises nothing");
+}
+
+/// A place where a test can raise an error.
+pub fn fail_point(name: &CStr) -> Result<()> {
+    // SAFETY: a C string.
+    guard::call0(|e| unsafe { pgr_shim_stop_point(name.as_ptr(), e) })
 }

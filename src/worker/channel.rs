@@ -7,7 +7,7 @@ use crate::imsg::message::{ToCoordinator, ToHelper, ToWorker};
 use crate::imsg::queue::QueueFull;
 use crate::imsg::{Control, ProcSlot, since, wake};
 use crate::pg::guard::{Result, boundary_nofail};
-use crate::pg::{shmem, sys, transaction};
+use crate::pg::{commit_gid, shmem, sys, transaction};
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering;
@@ -128,6 +128,12 @@ pub fn ticket() -> u64 {
 /// The transaction is over, one way or the other.
 pub fn release() {
     if ATTACHED.get() {
+        // Others commit it, and its turn would never pass: the server begins anew, and finds it in
+        // the group's log.
+        assert!(
+            commit_gid::get() == Gid::ZERO,
+            "a certified transaction failed between its commit turn and its commit record"
+        );
         let slot = slot();
         since::clear(slot);
         set_phase(Phase::Open);

@@ -287,3 +287,31 @@ fn helpers_that_end_in_order_leave_their_work_to_others() {
     });
     ledger.check(&group);
 }
+
+#[test]
+fn an_error_between_the_commit_turn_and_the_commit_record_is_a_crash() {
+    let group = group(
+        "error-in-turn",
+        3,
+        "CREATE EXTENSION injection_points; CREATE TABLE t (id int4 PRIMARY KEY);",
+    );
+    let mut client = group.client(1);
+    client
+        .batch_execute(
+            "SELECT injection_points_set_local();
+             SELECT injection_points_attach('replication-commit-turn', 'error');",
+        )
+        .expect("attach");
+    let error = client
+        .batch_execute("INSERT INTO t VALUES (1)")
+        .expect_err("the turn ends in an error");
+    assert!(client.is_closed(), "{error}");
+    let server = group.member(1).expect("member");
+    postgres_r::cluster::status::wait_online(server, PATIENCE).unwrap_or_else(|e| panic!("{e}"));
+    // The group had certified it, so it is there, and what comes after it too.
+    group.execute(1, "INSERT INTO t VALUES (2)");
+    for server in &group.servers {
+        group.await_value(server, "SELECT count(*) FROM t", 2);
+    }
+    group.assert_identical();
+}
