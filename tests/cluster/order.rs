@@ -2,6 +2,9 @@
 
 use crate::support::{PATIENCE, group};
 use postgres_r::cluster::server::wait_for;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 #[test]
 fn readers_on_all_members_see_commits_in_one_order() {
@@ -78,4 +81,35 @@ fn readers_on_all_members_see_commits_in_one_order() {
     })
     .expect("both are visible");
     group.assert_identical();
+}
+
+#[test]
+fn a_missing_synchronous_standby_does_not_stop_the_group() {
+    let group = group("syncrep", 2, "CREATE TABLE t (id int4 PRIMARY KEY);");
+    let second = group.member(2).expect("member");
+    group.execute(2, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    group.execute(2, "SELECT pg_reload_conf()");
+    group.await_value(
+        second,
+        "SELECT count(*) FROM pg_settings WHERE name = 'synchronous_standby_names' AND setting = 'nobody'",
+        1,
+    );
+    let mut client = group.client(2);
+    // The checkpointer tells backends that there is somebody to wait for.
+    group.execute(2, "CHECKPOINT");
+    let answered = Arc::new(AtomicBool::new(false));
+    let answer = Arc::clone(&answered);
+    let commit = std::thread::spawn(move || {
+        client
+            .batch_execute("INSERT INTO t VALUES (1)")
+            .expect("insert");
+        answer.store(true, Ordering::Relaxed);
+    });
+    let waited = wait_for(Duration::from_secs(20), || {
+        answered.load(Ordering::Relaxed).then_some(())
+    });
+    assert!(waited.is_some(), "a commit waits for a standby");
+    commit.join().expect("commit");
+    group.execute(1, "INSERT INTO t VALUES (2)");
+    group.await_value(second, "SELECT count(*) FROM t", 2);
 }
