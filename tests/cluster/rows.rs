@@ -205,3 +205,42 @@ fn while_running(group: &TestGroup, member: usize, sessions: &[&str], work: impl
         work();
     });
 }
+
+#[test]
+fn what_computed_indexes_need_of_memory_is_given_back_row_by_row() {
+    let group = group(
+        "expressions",
+        2,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v text);
+         CREATE INDEX ON t (length(repeat(v, 10000)));
+         CREATE INDEX ON t (id) WHERE length(repeat(v, 10000)) > 5;",
+    );
+    // 10 kB for each index and row: 400 MB in all.
+    for i in 0..4 {
+        group.execute(
+            1,
+            &format!(
+                "INSERT INTO t SELECT i, 'x' FROM generate_series({i} * 5000, {i} * 5000 + 4999) i"
+            ),
+        );
+    }
+    assert_eq!(group.assert_identical(), 20_000);
+    let rows = group
+        .client(2)
+        .query(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'replication helper'",
+            &[],
+        )
+        .expect("helpers");
+    assert!(!rows.is_empty());
+    for row in rows {
+        let pid: i32 = row.get(0);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+        let anonymous: u64 = status
+            .lines()
+            .find_map(|l| l.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))
+            .and_then(|n| n.parse().ok())
+            .expect("RssAnon");
+        assert!(anonymous < 50_000, "a helper has {anonymous} kB");
+    }
+}
