@@ -102,6 +102,7 @@ impl Helper {
             relation: 0,
         };
         let done = loop {
+            let kept = !self.tables.is_empty();
             job::set_current(Some(cause));
             let done = self.attempt(&job);
             job::set_current(None);
@@ -114,7 +115,9 @@ impl Helper {
             if is_committed(&job) {
                 break Ok(());
             }
-            if !gave_way {
+            // No lock holds what was kept open since an earlier transaction: an index may have been
+            // replaced meanwhile. Once all of it is opened anew, that is no reason any more.
+            if !gave_way && !kept {
                 break Err(report);
             }
         };

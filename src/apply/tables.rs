@@ -92,6 +92,11 @@ impl Tables {
         })
     }
 
+    /// Nothing is kept from earlier transactions.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// A transaction has begun: locks are to be taken anew.
     pub fn begin(&mut self) {
         self.transaction += 1;

@@ -2,6 +2,7 @@
 
 use crate::support::{Stop, TestGroup, group};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const TYPES: &str = "
 CREATE TABLE kinds (
@@ -243,4 +244,25 @@ fn what_computed_indexes_need_of_memory_is_given_back_row_by_row() {
             .expect("RssAnon");
         assert!(anonymous < 50_000, "a helper has {anonymous} kB");
     }
+}
+
+#[test]
+fn helpers_bear_indexes_that_are_made_anew_beside_them() {
+    let group = group(
+        "reindex",
+        2,
+        "CREATE TABLE a (id int4 PRIMARY KEY, v int4); CREATE INDEX a_v ON a (v);
+         INSERT INTO a SELECT i, i FROM generate_series(1, 50) i;",
+    );
+    let sessions = ["REINDEX INDEX CONCURRENTLY a_v; REINDEX TABLE CONCURRENTLY a"];
+    while_running(&group, 2, &sessions, || {
+        let mut client = group.client(1);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            client
+                .batch_execute("UPDATE a SET v = v + 50 WHERE id % 10 = 3")
+                .expect("update");
+        }
+    });
+    group.assert_identical();
 }
