@@ -92,6 +92,11 @@ impl Tables {
         })
     }
 
+    /// Nothing is kept from earlier transactions.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// A transaction has begun: locks are to be taken anew.
     pub fn begin(&mut self) {
         self.transaction += 1;
@@ -113,7 +118,7 @@ impl Tables {
             }
         }
         if !self.open.contains_key(&oid) {
-            let table = self.owner.within(|| self.context.within(|| open(oid)))?;
+            let table = self.open(oid)?;
             self.open.insert(oid, Box::new(table));
         }
         let transaction = self.transaction;
@@ -123,6 +128,22 @@ impl Tables {
             .ok_or_else(|| internal("table is gone"))?;
         table.locked_in = transaction;
         Ok(table)
+    }
+
+    /// Opens a table that is locked.
+    fn open(&self, oid: u32) -> Result<Table> {
+        let keep = |f: &dyn Fn() -> Result<Option<Handle>>| self.owner.within(f);
+        let handle = keep(&|| relation::open(oid, 0))?
+            .ok_or_else(|| internal(format!("relation {oid} does not exist here")))?;
+        let mut indexes = Vec::new();
+        for index in relation::indexes(handle)? {
+            // The lock is the transaction's. Without one, in later transactions, the index can
+            // still not go away while the table is locked.
+            relation::lock(index, sys::RowExclusiveLock as i32)?;
+            indexes.extend(keep(&|| relation::open(index, 0))?.map(|handle| (index, handle)));
+        }
+        self.owner
+            .within(|| self.context.within(|| describe(oid, handle, indexes)))
     }
 
     /// As [`Tables::get`], with at least `n` slots.
@@ -197,10 +218,8 @@ impl Tables {
     }
 }
 
-/// Opens a table that is locked.
-fn open(oid: u32) -> Result<Table> {
-    let handle = relation::open(oid, 0)?
-        .ok_or_else(|| internal(format!("relation {oid} does not exist here")))?;
+/// What is kept of a table and its indexes, all of them open.
+fn describe(oid: u32, handle: Handle, indexes: Vec<(u32, Handle)>) -> Result<Table> {
     let columns = relation::columns(handle);
     let identity = relation::identity_index(handle)?;
     let mut table = Table {
@@ -217,12 +236,7 @@ fn open(oid: u32) -> Result<Table> {
         search: None,
         locked_in: 0,
     };
-    for index_oid in relation::indexes(handle)? {
-        // Unlocked, the index can still not go away: that takes a lock on the table.
-        relation::lock(index_oid, sys::RowExclusiveLock as i32)?;
-        let Some(index) = relation::open(index_oid, 0)? else {
-            continue;
-        };
+    for (index_oid, index) in indexes {
         let form = relation::index_form(index);
         if !form.indisready {
             relation::close(index, 0)?;

@@ -1,8 +1,9 @@
 //! The commit of a transaction, as xact.c goes through it.
 
 use crate::apply::helper;
+use crate::ids::Gid;
 use crate::pg::guard::{boundary, boundary_nofail};
-use crate::pg::{backend, sys};
+use crate::pg::{backend, commit_gid, latch, sys};
 use crate::worker::{commit, gate};
 
 /// See postgres_r.h.
@@ -15,11 +16,16 @@ pub static mut pgr_commit_gid: sys::xl_xact_repl_gid = sys::xl_xact_repl_gid {
 #[unsafe(no_mangle)]
 extern "C" fn pgr_do_pre_commit() -> bool {
     boundary(|| {
-        if backend::is_helper() {
+        let commits = if backend::is_helper() {
             helper::pre_commit()
         } else {
             commit::pre_commit()
+        }?;
+        if commit_gid::get() != Gid::ZERO {
+            // What goes wrong from here to the commit record must not end in a rollback.
+            latch::fail_point(c"replication-commit-turn")?;
         }
+        Ok(commits)
     })
 }
 

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 
 unsafe extern "C" {
     fn pgr_shim_wal_flush(upto: u64, edata: *mut *mut sys::ErrorData) -> c_int;
-    fn pgr_shim_in_recovery() -> bool;
 }
 
 #[unsafe(no_mangle)]
@@ -25,9 +24,9 @@ extern "C" fn pgr_checkpoint() {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_redo_commit(group: u64, gid: u64) {
+extern "C" fn pgr_redo_commit(group: u64, gid: u64, end: u64) {
     boundary(|| {
-        redo_commit(GroupId(group), Gid(gid));
+        redo_commit(GroupId(group), Gid(gid), end);
         Ok(())
     });
 }
@@ -66,12 +65,14 @@ fn startup() -> Result<()> {
     Ok(())
 }
 
-fn redo_commit(group: GroupId, gid: Gid) {
+fn redo_commit(group: GroupId, gid: Gid, end: u64) {
     let Some(shared) = shmem::try_shared() else {
         return;
     };
     // Commits of a group that this server is no longer in leave no trace.
     if shared.control().group_id.load(Ordering::Relaxed) == group.0 {
+        // Before the GID, which a restartpoint reads first.
+        shmem::server().logged_lsn.store(end, Ordering::Relaxed);
         recovered(gid);
     }
 }
@@ -98,10 +99,10 @@ fn checkpoint() -> Result<()> {
     // checkpoint until then. The position in WAL is read after the GID, so it covers it.
     let gid = control.logged.passed();
     let lsn = shmem::server().logged_lsn.load(Ordering::Relaxed);
-    // SAFETY: reads the state of the server.
-    if lsn != 0 && !unsafe { pgr_shim_in_recovery() } {
-        // The file must not know more than the WAL that survives a crash.
-        // SAFETY: `lsn` is the end of a record that was inserted.
+    if lsn != 0 {
+        // The file must not know more than the WAL that survives a crash; nor, in recovery, than a
+        // copy of this server replays before it is consistent: there this moves minRecoveryPoint.
+        // SAFETY: `lsn` is the end of a record that was inserted or replayed.
         guard::call0(|e| unsafe { pgr_shim_wal_flush(lsn, e) })?;
     }
     shmem::with_state_lock(|| {

@@ -109,19 +109,21 @@ pub enum ToHelper {
     Quit,
 }
 
-fn chain_words(c: Chain) -> [u64; 2] {
+fn chain_words(c: Chain) -> [u64; 3] {
     [
         u64::from(c.head) | u64::from(c.tail) << 32,
         u64::from(c.len) | u64::from(c.blocks) << 32,
+        c.owner,
     ]
 }
 
-fn chain_of(a: u64, b: u64) -> Chain {
+fn chain_of([a, b, owner]: [u64; 3]) -> Chain {
     Chain {
         head: a as u32,
         tail: (a >> 32) as u32,
         len: b as u32,
         blocks: (b >> 32) as u32,
+        owner,
     }
 }
 
@@ -139,8 +141,8 @@ impl From<ToCoordinator> for Words {
     fn from(message: ToCoordinator) -> Words {
         match message {
             ToCoordinator::Multicast { ticket, changeset } => {
-                let [a, b] = chain_words(changeset);
-                words![1, ticket, a, b]
+                let [a, b, c] = chain_words(changeset);
+                words![1, ticket, a, b, c]
             }
             ToCoordinator::Abandon { ticket } => words![2, ticket],
             ToCoordinator::HelperReady { helper } => words![3, helper.into()],
@@ -159,7 +161,7 @@ impl TryFrom<Words> for ToCoordinator {
         Ok(match w[0] {
             1 => Self::Multicast {
                 ticket: w[1],
-                changeset: chain_of(w[2], w[3]),
+                changeset: chain_of([w[2], w[3], w[4]]),
             },
             2 => Self::Abandon { ticket: w[1] },
             3 => Self::HelperReady {
@@ -238,8 +240,8 @@ impl From<ToHelper> for Words {
                 origin,
                 changeset,
             } => {
-                let [a, b] = chain_words(changeset);
-                words![1, gid.0, depends_on.0, origin.0.into(), a, b]
+                let [a, b, c] = chain_words(changeset);
+                words![1, gid.0, depends_on.0, origin.0.into(), a, b, c]
             }
             ToHelper::Quit => words![2],
         }
@@ -254,7 +256,7 @@ impl TryFrom<Words> for ToHelper {
                 gid: Gid(w[1]),
                 depends_on: Gid(w[2]),
                 origin: MemberId(w[3] as u16),
-                changeset: chain_of(w[4], w[5]),
+                changeset: chain_of([w[4], w[5], w[6]]),
             },
             2 => Self::Quit,
             _ => return Err(BadMessage),
@@ -285,6 +287,7 @@ mod tests {
             tail: u32::MAX,
             len: 3,
             blocks: 4,
+            owner: u64::MAX - 2,
         };
         let (ticket, gid) = (u64::MAX, Gid(u64::MAX - 1));
         survives(&[

@@ -1,4 +1,9 @@
 //! Shared memory for changesets: blocks that are built into chains and handed over by reference.
+//!
+//! A block is free, a process's, or on its way in a message. What is on its way is nobody's: not
+//! even the end of the process that is to get it gives it back, for the message is still there, and
+//! whoever takes it out of the queue has the chain. Each sending has a number of its own, so a
+//! message that is found late does not name blocks that have gone on to others.
 
 use super::layout::{Shared, SlotNo};
 use super::sync::{AtomicU32, AtomicU64, Ordering};
@@ -20,6 +25,18 @@ pub enum Class {
     Apply = 1,
 }
 
+/// Who has a block: slot + 1, or all ones in these bits for a message, with the number of the
+/// sending above them; 0 while it is free.
+type Owner = u64;
+
+/// PostgreSQL has at most 2^18 processes.
+const OWNER_BITS: u32 = 20;
+const IN_MESSAGE: Owner = (1 << OWNER_BITS) - 1;
+
+fn owned_by(slot: SlotNo) -> Owner {
+    Owner::from(slot.0) + 1
+}
+
 /// Blocks linked in order, as it travels in a message. Whoever holds it last frees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -32,6 +49,9 @@ pub struct Chain {
     pub len: u32,
     /// Blocks.
     pub blocks: u32,
+    /// Who has them, as each of them says. If it says something else, this is a message that came
+    /// too late, and the blocks are none of its reader's business.
+    pub owner: u64,
 }
 
 impl Chain {
@@ -41,6 +61,7 @@ impl Chain {
         tail: NIL,
         len: 0,
         blocks: 0,
+        owner: 0,
     };
 }
 
@@ -50,8 +71,9 @@ impl Chain {
 pub struct BlockMeta {
     /// Next block of the chain or of the free list. Written by the owner, or by whoever frees it.
     next: AtomicU32,
-    /// Slot + 1 of the process that has it, 0 while it is free. Written by the owner only.
-    owner: AtomicU32,
+    /// Who has it. Changed by compare-and-swap from what is expected there, so that of those who
+    /// think that they may free a block, one does; a taker writes it, while nobody else can.
+    owner: AtomicU64,
     /// Bytes used. Written by the owner.
     used: AtomicU32,
     /// Class; written once.
@@ -62,7 +84,7 @@ impl BlockMeta {
     fn new(class: Class) -> Self {
         Self {
             next: AtomicU32::new(NIL),
-            owner: AtomicU32::new(0),
+            owner: AtomicU64::new(0),
             used: AtomicU32::new(0),
             class: AtomicU32::new(class as u32),
         }
@@ -77,6 +99,8 @@ pub struct FreeLists {
     heads: [AtomicU64; 2],
     /// Free blocks, by class: statistics, and a quick no.
     free: [AtomicU32; 2],
+    /// Number of the last sending.
+    sendings: AtomicU64,
 }
 
 impl FreeLists {
@@ -84,6 +108,7 @@ impl FreeLists {
         Self {
             heads: [AtomicU64::new(NIL.into()), AtomicU64::new(NIL.into())],
             free: [AtomicU32::new(0), AtomicU32::new(0)],
+            sendings: AtomicU64::new(0),
         }
     }
 
@@ -192,44 +217,80 @@ impl<'a> Pool<'a> {
     fn take(&self, class: Class, owner: SlotNo) -> Option<u32> {
         let block = self.lists.pop(class, self.meta)?;
         let meta = &self.meta[block as usize];
-        meta.owner.store(owner.0 + 1, Ordering::Relaxed);
+        meta.owner.store(owned_by(owner), Ordering::Relaxed);
         meta.used.store(0, Ordering::Relaxed);
         meta.next.store(NIL, Ordering::Relaxed);
         Some(block)
     }
 
-    fn give_back(&self, block: u32) {
-        let meta = &self.meta[block as usize];
-        meta.owner.store(0, Ordering::Relaxed);
-        self.lists.push(self.class(block), self.meta, block);
+    /// Gives a block another owner, or none; false if it is not `from`'s.
+    fn pass(&self, block: u32, from: Owner, to: Owner) -> bool {
+        from != 0
+            && self.meta.get(block as usize).is_some_and(|meta| {
+                // What `from` did with the block comes before what the next owner does.
+                let (done, not) = (Ordering::AcqRel, Ordering::Relaxed);
+                meta.owner.compare_exchange(from, to, done, not).is_ok()
+            })
     }
 
-    /// Frees a chain that the caller owns.
+    fn give_back(&self, block: u32, from: Owner) -> bool {
+        let was_its = self.pass(block, from, 0);
+        if was_its {
+            self.lists.push(self.class(block), self.meta, block);
+        }
+        was_its
+    }
+
+    /// Frees a chain, as far as it still is what it says: of several who try, one does it.
     pub fn free(&self, chain: Chain) {
-        let mut block = chain.head;
-        for _ in 0..chain.blocks {
-            let next = self.meta[block as usize].next.load(Ordering::Relaxed);
-            self.give_back(block);
-            block = next;
-        }
-    }
-
-    /// Makes another process the owner, before the chain is sent to it: if that one ends, the
-    /// blocks go back by [`Pool::reclaim`].
-    pub fn hand_over(&self, chain: Chain, to: SlotNo) {
         for block in self.blocks(chain) {
-            self.meta[block as usize]
-                .owner
-                .store(to.0 + 1, Ordering::Relaxed);
+            if !self.give_back(block, chain.owner) {
+                return;
+            }
         }
     }
 
-    /// Frees all that a process owned which ends now; only that process itself calls it.
+    /// Makes the caller's chain nobody's, before it is sent: who takes the message out of its queue
+    /// owns what this returns, or frees it.
+    #[must_use]
+    pub fn post(&self, chain: Chain) -> Chain {
+        let number = self.lists.sendings.fetch_add(1, Ordering::Relaxed) + 1;
+        self.pass_on(chain, number << OWNER_BITS | IN_MESSAGE)
+            .expect("a chain of the caller's")
+    }
+
+    /// Makes a chain that came in a message the caller's; `None` if somebody else has it or freed it.
+    #[must_use]
+    pub fn accept(&self, chain: Chain, me: SlotNo) -> Option<Chain> {
+        self.pass_on(chain, chain.owner & !IN_MESSAGE | owned_by(me))
+    }
+
+    /// Whoever has the first block may do as he likes with the others.
+    fn pass_on(&self, chain: Chain, to: Owner) -> Option<Chain> {
+        for (i, block) in self.blocks(chain).enumerate() {
+            if !self.pass(block, chain.owner, to) {
+                assert!(i == 0, "a chain has one owner");
+                return None;
+            }
+        }
+        Some(Chain { owner: to, ..chain })
+    }
+
+    /// Frees all that a process had which ends now; only that process itself calls it.
     pub fn reclaim(&self, owner: SlotNo) -> u32 {
+        self.give_back_all(|_, has| has & IN_MESSAGE == owned_by(owner))
+    }
+
+    /// Frees all blocks of a class. Nobody may be left who reads one; messages may.
+    pub fn clear(&self, class: Class) -> u32 {
+        self.give_back_all(|block, _| self.class(block) == class)
+    }
+
+    fn give_back_all(&self, which: impl Fn(u32, Owner) -> bool) -> u32 {
         let mut count = 0;
-        for block in 0..self.meta.len() as u32 {
-            if self.meta[block as usize].owner.load(Ordering::Relaxed) == owner.0 + 1 {
-                self.give_back(block);
+        for (block, meta) in (0..).zip(self.meta) {
+            let has = meta.owner.load(Ordering::Relaxed);
+            if which(block, has) && self.give_back(block, has) {
                 count += 1;
             }
         }
@@ -245,6 +306,7 @@ impl<'a> Pool<'a> {
         if second.blocks == 0 {
             return first;
         }
+        debug_assert_eq!(first.owner, second.owner, "one owner");
         self.meta[first.tail as usize]
             .next
             .store(second.head, Ordering::Relaxed);
@@ -253,6 +315,7 @@ impl<'a> Pool<'a> {
             tail: second.tail,
             len: first.len + second.len,
             blocks: first.blocks + second.blocks,
+            owner: first.owner,
         }
     }
 
@@ -331,6 +394,17 @@ impl<'a> ChainWriter<'a> {
             tail: *tail,
             len: self.len as u32,
             blocks: blocks.len() as u32,
+            owner: owned_by(self.owner),
+        }
+    }
+
+    fn give_back(&self, block: u32) {
+        self.pool.give_back(block, owned_by(self.owner));
+    }
+
+    fn cut(&mut self, keep: usize) {
+        for block in self.blocks.split_off(keep) {
+            self.give_back(block);
         }
     }
 
@@ -342,7 +416,7 @@ impl<'a> ChainWriter<'a> {
 impl Drop for ChainWriter<'_> {
     fn drop(&mut self) {
         for block in &self.blocks {
-            self.pool.give_back(*block);
+            self.give_back(*block);
         }
     }
 }
@@ -352,9 +426,7 @@ impl Sink for ChainWriter<'_> {
         let before = self.blocks.len();
         while self.room() < bytes.len() {
             let Some(block) = self.pool.take(self.class, self.owner) else {
-                for block in self.blocks.drain(before..) {
-                    self.pool.give_back(block);
-                }
+                self.cut(before);
                 return Err(Full);
             };
             if let Some(last) = self.blocks.last() {
@@ -390,9 +462,7 @@ impl Sink for ChainWriter<'_> {
     fn truncate(&mut self, len: usize) {
         assert!(len <= self.len, "only shorter");
         let keep = len.div_ceil(POOL_BLOCK_BYTES);
-        for block in self.blocks.drain(keep..) {
-            self.pool.give_back(block);
-        }
+        self.cut(keep);
         if let Some(last) = self.blocks.last() {
             let meta = &self.pool.meta[*last as usize];
             meta.next.store(NIL, Ordering::Relaxed);
@@ -501,16 +571,69 @@ mod tests {
         // It never comes to drop it.
         std::mem::forget(writer);
         let mut sent = ChainWriter::new(pool, Class::Local, SlotNo(2));
-        sent.append(&[1; 100]).expect("room");
-        let sent = sent.finish();
-        pool.hand_over(sent, SlotNo(3));
-        assert_eq!(
-            pool.reclaim(SlotNo(2)),
-            60_000_u32.div_ceil(POOL_BLOCK_BYTES as u32)
-        );
-        assert_eq!(pool.copy(sent), [1; 100]);
-        pool.free(sent);
+        sent.append(&[1; 20_000]).expect("room");
+        let sent = pool.post(sent.finish());
+        let blocks = 60_000_u32.div_ceil(POOL_BLOCK_BYTES as u32);
+        assert_eq!(pool.reclaim(SlotNo(2)), blocks);
+        // Nor does the end of the one that was to get it give back what a message still names.
+        assert_eq!(pool.reclaim(SlotNo(3)), 0);
+        let got = pool.accept(sent, SlotNo(4)).expect("nobody else has it");
+        assert_eq!(pool.copy(got), [1; 20_000]);
+        assert_eq!(pool.reclaim(SlotNo(4)), 3);
         assert_eq!(pool.free_blocks(Class::Local), total);
+    }
+
+    /// A chain for each free block.
+    fn take_all(pool: Pool<'static>, slot: SlotNo) -> Vec<Chain> {
+        let mut chains = Vec::new();
+        loop {
+            let mut writer = ChainWriter::new(pool, Class::Local, slot);
+            if writer.append(&[slot.0 as u8]).is_err() {
+                return chains;
+            }
+            chains.push(writer.finish());
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_found_late_has_no_hold_on_its_blocks() {
+        let region = Region::new(6, 40);
+        let pool = region.shared().pool();
+        let total = pool.free_blocks(Class::Local);
+        let send = || {
+            let mut writer = ChainWriter::new(pool, Class::Local, SlotNo(1));
+            writer.append(&[1; 30_000]).expect("room");
+            pool.post(writer.finish())
+        };
+        // Freed in its first life, accepted and given back, or cleared away.
+        let ends: [&dyn Fn(Chain); 3] = [
+            &|chain| pool.free(chain),
+            &|chain| {
+                pool.accept(chain, SlotNo(5)).expect("it is there");
+                pool.reclaim(SlotNo(5));
+            },
+            &|_| {
+                pool.clear(Class::Local);
+            },
+        ];
+        for end in ends {
+            let late = send();
+            end(late);
+            // On to others: one that is sent in its turn, and one that had the message.
+            let again = send();
+            let chains = [take_all(pool, SlotNo(1)), take_all(pool, SlotNo(5))].concat();
+            assert_eq!(pool.free_blocks(Class::Local), 0);
+            pool.free(late);
+            assert_eq!(pool.accept(late, SlotNo(5)), None);
+            assert_eq!(pool.free_blocks(Class::Local), 0, "they are others'");
+            assert_eq!(take_all(pool, SlotNo(2)), []);
+            assert_eq!(pool.copy(again), [1; 30_000]);
+            for chain in chains.into_iter().chain([again]) {
+                pool.free(chain);
+                pool.free(chain);
+            }
+            assert_eq!(pool.free_blocks(Class::Local), total);
+        }
     }
 
     #[test]
@@ -571,6 +694,47 @@ mod loom_tests {
             work(&meta[..], &lists);
             other.join().unwrap();
             assert_eq!(lists.free(Class::Local), 2);
+        });
+    }
+
+    #[test]
+    fn of_those_who_find_a_message_one_has_its_blocks() {
+        loom::model(|| {
+            let meta: Arc<[BlockMeta; 2]> =
+                Arc::new([BlockMeta::new(Class::Local), BlockMeta::new(Class::Local)]);
+            let lists = Arc::new(FreeLists::new());
+            let pool = |meta: &'static [BlockMeta], lists: &'static FreeLists| {
+                // SAFETY: nobody looks at the data.
+                unsafe { Pool::new(meta, lists, std::ptr::null_mut()) }
+            };
+            // SAFETY: the model joins its threads before it drops them.
+            let (m, l): (&'static [BlockMeta], &'static FreeLists) =
+                unsafe { (&*(&raw const meta[..]), &*Arc::as_ptr(&lists)) };
+            let owner = 1 << OWNER_BITS | IN_MESSAGE;
+            m[0].next.store(1, Ordering::Relaxed);
+            for block in m {
+                block.owner.store(owner, Ordering::Relaxed);
+            }
+            let chain = Chain {
+                head: 0,
+                tail: 1,
+                len: 2,
+                blocks: 2,
+                owner,
+            };
+            let other = loom::thread::spawn(move || {
+                pool(m, l).free(chain);
+            });
+            if let Some(mine) = pool(m, l).accept(chain, SlotNo(7)) {
+                pool(m, l).free(mine);
+            }
+            other.join().unwrap();
+            assert_eq!(lists.free(Class::Local), 2);
+            for block in m {
+                assert_eq!(block.owner.load(Ordering::Relaxed), 0);
+            }
+            let all = [0; 3].map(|_| l.pop(Class::Local, m));
+            assert!(matches!(all, [Some(a), Some(b), None] if a != b), "{all:?}");
         });
     }
 }

@@ -18,7 +18,7 @@ use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Oid};
 use crate::imsg::layout::phase;
 use crate::imsg::message::{ToCoordinator, ToWorker};
-use crate::imsg::{Control, SlotNo, wake};
+use crate::imsg::{Class, Control, SlotNo, wake};
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -100,11 +100,10 @@ extern "C" fn on_exit(_code: c_int, _argument: sys::Datum) {
 /// What sessions ask for while the member does not live. `Some`: START REPLICATION.
 fn requests(control: &Control) -> Option<SlotNo> {
     let shared = shmem::shared();
-    let mut spoke = Vec::new();
-    wake::take_dirty(shared, |slot| spoke.push(slot));
+    // All of them, for who said something to an earlier coordinator is not marked any more.
+    wake::take_dirty(shared, |_| ());
     let mut start = None;
-    for from in spoke {
-        let slot = shared.slot(from);
+    for (from, slot) in (0..).map(SlotNo).zip(shared.slots()) {
         while slot.replies_up.pop().is_some() {}
         while let Some(words) = slot.requests_up.pop() {
             match ToCoordinator::try_from(words) {
@@ -276,14 +275,20 @@ fn quiesce() -> Result<()> {
                 || s.phase.load(Ordering::SeqCst) != phase::OPEN
         })
     };
+    let shared = shmem::shared();
     while busy() && !ending() {
         host::serve_interrupts()?;
         // Multicasts to an earlier life are refused: they were not sent.
-        requests(shmem::shared().control());
+        requests(shared.control());
         latch::sleep(
             Some(LOOK_AROUND),
             sys::WAIT_EVENT_REPLICATION_COORDINATOR_MAIN,
         );
+    }
+    if !ending() {
+        requests(shared.control());
+        // What an earlier coordinator sent to helpers that did not come to take it.
+        shared.pool().clear(Class::Apply);
     }
     Ok(())
 }

@@ -121,6 +121,10 @@ impl PgHost {
         match message {
             ToCoordinator::Multicast { ticket, changeset } => {
                 let pool = self.shared.pool();
+                let Some(changeset) = pool.accept(changeset, shmem::my_slot()) else {
+                    // Its time is over, and so is its worker's wait.
+                    return;
+                };
                 let mut message = Vec::with_capacity(ENVELOPE_BYTES + changeset.len as usize);
                 message.resize(ENVELOPE_BYTES, 0);
                 for piece in pool.pieces(changeset) {

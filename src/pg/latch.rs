@@ -8,19 +8,24 @@ use std::time::Duration;
 
 unsafe extern "C" {
     fn pgr_shim_sleep(timeout_ms: c_long, wait_event: u32);
+    fn pgr_shim_serve_barriers(edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_set_latch(slot: u32);
     fn pgr_shim_stop_point(name: *const c_char, edata: *mut *mut sys::ErrorData) -> c_int;
 }
 
 /// Sleeps until somebody sets the latch or the time is over, and resets the latch: look for what
 /// you wait for after it, and in a loop, for a latch is also set for other reasons. Serves no
-/// interrupts. `wait_event` is one of `sys::WAIT_EVENT_*`.
+/// interrupts but barriers, for which others wait. Not in a critical section. `wait_event` is one of
+/// `sys::WAIT_EVENT_*`.
 pub fn sleep(timeout: Option<Duration>, wait_event: u32) {
     let ms = timeout.map_or(-1, |t| {
         c_long::try_from(t.as_millis()).unwrap_or(c_long::MAX)
     });
     // SAFETY: the process has a latch; the call raises nothing.
     unsafe { pgr_shim_sleep(ms, wait_event) };
+    // One that fails stays pending and is tried again: the wait can bear no error.
+    // SAFETY: no critical section, so files may be closed.
+    let _ = guard::call0(|e| unsafe { pgr_shim_serve_barriers(e) });
 }
 
 /// The same, and serves interrupts: a cancel or termination comes back as the error.
@@ -39,8 +44,12 @@ pub fn wake(slot: SlotNo) {
 /// A place where a test can hold this process (an injection point; nothing in a production build).
 /// Not in a critical section.
 pub fn stop_point(name: &CStr) {
-    // SAFETY: a C string.
-    let held = guard::call0(|e| unsafe { pgr_shim_stop_point(name.as_ptr(), e) });
     // Tests attach only waits here; what follows can bear no error.
-    held.expect("a stop point raises nothing");
+    fail_point(name).expect("a stop point raises nothing");
+}
+
+/// A place where a test can raise an error.
+pub fn fail_point(name: &CStr) -> Result<()> {
+    // SAFETY: a C string.
+    guard::call0(|e| unsafe { pgr_shim_stop_point(name.as_ptr(), e) })
 }

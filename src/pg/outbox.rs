@@ -10,7 +10,7 @@ use crate::imsg::turn::Wait;
 use crate::imsg::{Chain, ChainWriter, Class, Shared, SlotNo};
 use crate::limits::POOL_BLOCK_BYTES;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 /// A changeset for a helper.
@@ -37,6 +37,8 @@ pub struct Outbox {
     apply_blocks: usize,
     /// In the order in which they are to be handed over.
     work: VecDeque<Work>,
+    /// The last that was handed over, by helper.
+    sent: BTreeMap<u32, Chain>,
 }
 
 impl Outbox {
@@ -49,6 +51,7 @@ impl Outbox {
             apply_blocks: shared.pool().total_blocks(Class::Apply) as usize,
             answers: VecDeque::new(),
             work: VecDeque::new(),
+            sent: BTreeMap::new(),
         }
     }
 
@@ -107,9 +110,12 @@ impl Outbox {
         Ok(())
     }
 
-    /// A helper is gone; the core gives its work to another.
+    /// A helper is gone; the core gives its work to another. What it did not come to take is freed.
     pub fn withdraw(&mut self, helper: u32) {
         self.work.retain(|w| w.helper != helper);
+        if let Some(changeset) = self.sent.remove(&helper) {
+            self.shared.pool().free(changeset);
+        }
     }
 
     /// Hands changesets over as long as there is memory. An error is one of the protocol.
@@ -129,7 +135,7 @@ impl Outbox {
                 origin,
                 ..
             } = next;
-            self.shared.pool().hand_over(changeset, slot);
+            let changeset = self.shared.pool().post(changeset);
             let message = ToHelper::Apply {
                 gid,
                 depends_on,
@@ -149,6 +155,7 @@ impl Outbox {
                 );
             }
             latch::wake(slot);
+            self.sent.insert(next.helper, changeset);
             self.work.pop_front();
         }
         Ok(())

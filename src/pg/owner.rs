@@ -34,7 +34,7 @@ impl Owner {
         }
     }
 
-    /// Gives back all that it owns.
+    /// Gives back all that it owns, in the middle of a transaction too.
     pub fn renew(&mut self) -> Result<()> {
         let old = std::mem::replace(&mut self.0, make()?);
         // SAFETY: nobody else has it.

@@ -250,7 +250,11 @@ index_values(IndexInfo *info, TupleTableSlot *slot, EState *estate,
 {
 	*satisfied = true;
 	if (info->ii_Predicate != NIL || info->ii_Expressions != NIL)
+	{
+		/* the values of the entry before are in the index by now */
+		ResetPerTupleExprContext(estate);
 		GetPerTupleExprContext(estate)->ecxt_scantuple = slot;
+	}
 	if (info->ii_Predicate != NIL)
 	{
 		if (info->ii_PredicateState == NULL)

@@ -220,6 +220,16 @@ pgr_shim_sleep(long timeout_ms, uint32 wait_event)
 }
 
 /*
+ * Serves barriers of process signals also where interrupts are held: whoever
+ * emitted one (DROP DATABASE) waits for every process.
+ */
+int
+pgr_shim_serve_barriers(ErrorData **edata)
+{
+	PGR_GUARD(edata, if (ProcSignalBarrierPending) ProcessProcSignalBarrier());
+}
+
+/*
  * Wakes the process in a slot.  If another has taken the slot in the meantime,
  * it is woken for nothing, which every owner of a latch bears.
  */

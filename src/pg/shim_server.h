@@ -31,6 +31,7 @@ extern bool pgr_shim_shutdown_requested(void);
 extern bool pgr_shim_take_reload(void);
 extern int	pgr_shim_reload(ErrorData **edata);
 extern void pgr_shim_sleep(long timeout_ms, uint32 wait_event);
+extern int	pgr_shim_serve_barriers(ErrorData **edata);
 extern void pgr_shim_set_latch(uint32 slot);
 
 extern bool pgr_shim_postmaster_lives(void);

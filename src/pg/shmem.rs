@@ -27,7 +27,7 @@ unsafe extern "C" {
 #[derive(Debug, Default)]
 pub struct Server {
     /// End of the newest commit record that carries a GID. Written by the holder of the turn for
-    /// commit records before it passes the turn (relaxed; the turn orders it).
+    /// commit records, or by redo, before it passes the turn (relaxed; the turn orders it).
     pub logged_lsn: AtomicU64,
     /// PID of the backend that runs START or STOP REPLICATION, 0 for none. Claimed by
     /// compare-and-swap; released by its owner or by whoever finds the owner gone.

@@ -3,11 +3,11 @@
 use super::phase::Phase;
 use crate::capture::transaction as captured;
 use crate::ids::Gid;
-use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::imsg::message::{ToCoordinator, ToHelper, ToWorker};
 use crate::imsg::queue::QueueFull;
-use crate::imsg::{Control, ProcSlot, SlotNo, since, wake};
+use crate::imsg::{Control, ProcSlot, since, wake};
 use crate::pg::guard::{Result, boundary_nofail};
-use crate::pg::{shmem, sys, transaction};
+use crate::pg::{commit_gid, shmem, sys, transaction};
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering;
@@ -42,7 +42,7 @@ pub fn attach(helper: bool) -> Result<()> {
     // Answers to the process that had the slot before. What it sent stays in the queues up: their
     // cursors go on, since the coordinator may be reading.
     while slot.replies_down.pop().is_some() {}
-    while slot.requests_down.pop().is_some() {}
+    drop_work();
     slot.victim_ticket.store(0, Ordering::SeqCst);
     slot.gid.store(0, Ordering::SeqCst);
     slot.phase.store(Phase::Open.shared(), Ordering::SeqCst);
@@ -52,6 +52,15 @@ pub fn attach(helper: bool) -> Result<()> {
     );
     ATTACHED.set(true);
     Ok(())
+}
+
+/// Frees changesets that were sent here to be applied, which nobody does any more.
+fn drop_work() {
+    while let Some(words) = slot().requests_down.pop() {
+        if let Ok(ToHelper::Apply { changeset, .. }) = ToHelper::try_from(words) {
+            shmem::shared().pool().free(changeset);
+        }
+    }
 }
 
 /// Whether a slot belongs to a helper.
@@ -106,13 +115,9 @@ pub fn receive() -> Option<ToWorker> {
     }
 }
 
-/// The coordinator's slot, if there is a coordinator.
-pub fn coordinator() -> Option<SlotNo> {
-    control()
-        .coordinator_slot
-        .load(Ordering::SeqCst)
-        .checked_sub(1)
-        .map(SlotNo)
+/// Whether there is a coordinator.
+pub fn has_coordinator() -> bool {
+    control().coordinator_slot.load(Ordering::SeqCst) != 0
 }
 
 /// Names the current transaction among those of this slot.
@@ -123,6 +128,12 @@ pub fn ticket() -> u64 {
 /// The transaction is over, one way or the other.
 pub fn release() {
     if ATTACHED.get() {
+        // Others commit it, and its turn would never pass: the server begins anew, and finds it in
+        // the group's log.
+        assert!(
+            commit_gid::get() == Gid::ZERO,
+            "a certified transaction failed between its commit turn and its commit record"
+        );
         let slot = slot();
         since::clear(slot);
         set_phase(Phase::Open);
@@ -139,7 +150,9 @@ extern "C" fn on_exit(_code: c_int, _arg: sys::Datum) {
         }
         let slot = slot();
         if is_helper(slot) {
-            let _ = request(ToCoordinator::HelperGone);
+            // Among its results, so that it comes before what the slot's next helper says.
+            let _ = reply(ToCoordinator::HelperGone);
+            drop_work();
         } else if matches!(phase(), Phase::Multicast | Phase::Certified) {
             let _ = request(ToCoordinator::Abandon { ticket: ticket() });
         }

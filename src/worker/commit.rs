@@ -66,9 +66,9 @@ struct Sent {
 
 fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     let (shared, control) = (shmem::shared(), control());
-    let (Some(GroupState::Online), Some(coordinator)) = (state(), channel::coordinator()) else {
+    if state() != Some(GroupState::Online) || !channel::has_coordinator() {
         return Err(closed(state()));
-    };
+    }
     let incarnation = control.incarnation.load(Ordering::SeqCst);
     let header = Header {
         flags: if local_effects { FLAG_LOCAL_EFFECTS } else { 0 },
@@ -97,7 +97,7 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
         .append(&head)
         .map_err(|_| captured::no_memory(bytes))?;
     let chain = pool.concat(pool.concat(first.finish(), keys.finish()), entries.finish());
-    send(chain, coordinator)?;
+    send(chain)?;
     control
         .counters
         .changeset_bytes
@@ -108,10 +108,10 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     })
 }
 
-fn send(changeset: Chain, coordinator: crate::imsg::SlotNo) -> Result<()> {
+fn send(changeset: Chain) -> Result<()> {
     let pool = shmem::shared().pool();
     while channel::receive().is_some() {} // answers to earlier transactions that gave up
-    pool.hand_over(changeset, coordinator);
+    let changeset = pool.post(changeset);
     set_phase(Phase::Multicast);
     let ticket = channel::ticket();
     if channel::request(ToCoordinator::Multicast { ticket, changeset }).is_err() {

@@ -1,6 +1,8 @@
 //! kill -9 under load: nothing acknowledged is lost, and the members agree.
 
-use crate::support::{PATIENCE, Stop, TestGroup, group, is_serialization_failure, scale};
+use crate::support::{
+    PATIENCE, Stop, TestGroup, group, group_with, is_serialization_failure, options, scale,
+};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -220,4 +222,96 @@ fn orderly_stops_lose_nothing() {
         }
     });
     ledger.check(&group);
+}
+
+/// A process of a member, as pg_stat_activity calls it.
+fn process(group: &TestGroup, member: usize, kind: &str) -> nix::unistd::Pid {
+    let server = group.member(member).expect("member");
+    let sql =
+        format!("SELECT pid FROM pg_stat_activity WHERE backend_type LIKE '%{kind}%' LIMIT 1");
+    let pid = postgres_r::cluster::server::wait_for(PATIENCE, || {
+        postgres_r::cluster::group::query_one::<i32>(server, "postgres", &sql).ok()
+    });
+    nix::unistd::Pid::from_raw(pid.unwrap_or_else(|| panic!("member {member} has no {kind}")))
+}
+
+#[test]
+fn a_coordinator_that_ends_in_order_takes_no_memory_with_it() {
+    let mut options = options(3);
+    // So little memory that every block is soon used again, by whoever has it by mistake.
+    options
+        .configuration
+        .push_str("replication_imessage_buffers = 2MB\n");
+    let group = group_with("end-coordinator", options, LEDGER);
+    let ledger = Ledger::default();
+    with_writers(&group, &ledger, || {
+        for round in 0..6 {
+            ledger.await_progress(60);
+            let member = 1 + round % 3;
+            let coordinator = process(&group, member, "replication coordinator");
+            nix::sys::signal::kill(coordinator, nix::sys::signal::Signal::SIGTERM).expect("end");
+            postgres_r::cluster::server::wait_for(PATIENCE, || {
+                (process(&group, member, "replication coordinator") != coordinator).then_some(())
+            })
+            .expect("another coordinator");
+            let server = group.member(member).expect("member");
+            postgres_r::cluster::status::wait_online(server, PATIENCE)
+                .unwrap_or_else(|e| panic!("{e}"));
+        }
+        ledger.await_progress(100);
+    });
+    ledger.check(&group);
+}
+
+#[test]
+fn helpers_that_end_in_order_leave_their_work_to_others() {
+    let mut options = options(3);
+    options
+        .configuration
+        .push_str("replication_imessage_buffers = 2MB\n");
+    let group = group_with("end-helpers", options, LEDGER);
+    let ledger = Ledger::default();
+    with_writers(&group, &ledger, || {
+        let server = group.member(2).expect("member");
+        for _ in 0..10 {
+            ledger.await_progress(30);
+            server
+                .execute(
+                    "postgres",
+                    "ending the helpers",
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'replication helper'",
+                )
+                .unwrap_or_else(|e| panic!("{e}"));
+        }
+        ledger.await_progress(100);
+    });
+    ledger.check(&group);
+}
+
+#[test]
+fn an_error_between_the_commit_turn_and_the_commit_record_is_a_crash() {
+    let group = group(
+        "error-in-turn",
+        3,
+        "CREATE EXTENSION injection_points; CREATE TABLE t (id int4 PRIMARY KEY);",
+    );
+    let mut client = group.client(1);
+    client
+        .batch_execute(
+            "SELECT injection_points_set_local();
+             SELECT injection_points_attach('replication-commit-turn', 'error');",
+        )
+        .expect("attach");
+    let error = client
+        .batch_execute("INSERT INTO t VALUES (1)")
+        .expect_err("the turn ends in an error");
+    assert!(client.is_closed(), "{error}");
+    let server = group.member(1).expect("member");
+    postgres_r::cluster::status::wait_online(server, PATIENCE).unwrap_or_else(|e| panic!("{e}"));
+    // The group had certified it, so it is there, and what comes after it too.
+    group.execute(1, "INSERT INTO t VALUES (2)");
+    for server in &group.servers {
+        group.await_value(server, "SELECT count(*) FROM t", 2);
+    }
+    group.assert_identical();
 }

@@ -1,7 +1,12 @@
 //! Commits become visible in one order on every member.
 
 use crate::support::{PATIENCE, group};
+use nix::sys::signal::Signal;
+use postgres_r::cluster::group::query_one;
 use postgres_r::cluster::server::wait_for;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 #[test]
 fn readers_on_all_members_see_commits_in_one_order() {
@@ -77,5 +82,69 @@ fn readers_on_all_members_see_commits_in_one_order() {
         (now.len() == 2).then_some(())
     })
     .expect("both are visible");
+    group.assert_identical();
+}
+
+#[test]
+fn a_missing_synchronous_standby_does_not_stop_the_group() {
+    let group = group("syncrep", 2, "CREATE TABLE t (id int4 PRIMARY KEY);");
+    let second = group.member(2).expect("member");
+    group.execute(2, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    group.execute(2, "SELECT pg_reload_conf()");
+    group.await_value(
+        second,
+        "SELECT count(*) FROM pg_settings WHERE name = 'synchronous_standby_names' AND setting = 'nobody'",
+        1,
+    );
+    let mut client = group.client(2);
+    // The checkpointer tells backends that there is somebody to wait for.
+    group.execute(2, "CHECKPOINT");
+    let answered = Arc::new(AtomicBool::new(false));
+    let answer = Arc::clone(&answered);
+    let commit = std::thread::spawn(move || {
+        client
+            .batch_execute("INSERT INTO t VALUES (1)")
+            .expect("insert");
+        answer.store(true, Ordering::Relaxed);
+    });
+    let waited = wait_for(Duration::from_secs(20), || {
+        answered.load(Ordering::Relaxed).then_some(())
+    });
+    assert!(waited.is_some(), "a commit waits for a standby");
+    commit.join().expect("commit");
+    group.execute(1, "INSERT INTO t VALUES (2)");
+    group.await_value(second, "SELECT count(*) FROM t", 2);
+}
+
+#[test]
+fn a_commit_that_waits_for_a_majority_does_not_stop_the_rest_of_the_server() {
+    let group = group("barrier", 2, "CREATE TABLE t (id int4 PRIMARY KEY);");
+    let first = group.member(1).expect("member");
+    first
+        .execute(
+            "postgres",
+            "making another database",
+            "CREATE DATABASE other",
+        )
+        .unwrap_or_else(|e| panic!("{e}"));
+    let second = group.member(2).expect("member");
+    second.signal_all(Signal::SIGSTOP).expect("pause");
+    let mut client = group.client(1);
+    let commit = std::thread::spawn(move || client.batch_execute("INSERT INTO t VALUES (1)"));
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ReplicationVerdict'";
+    wait_for(PATIENCE, || {
+        query_one::<i64>(first, "postgres", waiting)
+            .ok()
+            .filter(|n| *n == 1)
+    })
+    .expect("the commit waits");
+    let dropped = first.connect("postgres").and_then(|mut c| {
+        c.batch_execute("SET statement_timeout = '20s'")
+            .and_then(|()| c.batch_execute("DROP DATABASE other"))
+            .map_err(|e| postgres_r::cluster::ClusterError::new("dropping", e))
+    });
+    second.signal_all(Signal::SIGCONT).expect("go on");
+    dropped.unwrap_or_else(|e| panic!("{e}"));
+    commit.join().expect("session").expect("commit");
     group.assert_identical();
 }

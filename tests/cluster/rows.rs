@@ -1,6 +1,8 @@
 //! Every covered statement, from every member, ends the same everywhere.
 
-use crate::support::group;
+use crate::support::{Stop, TestGroup, group};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const TYPES: &str = "
 CREATE TABLE kinds (
@@ -151,4 +153,116 @@ fn a_rollback_to_a_savepoint_removes_exactly_its_rows() {
         );
         assert_eq!(row.get::<_, i64>(1), 100);
     }
+}
+
+#[test]
+fn helpers_bear_invalidations_in_the_middle_of_a_transaction() {
+    let group = group(
+        "analyze",
+        2,
+        "CREATE TABLE a (id int4 PRIMARY KEY, v int4); CREATE INDEX ON a (v);
+         CREATE TABLE b (id int4 PRIMARY KEY, v int4); CREATE INDEX ON b (v);
+         CREATE TABLE c (id int4 PRIMARY KEY, v int4); CREATE INDEX ON c (v);
+         INSERT INTO a SELECT i, i FROM generate_series(1, 50) i;
+         INSERT INTO b SELECT * FROM a; INSERT INTO c SELECT * FROM a;",
+    );
+    let sessions = [
+        "ANALYZE a; ANALYZE b; ANALYZE c",
+        "CREATE TEMP TABLE x (i int4); DROP TABLE x",
+        "CREATE TEMP TABLE y (i int4); DROP TABLE y",
+    ];
+    while_running(&group, 2, &sessions, || {
+        let mut client = group.client(1);
+        for i in 0..600 {
+            let row = i % 50 + 1;
+            client
+                .batch_execute(&format!(
+                    "BEGIN; UPDATE a SET v = v + 50 WHERE id = {row}; UPDATE b SET v = v + 50 WHERE id = {row};
+                     UPDATE c SET v = v + 50 WHERE id = {row}; UPDATE a SET v = v + 1 WHERE id = {row}; COMMIT"
+                ))
+                .expect("update");
+        }
+    });
+    group.assert_identical();
+}
+
+/// Does `work` while sessions of a member repeat a text of statements each, of which none may fail.
+fn while_running(group: &TestGroup, member: usize, sessions: &[&str], work: impl FnOnce()) {
+    let stop = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for sql in sessions {
+            scope.spawn(move || {
+                let mut client = group.client(member);
+                while !stop.load(Ordering::Relaxed) {
+                    for statement in sql.split(';') {
+                        client
+                            .batch_execute(statement)
+                            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+                    }
+                }
+            });
+        }
+        let _stop = Stop(stop);
+        work();
+    });
+}
+
+#[test]
+fn what_computed_indexes_need_of_memory_is_given_back_row_by_row() {
+    let group = group(
+        "expressions",
+        2,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v text);
+         CREATE INDEX ON t (length(repeat(v, 10000)));
+         CREATE INDEX ON t (id) WHERE length(repeat(v, 10000)) > 5;",
+    );
+    // 10 kB for each index and row: 400 MB in all.
+    for i in 0..4 {
+        group.execute(
+            1,
+            &format!(
+                "INSERT INTO t SELECT i, 'x' FROM generate_series({i} * 5000, {i} * 5000 + 4999) i"
+            ),
+        );
+    }
+    assert_eq!(group.assert_identical(), 20_000);
+    let rows = group
+        .client(2)
+        .query(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'replication helper'",
+            &[],
+        )
+        .expect("helpers");
+    assert!(!rows.is_empty());
+    for row in rows {
+        let pid: i32 = row.get(0);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+        let anonymous: u64 = status
+            .lines()
+            .find_map(|l| l.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))
+            .and_then(|n| n.parse().ok())
+            .expect("RssAnon");
+        assert!(anonymous < 50_000, "a helper has {anonymous} kB");
+    }
+}
+
+#[test]
+fn helpers_bear_indexes_that_are_made_anew_beside_them() {
+    let group = group(
+        "reindex",
+        2,
+        "CREATE TABLE a (id int4 PRIMARY KEY, v int4); CREATE INDEX a_v ON a (v);
+         INSERT INTO a SELECT i, i FROM generate_series(1, 50) i;",
+    );
+    let sessions = ["REINDEX INDEX CONCURRENTLY a_v; REINDEX TABLE CONCURRENTLY a"];
+    while_running(&group, 2, &sessions, || {
+        let mut client = group.client(1);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            client
+                .batch_execute("UPDATE a SET v = v + 50 WHERE id % 10 = 3")
+                .expect("update");
+        }
+    });
+    group.assert_identical();
 }
