@@ -12,6 +12,14 @@ pub static mut pgr_victim: bool = false;
 
 /// See postgres_r.h.
 #[unsafe(no_mangle)]
+pub static mut pgr_in_batch: bool = false;
+
+/// See postgres_r.h.
+#[unsafe(no_mangle)]
+pub static mut pgr_victim_untold: bool = false;
+
+/// See postgres_r.h.
+#[unsafe(no_mangle)]
 pub static mut pgr_abort_pending: c_int = 0;
 
 #[unsafe(no_mangle)]
@@ -32,6 +40,11 @@ extern "C" fn pgr_victim_detail() -> *const c_char {
 #[unsafe(no_mangle)]
 extern "C" fn pgr_victim_commit() {
     boundary::<()>(|| Err(victim::commit_of_aborted()));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_tell_victim(message: c_int) {
+    boundary(|| victim::tell(message));
 }
 
 #[unsafe(no_mangle)]

@@ -5,7 +5,7 @@ use super::sys;
 use std::ffi::c_int;
 
 unsafe extern "C" {
-    fn pgr_shim_abort_block(e: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_abort_block(failed_block: *mut bool, e: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_lock_error_cleanup();
     fn pgr_shim_holds_transaction() -> bool;
     fn pgr_shim_helper_start(database: u32, e: *mut *mut sys::ErrorData) -> c_int;
@@ -54,10 +54,19 @@ pub fn holds_transaction() -> bool {
     unsafe { pgr_shim_holds_transaction() }
 }
 
-/// Rolls the transaction back at all levels; a transaction block stays, as a failed one.
-pub fn abort_block() -> Result<()> {
+/// Whether the client is in the middle of a batch of messages: what it waits for is not the answer
+/// to the next one alone.
+#[must_use]
+pub fn is_in_batch() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_in_batch }
+}
+
+/// Rolls the transaction back at all levels; a block that the client has begun stays, as a failed
+/// one. Whether there is such a block.
+pub fn abort_block() -> Result<bool> {
     // SAFETY: the session is idle.
-    guard::call0(|e| unsafe { pgr_shim_abort_block(e) })
+    guard::call(false, |block, e| unsafe { pgr_shim_abort_block(block, e) })
 }
 
 /// Leaves the queue of a lock that this process waits for, as before any error.
@@ -70,6 +79,13 @@ pub fn lock_error_cleanup() {
 pub fn set_victim(victim: bool) {
     // SAFETY: a variable of this process.
     unsafe { sys::pgr_victim = victim };
+}
+
+/// The current transaction, of which nothing is left, lost against one of another member: the client
+/// is to hear of it in answer to the next message.
+pub fn set_untold(untold: bool) {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_victim_untold = untold };
 }
 
 /// Makes this background worker a helper of a database: signals, connection as the bootstrap

@@ -607,9 +607,10 @@ pgr_shim_signal_victim(VirtualTransactionId vxid, int *pid, ErrorData **edata)
 }
 
 int
-pgr_shim_abort_block(ErrorData **edata)
+pgr_shim_abort_block(bool *failed_block, ErrorData **edata)
 {
-	GUARD(LockErrorCleanup(); AbortWholeTransactionBlock());
+	GUARD(LockErrorCleanup(); AbortWholeTransactionBlock();
+		  *failed_block = IsAbortedTransactionBlockState());
 }
 
 /* Never raises. */

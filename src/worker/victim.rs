@@ -11,12 +11,13 @@ use crate::capture::transaction::watch_transactions;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::{backend, transaction};
 use std::cell::{Cell, RefCell};
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int};
 use std::mem::ManuallyDrop;
 use std::sync::atomic::Ordering;
 
 thread_local! {
-    /// DETAIL of the error that the session's next command gets, NUL terminated, if it was idle when it lost.
+    /// DETAIL of the error that the session's next command or message gets, NUL terminated, if it was
+    /// idle when it lost.
     static DETAIL: ManuallyDrop<RefCell<Vec<u8>>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     /// Transaction (local id) that was told to abort, until it has ended at all levels.
@@ -61,8 +62,14 @@ pub fn serve() -> Result<()> {
     watch_transactions()?;
     if backend::is_idle() {
         let detail = describe();
-        backend::abort_block()?;
+        let failed_block = backend::abort_block()?;
         remember(&detail);
+        // What the client sends next may rely on what is gone: portals, or the implicit transaction.
+        if backend::is_in_batch() || !failed_block {
+            backend::set_untold(true);
+        } else {
+            backend::set_victim(true);
+        }
         return Ok(());
     }
     backend::lock_error_cleanup();
@@ -97,6 +104,23 @@ pub fn detail() -> *const c_char {
 /// COMMIT of a transaction that was aborted while its session was idle.
 pub fn commit_of_aborted() -> PgError {
     backend::set_victim(false);
+    lost()
+}
+
+/// A message was read from the client of a transaction that was aborted behind its back: its answer,
+/// unless the protocol has none for it (then the next message gets it).
+pub fn tell(message: c_int) -> Result<()> {
+    // End of file; Terminate; CopyData, CopyDone and CopyFail outside of COPY.
+    let is_unanswered = |byte: u8| matches!(byte, b'X' | b'd' | b'c' | b'f');
+    if u8::try_from(message).map_or(true, is_unanswered) {
+        return Ok(());
+    }
+    backend::set_untold(false);
+    Err(lost())
+}
+
+/// The error for who was idle when it lost.
+fn lost() -> PgError {
     let text = DETAIL.with(|d| String::from_utf8_lossy(&d.borrow()).into_owned());
     serialization().detail(text.trim_end_matches('\0'))
 }
@@ -105,7 +129,6 @@ fn remember(detail: &str) {
     let mut text = detail.replace('\0', "?").into_bytes();
     text.push(0);
     DETAIL.with(|d| *d.borrow_mut() = text);
-    backend::set_victim(true);
 }
 
 fn describe() -> String {

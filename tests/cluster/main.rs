@@ -8,6 +8,7 @@ mod group;
 mod load;
 mod network;
 mod order;
+mod pipeline;
 mod refused;
 mod rows;
 mod support;

@@ -1,0 +1,419 @@
+//! Victims whose clients speak the extended protocol, message by message: what they hear, and in
+//! which state their sessions are.
+
+use crate::support::{PATIENCE, TestGroup, group};
+use bytes::BytesMut;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres_protocol::IsNull;
+use postgres_protocol::message::backend::{ErrorFields, Message};
+use postgres_protocol::message::frontend;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// What a server answers, as far as it matters here.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Parsed,
+    Bound,
+    /// The command's tag.
+    Complete(String),
+    /// The SQLSTATE.
+    Error(String),
+    /// The state of the transaction: `I`dle, in `T`ransaction, or failed (`E`).
+    Ready(char),
+}
+use Answer::{Bound, Parsed, Ready};
+
+fn complete(tag: &str) -> Answer {
+    Answer::Complete(tag.into())
+}
+
+/// The answer to a victim.
+fn lost() -> Answer {
+    Answer::Error("40001".into())
+}
+
+/// A client that decides itself which message it sends when.
+struct Session {
+    stream: TcpStream,
+    unsent: BytesMut,
+    unread: BytesMut,
+    /// DETAIL of the last error.
+    detail: String,
+}
+
+impl Session {
+    fn connect(group: &TestGroup, number: usize) -> Session {
+        let server = group.member(number).expect("member");
+        let stream = TcpStream::connect(("127.0.0.1", server.port)).expect("connect");
+        stream.set_nodelay(true).expect("no delay");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("set a timeout");
+        let mut session = Session {
+            stream,
+            unsent: BytesMut::new(),
+            unread: BytesMut::new(),
+            detail: String::new(),
+        };
+        let parameters = [
+            ("user", "postgres"),
+            ("database", group.database.as_str()),
+            ("client_encoding", "UTF8"),
+        ];
+        frontend::startup_message(parameters, &mut session.unsent).expect("startup");
+        session.expect(&[Ready('I')]);
+        session
+    }
+
+    fn parse(&mut self, name: &str, sql: &str) -> &mut Session {
+        frontend::parse(name, sql, [], &mut self.unsent).expect("Parse");
+        self
+    }
+
+    fn bind(&mut self, name: &str) -> &mut Session {
+        let none = |(), _: &mut BytesMut| Ok(IsNull::Yes);
+        let bound = frontend::bind("", name, [], [], none, [], &mut self.unsent);
+        assert!(bound.is_ok(), "Bind");
+        self
+    }
+
+    fn execute(&mut self) -> &mut Session {
+        frontend::execute("", 0, &mut self.unsent).expect("Execute");
+        self
+    }
+
+    /// Parse, Bind and Execute.
+    fn run(&mut self, sql: &str) -> &mut Session {
+        self.parse("", sql).bind("").execute()
+    }
+
+    fn sync(&mut self) -> &mut Session {
+        frontend::sync(&mut self.unsent);
+        self
+    }
+
+    fn flush(&mut self) -> &mut Session {
+        frontend::flush(&mut self.unsent);
+        self
+    }
+
+    fn query(&mut self, sql: &str) -> &mut Session {
+        frontend::query(sql, &mut self.unsent).expect("Query");
+        self
+    }
+
+    /// Sends what was made, and asserts that exactly this is answered.
+    fn expect(&mut self, wanted: &[Answer]) {
+        self.stream.write_all(&self.unsent).expect("send");
+        self.unsent.clear();
+        let mut answers = Vec::new();
+        while answers.len() < wanted.len() {
+            answers.push(self.answer());
+            let last = answers.len() - 1;
+            assert_eq!(answers[last], wanted[last], "{answers:?}, {}", self.detail);
+        }
+    }
+
+    fn answer(&mut self) -> Answer {
+        loop {
+            let Some(message) = Message::parse(&mut self.unread).expect("a message") else {
+                let mut bytes = [0; 4096];
+                let n = self.stream.read(&mut bytes).expect("an answer");
+                assert!(n > 0, "the server closed the connection");
+                self.unread.extend_from_slice(&bytes[..n]);
+                continue;
+            };
+            return match message {
+                Message::ParseComplete => Parsed,
+                Message::BindComplete => Bound,
+                Message::CommandComplete(body) => complete(body.tag().expect("a tag")),
+                Message::ReadyForQuery(body) => Ready(body.status().into()),
+                Message::ErrorResponse(body) => self.error(body.fields()),
+                _ => continue,
+            };
+        }
+    }
+
+    fn error(&mut self, mut fields: ErrorFields<'_>) -> Answer {
+        let mut code = String::new();
+        self.detail.clear();
+        while let Some(field) = fields.next().expect("a field") {
+            let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => code = value,
+                b'D' => self.detail = value,
+                _ => {}
+            }
+        }
+        Answer::Error(code)
+    }
+}
+
+/// Three members with a table of ten rows.
+fn ten_rows(name: &str) -> TestGroup {
+    group(
+        name,
+        3,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v int4); INSERT INTO t SELECT i, 0 FROM generate_series(1, 10) i;",
+    )
+}
+
+/// Changes a row on member 2 and waits until the others have it: a local transaction that held the
+/// row has given way.
+fn change_elsewhere(group: &TestGroup, id: i32) {
+    group.execute(2, &format!("UPDATE t SET v = 100 WHERE id = {id}"));
+    group
+        .wait_in_step(PATIENCE)
+        .expect("the holder of the row gives way");
+}
+
+fn update(id: i32) -> String {
+    format!("UPDATE t SET v = v + 1 WHERE id = {id}")
+}
+
+/// Nothing of the session's transaction is left, and the session works.
+fn assert_usable(group: &TestGroup, session: &mut Session, id: i32) {
+    let seen: i64 = group
+        .client(1)
+        .query_one(
+            "SELECT count(*) FROM t WHERE id > 10 OR v NOT IN (0, 100)",
+            &[],
+        )
+        .expect("count")
+        .get(0);
+    assert_eq!(seen, 0, "something of the victim was committed");
+    session
+        .run(&format!("UPDATE t SET v = 0 WHERE id = {id}"))
+        .sync()
+        .expect(&[Parsed, Bound, complete("UPDATE 1"), Ready('I')]);
+    session
+        .query("SELECT 1")
+        .expect(&[complete("SELECT 1"), Ready('I')]);
+}
+
+#[test]
+fn a_victim_in_a_pipeline_hears_of_it_once_and_opens_no_block() {
+    let group = ten_rows("pipeline");
+    let mut session = Session::connect(&group, 1);
+    session
+        .parse("more", "INSERT INTO t VALUES (11, 0)")
+        .sync()
+        .expect(&[Parsed, Ready('I')]);
+
+    // More of the same transaction follows.
+    session
+        .run(&update(1))
+        .flush()
+        .expect(&[Parsed, Bound, complete("UPDATE 1")]);
+    change_elsewhere(&group, 1);
+    session
+        .bind("more")
+        .execute()
+        .sync()
+        .expect(&[lost(), Ready('I')]);
+    assert!(session.detail.contains("member 2"), "{}", session.detail);
+    assert_usable(&group, &mut session, 1);
+
+    // The same when several commands have made it an implicit block.
+    session.run(&update(2)).run(&update(3)).flush().expect(&[
+        Parsed,
+        Bound,
+        complete("UPDATE 1"),
+        Parsed,
+        Bound,
+        complete("UPDATE 1"),
+    ]);
+    change_elsewhere(&group, 3);
+    session
+        .bind("more")
+        .execute()
+        .sync()
+        .expect(&[lost(), Ready('I')]);
+    assert_usable(&group, &mut session, 3);
+
+    // Only its end follows.
+    for commands in [vec![update(4)], vec![update(5), update(4)]] {
+        for command in commands {
+            session
+                .run(&command)
+                .flush()
+                .expect(&[Parsed, Bound, complete("UPDATE 1")]);
+        }
+        change_elsewhere(&group, 4);
+        session.sync().expect(&[lost(), Ready('I')]);
+        assert_usable(&group, &mut session, 4);
+    }
+
+    // A simple query ends the batch.
+    session
+        .run(&update(6))
+        .flush()
+        .expect(&[Parsed, Bound, complete("UPDATE 1")]);
+    change_elsewhere(&group, 6);
+    session.query("SELECT 1").expect(&[lost(), Ready('I')]);
+    assert_usable(&group, &mut session, 6);
+    group.assert_identical();
+}
+
+#[test]
+fn a_victim_in_a_batch_of_a_block_hears_of_it_once_and_rolls_back() {
+    let group = ten_rows("batch");
+    let mut session = Session::connect(&group, 1);
+    let begin = |session: &mut Session, id| {
+        session
+            .query("BEGIN")
+            .expect(&[complete("BEGIN"), Ready('T')]);
+        session
+            .run(&update(id))
+            .sync()
+            .expect(&[Parsed, Bound, complete("UPDATE 1"), Ready('T')]);
+    };
+    let roll_back = |session: &mut Session, id| {
+        // It knows already.
+        session
+            .query("SELECT 1")
+            .expect(&[Answer::Error("25P02".into()), Ready('E')]);
+        session
+            .run("ROLLBACK")
+            .sync()
+            .expect(&[Parsed, Bound, complete("ROLLBACK"), Ready('I')]);
+        assert_usable(&group, session, id);
+    };
+
+    // Its portal is gone when it is executed.
+    begin(&mut session, 1);
+    session
+        .parse("", "INSERT INTO t VALUES (11, 0)")
+        .bind("")
+        .flush()
+        .expect(&[Parsed, Bound]);
+    change_elsewhere(&group, 1);
+    session.execute().sync().expect(&[lost(), Ready('E')]);
+    assert!(session.detail.contains("member 2"), "{}", session.detail);
+    roll_back(&mut session, 1);
+
+    // Only the end of the batch follows.
+    begin(&mut session, 2);
+    session
+        .run("INSERT INTO t VALUES (11, 0)")
+        .flush()
+        .expect(&[Parsed, Bound, complete("INSERT 0 1")]);
+    change_elsewhere(&group, 2);
+    session.sync().expect(&[lost(), Ready('E')]);
+    roll_back(&mut session, 2);
+
+    // COMMIT is in the batch.
+    begin(&mut session, 3);
+    session
+        .parse("", "COMMIT")
+        .bind("")
+        .flush()
+        .expect(&[Parsed, Bound]);
+    change_elsewhere(&group, 3);
+    session.execute().sync().expect(&[lost(), Ready('E')]);
+    roll_back(&mut session, 3);
+    group.assert_identical();
+}
+
+#[test]
+fn a_victim_between_batches_hears_of_it_in_the_next() {
+    let group = ten_rows("idle");
+    let mut session = Session::connect(&group, 1);
+    let begin = |session: &mut Session, id| {
+        session.run("BEGIN").run(&update(id)).sync().expect(&[
+            Parsed,
+            Bound,
+            complete("BEGIN"),
+            Parsed,
+            Bound,
+            complete("UPDATE 1"),
+            Ready('T'),
+        ]);
+        change_elsewhere(&group, id);
+    };
+
+    begin(&mut session, 1);
+    session
+        .run("INSERT INTO t VALUES (11, 0)")
+        .sync()
+        .expect(&[lost(), Ready('E')]);
+    assert!(session.detail.contains("member 2"), "{}", session.detail);
+    session
+        .query("ROLLBACK")
+        .expect(&[complete("ROLLBACK"), Ready('I')]);
+    assert_usable(&group, &mut session, 1);
+
+    // A COMMIT must not look like one.
+    begin(&mut session, 2);
+    session
+        .run("COMMIT")
+        .sync()
+        .expect(&[Parsed, Bound, lost(), Ready('I')]);
+    assert_usable(&group, &mut session, 2);
+    begin(&mut session, 3);
+    session.query("COMMIT").expect(&[lost(), Ready('I')]);
+    assert_usable(&group, &mut session, 3);
+    group.assert_identical();
+}
+
+#[test]
+fn a_victim_that_hears_of_something_else_first_goes_on() {
+    let group = ten_rows("other-errors");
+    let mut session = Session::connect(&group, 1);
+
+    // The batch has failed within a savepoint; what lies outside of it still holds the row.
+    session
+        .query("BEGIN")
+        .expect(&[complete("BEGIN"), Ready('T')]);
+    session
+        .query(&format!("{}; SAVEPOINT s", update(1)))
+        .expect(&[complete("UPDATE 1"), complete("SAVEPOINT"), Ready('T')]);
+    session
+        .run("SELECT 1 / 0")
+        .flush()
+        .expect(&[Parsed, Answer::Error("22012".into())]);
+    change_elsewhere(&group, 1);
+    session.sync().expect(&[Ready('E')]);
+    session.query("SELECT 1").expect(&[lost(), Ready('E')]);
+    session
+        .query("ROLLBACK")
+        .expect(&[complete("ROLLBACK"), Ready('I')]);
+    assert_usable(&group, &mut session, 1);
+
+    // The timeout of the command whose Parse was the last message is found before the next message
+    // is looked at; the next transaction is another one.
+    session
+        .query("SET statement_timeout = '3s'")
+        .expect(&[complete("SET"), Ready('I')]);
+    session
+        .run(&update(2))
+        .parse("", "SELECT 1")
+        .flush()
+        .expect(&[Parsed, Bound, complete("UPDATE 1"), Parsed]);
+    change_elsewhere(&group, 2);
+    std::thread::sleep(Duration::from_millis(3100));
+    session
+        .sync()
+        .expect(&[Answer::Error("57014".into()), Ready('I')]);
+    session
+        .query("RESET statement_timeout")
+        .expect(&[complete("RESET"), Ready('I')]);
+    assert_usable(&group, &mut session, 2);
+
+    // A simple query in a batch leaves the implicit block open.
+    session.run(&update(3)).query("SELECT 1").expect(&[
+        Parsed,
+        Bound,
+        complete("UPDATE 1"),
+        complete("SELECT 1"),
+        Ready('T'),
+    ]);
+    change_elsewhere(&group, 3);
+    session
+        .query("INSERT INTO t VALUES (11, 0)")
+        .expect(&[lost(), Ready('I')]);
+    assert_usable(&group, &mut session, 3);
+    group.assert_identical();
+}
