@@ -38,8 +38,8 @@ extern "C" fn pgr_victim_detail() -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_victim_commit() {
-    boundary::<()>(|| Err(victim::commit_of_aborted()));
+extern "C" fn pgr_victim_raise() {
+    boundary::<()>(|| Err(victim::lost()));
 }
 
 #[unsafe(no_mangle)]

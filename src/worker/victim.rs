@@ -86,7 +86,6 @@ pub fn subtransaction_aborted() {
 /// The transaction has ended at all levels.
 pub fn ended() {
     DOOMED.set(0);
-    backend::set_victim(false);
 }
 
 /// DETAIL for commands of a failed transaction that nobody was told of; valid until the next call
@@ -99,12 +98,6 @@ pub fn detail() -> *const c_char {
             d.borrow().as_ptr().cast()
         }
     })
-}
-
-/// COMMIT of a transaction that was aborted while its session was idle.
-pub fn commit_of_aborted() -> PgError {
-    backend::set_victim(false);
-    lost()
 }
 
 /// A message was read from the client of a transaction that was aborted behind its back: its answer,
@@ -120,7 +113,7 @@ pub fn tell(message: c_int) -> Result<()> {
 }
 
 /// The error for who was idle when it lost.
-fn lost() -> PgError {
+pub fn lost() -> PgError {
     let text = DETAIL.with(|d| String::from_utf8_lossy(&d.borrow()).into_owned());
     serialization().detail(text.trim_end_matches('\0'))
 }

@@ -355,6 +355,38 @@ fn a_victim_between_batches_hears_of_it_in_the_next() {
     begin(&mut session, 3);
     session.query("COMMIT").expect(&[lost(), Ready('I')]);
     assert_usable(&group, &mut session, 3);
+
+    // Its savepoints are gone; a program that has not heard of it may ask for one.
+    session
+        .query(&format!("BEGIN; SAVEPOINT s; {}", update(4)))
+        .expect(&[
+            complete("BEGIN"),
+            complete("SAVEPOINT"),
+            complete("UPDATE 1"),
+            Ready('T'),
+        ]);
+    change_elsewhere(&group, 4);
+    for command in ["ROLLBACK TO s", "RELEASE s", "SAVEPOINT s", "SELECT 1"] {
+        session.query(command).expect(&[lost(), Ready('E')]);
+        assert!(session.detail.contains("member 2"), "{}", session.detail);
+    }
+    session
+        .query("ROLLBACK")
+        .expect(&[complete("ROLLBACK"), Ready('I')]);
+
+    // The next block fails for a reason of its own.
+    session.query("BEGIN; SELECT 1 / 0").expect(&[
+        complete("BEGIN"),
+        Answer::Error("22012".into()),
+        Ready('E'),
+    ]);
+    session
+        .query("SELECT 1")
+        .expect(&[Answer::Error("25P02".into()), Ready('E')]);
+    session
+        .query("COMMIT")
+        .expect(&[complete("ROLLBACK"), Ready('I')]);
+    assert_usable(&group, &mut session, 4);
     group.assert_identical();
 }
 
