@@ -19,9 +19,10 @@ use crate::ids::{Gid, GroupId, Oid};
 use crate::imsg::layout::phase;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Class, Control, SlotNo, wake};
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -29,6 +30,12 @@ unsafe extern "C" {
     fn pgr_shim_coordinator_begin(edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_shutdown_requested() -> bool;
     fn pgr_shim_wal_flush(upto: u64, edata: *mut *mut sys::ErrorData) -> c_int;
+    fn pgr_shim_collation_version(
+        provider: c_char,
+        locale: *const c_char,
+        out: *mut *const c_char,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
     fn pgr_shim_on_exit(
         callback: extern "C" fn(c_int, sys::Datum),
         edata: *mut *mut sys::ErrorData,
@@ -447,7 +454,7 @@ fn site(make_secret: bool) -> std::result::Result<Site, String> {
         listen,
         address,
         secret: secret::load(&file).map_err(unusable)?,
-        fingerprint: fingerprint(),
+        fingerprint: fingerprint()?,
         log_keep_bytes: guc::log_keep_bytes(),
         helpers: guc::helpers(),
         backend: Choice::from_env(),
@@ -456,9 +463,9 @@ fn site(make_secret: bool) -> std::result::Result<Site, String> {
 }
 
 /// What must be equal on all members for a row's bytes and a key's hash to mean the same.
-fn fingerprint() -> String {
-    format!(
-        "postgres_r {} patches {} {} {}-endian",
+fn fingerprint() -> std::result::Result<String, String> {
+    Ok(format!(
+        "postgres_r {} patches {} {} {}-endian, collations of libc {}, ICU {}",
         env!("CARGO_PKG_VERSION"),
         super::patchset::PATCHSET,
         std::env::consts::ARCH,
@@ -466,6 +473,26 @@ fn fingerprint() -> String {
             "little"
         } else {
             "big"
-        }
-    )
+        },
+        collation_version('c', c"en_US.UTF-8")?,
+        collation_version('i', c"und")?,
+    ))
+}
+
+/// Version of a library of collations: a locale's order may change with it, and so the equality of
+/// keys under non-deterministic ones and what partial and expression indexes hold. Not that of one
+/// locale: a database has many.
+fn collation_version(provider: char, locale: &CStr) -> std::result::Result<String, String> {
+    // SAFETY: a C string that outlives the call.
+    let version = guard::call(ptr::null(), |out, e| unsafe {
+        pgr_shim_collation_version(provider as c_char, locale.as_ptr(), out, e)
+    });
+    let version = version.map_err(|e| format!("could not learn the version of collations: {e}"))?;
+    if version.is_null() {
+        return Ok("none".into());
+    }
+    // SAFETY: a C string in the current memory context.
+    Ok(unsafe { CStr::from_ptr(version) }
+        .to_string_lossy()
+        .into_owned())
 }

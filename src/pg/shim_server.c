@@ -35,6 +35,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/pg_locale.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 #include "utils/wait_event.h"
@@ -73,6 +74,14 @@ int
 pgr_shim_wal_flush(XLogRecPtr upto, ErrorData **edata)
 {
 	PGR_GUARD(edata, XLogFlush(upto));
+}
+
+/* NULL: this build knows none. */
+int
+pgr_shim_collation_version(char provider, const char *locale, const char **out,
+						   ErrorData **edata)
+{
+	PGR_GUARD(edata, *out = get_collation_actual_version(provider, locale));
 }
 
 XLogRecPtr

@@ -19,6 +19,8 @@ extern int	pgr_shim_process_slots(void);
 extern void pgr_shim_state_lock(void);
 extern void pgr_shim_state_unlock(void);
 extern int	pgr_shim_wal_flush(XLogRecPtr upto, ErrorData **edata);
+extern int	pgr_shim_collation_version(char provider, const char *locale,
+									   const char **out, ErrorData **edata);
 extern XLogRecPtr pgr_shim_wal_flushed(void);
 extern bool pgr_shim_in_recovery(void);
 

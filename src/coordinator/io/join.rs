@@ -5,7 +5,7 @@ use super::nonce::Nonces;
 use super::resolve;
 use super::start::{Site, StartError};
 use crate::gcs::TICK_MS;
-use crate::gcs::egcs::auth::{FRAME_HEADER_BYTES, FrameHeader, Handshake, Local, Session};
+use crate::gcs::egcs::auth::{FRAME_HEADER_BYTES, FrameHeader, Handshake, Local, Session, kind};
 use crate::gcs::egcs::members::{Identity, JoinReply, JoinRequest};
 use crate::gcs::egcs::recover;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId};
@@ -101,6 +101,7 @@ pub fn join(
         group,
         member: MemberId(0),
         incarnation: Incarnation(0),
+        kind: kind(&site.fingerprint),
         secret: site.secret,
     };
     let mut asking = Asking {

@@ -21,6 +21,7 @@ fn local(member: u16, incarnation: u32) -> Local {
         group: GroupId(5),
         member: MemberId(member),
         incarnation: Incarnation(incarnation),
+        kind: 1,
         secret: [9; SECRET_BYTES],
     }
 }

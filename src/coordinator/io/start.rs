@@ -11,7 +11,7 @@ use super::peers::Peers;
 use super::reread::Reread;
 use crate::coordinator::run::Parts;
 use crate::coordinator::{Config as CoreConfig, Coordinator, Pace};
-use crate::gcs::egcs::auth::Local;
+use crate::gcs::egcs::auth::{Local, kind};
 use crate::gcs::egcs::disk::{Disk, FileDisk};
 use crate::gcs::egcs::log::Checkpoint;
 use crate::gcs::egcs::members::{Identity, IdentityError};
@@ -199,6 +199,7 @@ pub fn restart(site: &Site, recovered: Gid) -> Result<Started, StartError> {
         group,
         member: me,
         incarnation: identity.incarnation,
+        kind: kind(&site.fingerprint),
         secret: site.secret,
     };
     let parts = Parts {

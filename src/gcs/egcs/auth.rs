@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection, and that nobody in between changes what it says.
 //!
 //! ```text
-//! dialer → acceptor   Hello: who, to whom, which life, nonce
+//! dialer → acceptor   Hello: who, to whom, which life, of what kind, nonce
 //! dialer ← acceptor   Hello likewise, proof over both
 //! dialer → acceptor   proof over both
 //! then each frame     length, counter, MAC | payload
@@ -20,7 +20,7 @@ pub const NONCE_BYTES: usize = 32;
 /// Bytes before each frame's payload.
 pub const FRAME_HEADER_BYTES: usize = 4 + 8 + MAC_BYTES;
 const MAC_BYTES: usize = 32;
-const HELLO_BYTES: usize = 8 + 8 + 2 + 2 + 4 + NONCE_BYTES;
+const HELLO_BYTES: usize = 8 + 8 + 2 + 2 + 4 + 8 + NONCE_BYTES;
 const MAGIC: u64 = 0x3148_5455_4150_4745;
 
 /// This end of a connection.
@@ -32,8 +32,18 @@ pub struct Local {
     pub member: MemberId,
     /// Its life.
     pub incarnation: Incarnation,
+    /// [`super::Config::fingerprint`], hashed by [`kind`].
+    pub kind: u64,
     /// The group's secret.
     pub secret: [u8; SECRET_BYTES],
+}
+
+/// A fingerprint as it travels in each handshake.
+#[must_use]
+pub fn kind(fingerprint: &str) -> u64 {
+    let hash = blake3::hash(fingerprint.as_bytes());
+    let (first, _) = hash.as_bytes().split_first_chunk().expect("32 bytes");
+    u64::from_le_bytes(*first)
 }
 
 /// Why a connection ends.
@@ -47,6 +57,8 @@ pub enum AuthError {
     Member,
     /// It is a former life of a member.
     Incarnation,
+    /// It is a member, and was built or runs in a way that may give other results.
+    Kind,
     /// It does not know the group's secret.
     Secret,
     /// A frame is longer than any may be.
@@ -64,6 +76,10 @@ impl fmt::Display for AuthError {
             Self::Group => "the other end belongs to another group",
             Self::Member => "the other end is not the expected member",
             Self::Incarnation => "the other end is a former life of its member",
+            Self::Kind => {
+                "the other member is not of this server's kind: all members need the same build of \
+                 the server and the same versions of the collation libraries"
+            }
             Self::Secret => "the other end does not know the group's secret",
             Self::TooLong => "a frame is too long",
             Self::Sequence => "a frame was repeated, left out or moved",
@@ -123,6 +139,7 @@ struct Hello {
     from: MemberId,
     to: MemberId,
     incarnation: Incarnation,
+    kind: u64,
 }
 
 impl Handshake {
@@ -223,6 +240,7 @@ impl Handshake {
         out.extend_from_slice(&self.local.member.0.to_le_bytes());
         out.extend_from_slice(&to.0.to_le_bytes());
         out.extend_from_slice(&self.local.incarnation.0.to_le_bytes());
+        out.extend_from_slice(&self.local.kind.to_le_bytes());
         out.extend_from_slice(&self.nonce);
         out
     }
@@ -250,6 +268,11 @@ impl Handshake {
         }
         if hello.from.0 != 0 && hello.incarnation < known(hello.from) {
             return Err(AuthError::Incarnation);
+        }
+        // A server that is no member yet is told what differs when it asks to become one.
+        let members = hello.from.0 != 0 && me.0 != 0;
+        if members && hello.kind != self.local.kind {
+            return Err(AuthError::Kind);
         }
         Ok(())
     }
@@ -306,6 +329,7 @@ impl Hello {
                 from: MemberId(f.u16()?),
                 to: MemberId(f.u16()?),
                 incarnation: Incarnation(f.u32()?),
+                kind: f.u64()?,
             };
             let whole = magic == MAGIC && f.left() == NONCE_BYTES;
             whole.then_some(hello).ok_or(CodecError::Value)
@@ -393,6 +417,7 @@ mod tests {
             group: GroupId(9),
             member: MemberId(member),
             incarnation: Incarnation(incarnation),
+            kind: kind("a build"),
             secret: [3; SECRET_BYTES],
         }
     }
@@ -441,6 +466,19 @@ mod tests {
         assert_eq!(refused(local(1, 1), 3, local(2, 1)), AuthError::Member);
         assert_eq!(refused(local(2, 1), 0, local(2, 1)), AuthError::Member);
         assert_eq!(refused(local(0, 0), 0, local(0, 0)), AuthError::Member);
+    }
+
+    #[test]
+    fn members_of_another_kind_are_refused_and_servers_that_ask_to_join_are_heard() {
+        let other = |member| Local {
+            kind: kind("another build"),
+            ..local(member, 1)
+        };
+        for (dialer, acceptor) in [(other(1), local(2, 1)), (local(1, 1), other(2))] {
+            let refused = shake(dialer, 2, acceptor).err();
+            assert_eq!(refused, Some(AuthError::Kind));
+        }
+        assert!(shake(other(0), 2, local(2, 1)).is_ok());
     }
 
     #[test]
