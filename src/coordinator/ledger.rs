@@ -44,6 +44,11 @@ impl Own {
         self.worker
     }
 
+    /// As it was sent.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
     fn ticket(&self) -> Option<Ticket> {
         self.worker.map(|w| w.ticket)
     }

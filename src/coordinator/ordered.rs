@@ -59,11 +59,13 @@ impl Coordinator {
         let mut own = None;
         if (id.member, id.incarnation) == (self.config.me, self.config.incarnation) {
             own = self.ledger.delivered(id.number);
-            if own.is_none() {
-                return self.fail(
-                    format!("own message {id} was delivered out of its turn"),
-                    out,
-                );
+            let wrong = match &own {
+                Some(own) if own.payload() == &delivery.payload => None,
+                Some(_) => Some("with other content: a copy of this server may be at work"),
+                None => Some("out of its turn"),
+            };
+            if let Some(how) = wrong {
+                return self.fail(format!("own message {id} was delivered {how}"), out);
             }
         }
         match message::parse(&delivery.payload) {

@@ -218,6 +218,22 @@ fn a_server_with_another_secret_does_not_get_in() {
 }
 
 #[test]
+fn a_copy_of_a_member_does_not_start_at_another_address() {
+    each(|choice| {
+        let mut cluster = Cluster::new(choice);
+        let mut site = cluster.site();
+        let member = cluster.ask(&site, Gid::ZERO, Duration::from_secs(60));
+        let address = std::mem::replace(&mut site.address, "127.0.0.1:1".into());
+        match restart(&site, Gid::ZERO) {
+            Err(StartError::Moved(who, known)) => {
+                assert_eq!((who, known), (member.unwrap(), address));
+            }
+            other => panic!("{:?}", other.err()),
+        }
+    });
+}
+
+#[test]
 fn another_build_is_refused_for_good() {
     each(|choice| {
         let mut cluster = Cluster::new(choice);

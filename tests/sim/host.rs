@@ -233,6 +233,7 @@ impl Server {
         }
         if ctx.scenario.plant == Plant::WrongVerdict
             && self.site == 0
+            && delivery.id.member != me
             && delivery.seq.is_multiple_of(7)
         {
             delivery.payload = Bytes::from_static(b"something else");

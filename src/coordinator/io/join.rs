@@ -70,14 +70,11 @@ pub fn join(
     let disk = site.disk()?;
     let mut nonces = Nonces::new().map_err(random)?;
     let known = Identity::load(&disk)?.filter(|i| i.group == group);
-    if let Some(Identity { member, .. }) = known
-        && member.0 != 0
-    {
-        return Ok(member);
-    }
     let mut identity = match known {
-        Some(asking) => asking,
-        None => {
+        Some(member) if member.member.0 != 0 => return Ok(member.member),
+        // What was asked for at another address is asked for no more.
+        Some(asking) if asking.address == site.address => asking,
+        _ => {
             let nonce = nonces.number().map_err(random)?;
             let (member, incarnation) = (MemberId(0), Incarnation(0));
             Identity {
@@ -85,6 +82,7 @@ pub fn join(
                 member,
                 incarnation,
                 nonce,
+                address: site.address.clone(),
             }
         }
     };

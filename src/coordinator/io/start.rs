@@ -56,6 +56,9 @@ pub enum StartError {
     Identity(IdentityError),
     /// It has none, or has not joined yet.
     Stranger,
+    /// The group reaches this member at another address than the one that is configured: it was
+    /// moved, or this is a copy and the member itself may be at work there.
+    Moved(MemberId, String),
     /// Its log can't be used.
     Log(LogError),
     /// The engine does not start from it.
@@ -69,6 +72,12 @@ impl fmt::Display for StartError {
         match self {
             StartError::Identity(e) => e.fmt(f),
             StartError::Stranger => f.write_str("this server is no member of a group"),
+            StartError::Moved(member, known) => write!(
+                f,
+                "member {member} of the group listens at {known}, but another address is configured: \
+                 set it back, or if this is a copy of that server's directory, remove it and let a \
+                 new server join"
+            ),
             StartError::Log(e) => e.fmt(f),
             StartError::Engine(e) => e.fmt(f),
             StartError::Io(what, e) => write!(f, "could not {what}: {e}"),
@@ -142,6 +151,7 @@ pub fn bootstrap(site: &Site, group: GroupId, gid: Gid) -> Result<(), StartError
         member,
         incarnation: Incarnation(0),
         nonce: 0,
+        address: site.address.clone(),
     };
     identity.store(&disk)?;
     Ok(())
@@ -164,6 +174,9 @@ pub fn restart(site: &Site, recovered: Gid) -> Result<Started, StartError> {
     let identity = Identity::load(&disk)?.filter(|i| i.member.0 != 0);
     let mut identity = identity.ok_or(StartError::Stranger)?;
     let (group, me) = (identity.group, identity.member);
+    if identity.address != site.address {
+        return Err(StartError::Moved(me, identity.address));
+    }
     let log_dir = site.log_dir();
     let (found, writer) = recover::recover(&FileDisk::open(&log_dir), group, me)?;
     identity.next_life(&disk)?;

@@ -204,7 +204,8 @@ impl Bench {
         self.deliver(id, message::status(report, point));
     }
 
-    fn deliver(&mut self, id: MessageId, payload: Bytes) {
+    /// This is ordered, in a log entry of its own.
+    pub fn deliver(&mut self, id: MessageId, payload: Bytes) {
         self.seq += 1;
         self.index += 1;
         let (seq, index) = (self.seq, self.index);

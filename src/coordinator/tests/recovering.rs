@@ -41,6 +41,17 @@ fn a_copy_that_is_ahead_of_the_order_is_of_another_history() {
 }
 
 #[test]
+fn an_own_message_with_other_content_is_fatal() {
+    let mut b = Bench::online();
+    b.write(1, 7, 100);
+    b.write(2, 7, 200);
+    let (id, _) = b.sent.pop_front().expect("sent");
+    let (_, other) = b.sent.pop_front().expect("sent");
+    b.deliver(id, other);
+    assert!(b.failure().contains("with other content"));
+}
+
+#[test]
 fn a_gap_in_the_order_is_fatal() {
     let mut b = Bench::online();
     b.seq += 1;

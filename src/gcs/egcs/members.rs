@@ -13,13 +13,15 @@ use std::io;
 pub const IDENTITY_FILE: &str = "identity";
 const IDENTITY_NEW: &str = "identity.new";
 const MAGIC: u64 = 0x3144_4947_5250_4745;
-const IDENTITY_BYTES: usize = 8 + 8 + 2 + 2 + 4 + 16 + 4;
+/// Without the address.
+const IDENTITY_BYTES: usize = 8 + 8 + 2 + 2 + 4 + 16 + 4 + 4;
+const IDENTITY_BYTES_MAX: usize = IDENTITY_BYTES + ADDRESS_BYTES_MAX;
 /// Bytes of a fingerprint or of a refusal.
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// Who this server is in its group. It belongs to the server and its log: a copy of the data
 /// directory leaves it out, and without the log it must not be used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// The group.
     pub group: GroupId,
@@ -29,6 +31,8 @@ pub struct Identity {
     pub incarnation: Incarnation,
     /// Random; names this attempt to join.
     pub nonce: u128,
+    /// Where the group reaches it, `host:port`.
+    pub address: String,
 }
 
 /// The identity cannot be used.
@@ -67,6 +71,7 @@ impl Identity {
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&self.incarnation.0.to_le_bytes());
         out.extend_from_slice(&self.nonce.to_le_bytes());
+        put_bytes(&mut out, self.address.as_bytes());
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
@@ -74,8 +79,8 @@ impl Identity {
 
     /// Reads the file's content.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, crc) = bytes.split_at_checked(IDENTITY_BYTES - 4)?;
-        if crc != crc32fast::hash(body).to_le_bytes() {
+        let (body, crc) = bytes.split_last_chunk::<4>()?;
+        if *crc != crc32fast::hash(body).to_le_bytes() {
             return None;
         }
         let mut f = Fields::new(Bytes::copy_from_slice(body));
@@ -84,12 +89,14 @@ impl Identity {
         }
         let (group, member) = (GroupId(f.u64().ok()?), MemberId(f.u16().ok()?));
         f.u16().ok()?;
-        Some(Self {
+        let identity = Self {
             group,
             member,
             incarnation: Incarnation(f.u32().ok()?),
             nonce: f.u128().ok()?,
-        })
+            address: f.string(ADDRESS_BYTES_MAX).ok()?,
+        };
+        (f.left() == 0).then_some(identity)
     }
 
     /// Reads the identity; `None` for a server that has none.
@@ -97,14 +104,15 @@ impl Identity {
         if !disk.list()?.iter().any(|n| n == IDENTITY_FILE) {
             return Ok(None);
         }
-        let bytes = disk.read(IDENTITY_FILE, 0, IDENTITY_BYTES + 1)?;
+        let bytes = disk.read(IDENTITY_FILE, 0, IDENTITY_BYTES_MAX + 1)?;
         Self::decode(&bytes).map(Some).ok_or(IdentityError::Damaged)
     }
 
     /// Makes the identity durable: either the old one is there after a crash, or this one.
     pub fn store(&self, disk: &impl Disk) -> Result<(), IdentityError> {
-        disk.create(IDENTITY_NEW, IDENTITY_BYTES as u64)?;
-        disk.write_at(IDENTITY_NEW, 0, &self.encode())?;
+        let bytes = self.encode();
+        disk.create(IDENTITY_NEW, bytes.len() as u64)?;
+        disk.write_at(IDENTITY_NEW, 0, &bytes)?;
         disk.sync(IDENTITY_NEW)?;
         disk.rename(IDENTITY_NEW, IDENTITY_FILE)?;
         disk.sync_dir()?;

@@ -236,15 +236,16 @@ fn identity_survives_a_crash_as_old_or_new() {
         member: MemberId(2),
         incarnation: Incarnation(0),
         nonce: 9,
+        address: "db-1:7001".into(),
     };
     identity.next_life(&disk).unwrap();
-    assert_eq!(Identity::load(&disk).unwrap(), Some(identity));
+    assert_eq!(Identity::load(&disk).unwrap().as_ref(), Some(&identity));
     let mut n = 0;
     disk.crash(&mut || {
         n += 1;
         n
     });
-    assert_eq!(Identity::load(&disk).unwrap(), Some(identity));
+    assert_eq!(Identity::load(&disk).unwrap().as_ref(), Some(&identity));
     let bytes = identity.encode();
     for at in 0..bytes.len() {
         let mut changed = bytes.clone();
