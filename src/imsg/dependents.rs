@@ -75,7 +75,7 @@ impl Dependents {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgr_loom)))]
 mod tests {
     use super::*;
 

@@ -397,7 +397,7 @@ impl Shared {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgr_loom)))]
 pub(crate) mod tests {
     use super::*;
     use std::alloc::{Layout, alloc_zeroed, dealloc};

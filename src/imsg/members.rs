@@ -184,7 +184,7 @@ impl MemberTable {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgr_loom)))]
 mod tests {
     use super::*;
 

@@ -264,7 +264,7 @@ impl TryFrom<Words> for ToHelper {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgr_loom)))]
 mod tests {
     use super::*;
     use std::fmt::Debug;

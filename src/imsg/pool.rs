@@ -494,7 +494,7 @@ impl Shared {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgr_loom)))]
 mod tests {
     use super::*;
     use crate::imsg::layout::tests::Region;
@@ -661,7 +661,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, pgr_loom))]
 mod loom_tests {
     use super::*;
     use loom::sync::Arc;

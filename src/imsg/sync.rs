@@ -1,19 +1,19 @@
 //! Atomics, which loom replaces by its own to try all interleavings.
 
-#[cfg(not(loom))]
+#[cfg(not(pgr_loom))]
 pub(crate) use std::cell::UnsafeCell;
-#[cfg(not(loom))]
+#[cfg(not(pgr_loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-#[cfg(loom)]
+#[cfg(pgr_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// loom's cell, used like the standard one.
-#[cfg(loom)]
+#[cfg(pgr_loom)]
 #[derive(Debug)]
 pub(crate) struct UnsafeCell<T>(loom::cell::UnsafeCell<T>);
 
-#[cfg(loom)]
+#[cfg(pgr_loom)]
 impl<T> UnsafeCell<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(loom::cell::UnsafeCell::new(value))
@@ -25,10 +25,10 @@ impl<T> UnsafeCell<T> {
 /// # Safety
 /// Nobody writes the cell meanwhile.
 pub(crate) unsafe fn cell_read<T: Copy>(cell: &UnsafeCell<T>) -> T {
-    #[cfg(not(loom))]
+    #[cfg(not(pgr_loom))]
     // SAFETY: by this function's contract.
     return unsafe { *cell.get() };
-    #[cfg(loom)]
+    #[cfg(pgr_loom)]
     // SAFETY: by this function's contract, which loom checks.
     return cell.0.with(|p| unsafe { *p });
 }
@@ -38,12 +38,12 @@ pub(crate) unsafe fn cell_read<T: Copy>(cell: &UnsafeCell<T>) -> T {
 /// # Safety
 /// Nobody reads or writes the cell meanwhile.
 pub(crate) unsafe fn cell_write<T>(cell: &UnsafeCell<T>, value: T) {
-    #[cfg(not(loom))]
+    #[cfg(not(pgr_loom))]
     // SAFETY: by this function's contract.
     unsafe {
         *cell.get() = value;
     }
-    #[cfg(loom)]
+    #[cfg(pgr_loom)]
     // SAFETY: by this function's contract, which loom checks.
     cell.0.with_mut(|p| unsafe { *p = value });
 }

@@ -121,7 +121,7 @@ impl<const N: usize> Turn<N> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgr_loom)))]
 mod tests {
     use super::*;
 
@@ -174,7 +174,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, pgr_loom))]
 mod loom_tests {
     use super::*;
     use loom::sync::Arc;

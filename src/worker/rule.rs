@@ -44,7 +44,7 @@ fn passed(slot: &ProcSlot, transaction: u32) -> Gid {
     Gid(slot.passed_gid.load(Ordering::SeqCst))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgr_loom)))]
 mod tests {
     use super::*;
     use crate::imsg::SlotNo;
