@@ -309,7 +309,8 @@ fn begin_and_run(
     let site = site(false)?;
     let group = GroupId(control.group_id.load(Ordering::Relaxed));
     let identity = site.identity().map_err(|e| e.to_string())?;
-    if identity.is_none_or(|i| i.member.0 == 0) {
+    let identity = identity.filter(|i| i.member.0 != 0);
+    if identity.is_none() {
         host::announce(GroupState::Joining);
         let Some(()) = join_group(control, &site, group, recovered)? else {
             return Ok(End::Stopped);
