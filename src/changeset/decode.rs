@@ -17,6 +17,8 @@ pub const VERSION: u16 = 1;
 /// The transaction has effects that its changeset does not carry (temporary tables, cursors WITH
 /// HOLD, LISTEN), so that no helper can stand in for its worker.
 pub const FLAG_LOCAL_EFFECTS: u16 = 1;
+/// Its session waits until all members show it: each reports as soon as it does.
+pub const FLAG_AWAITED: u16 = 2;
 
 /// What stands in front of every changeset: 96 bytes, little endian, no padding.
 ///

@@ -78,6 +78,24 @@ pub enum Event {
         /// The session ends, so effects that a changeset can't carry end with it.
         gone: bool,
     },
+    /// A reader wants everything that the group has acknowledged: answered with
+    /// [`Outcome::Reached`] or [`Outcome::NotPrimary`].
+    AwaitOrder {
+        /// Its process slot.
+        worker: u32,
+        /// Names this wait; different from those of multicasts.
+        ticket: u64,
+    },
+    /// A writer wants all members to show what it committed: answered with [`Outcome::Reached`], or
+    /// with [`Outcome::NotPrimary`] when this member fails or leaves.
+    AwaitShown {
+        /// Its process slot.
+        worker: u32,
+        /// Names this wait; different from those of multicasts.
+        ticket: u64,
+        /// What it committed.
+        gid: Gid,
+    },
     /// A helper is up and free.
     HelperReady {
         /// 0..=[`Config::helpers`].
@@ -236,6 +254,11 @@ pub enum Outcome {
     /// A helper has committed it here in its worker's place.
     Replayed {
         /// At this turn.
+        gid: Gid,
+    },
+    /// What was awaited: every acknowledged transaction is at most this GID, or all members show it.
+    Reached {
+        /// See there.
         gid: Gid,
     },
     /// 08007: it was sent, and this member will not learn its verdict (it failed or left).

@@ -98,6 +98,7 @@ pub struct Ledger {
     sent: VecDeque<(u64, Own)>,
     passed: BTreeMap<Gid, Passed>,
     last_token: u64,
+    last_sent: u64,
     status_out: bool,
 }
 
@@ -110,6 +111,16 @@ impl Ledger {
     /// Neither sent nor held nor waiting for a turn.
     pub fn is_idle(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// Number of the last own message that the engine took.
+    pub fn last_sent(&self) -> u64 {
+        self.last_sent
+    }
+
+    /// The order goes on from a checkpoint: a status message that it covers is not delivered.
+    pub fn restored(&mut self) {
+        self.status_out = false;
     }
 
     /// A status message of ours has not been delivered yet.
@@ -174,6 +185,7 @@ impl Ledger {
         if let Some(ticket) = own.ticket() {
             self.places.insert(ticket, Place::Sent(number));
         }
+        self.last_sent = number;
         self.sent.push_back((number, own));
     }
 

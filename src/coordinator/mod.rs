@@ -12,6 +12,7 @@ mod own;
 mod replicated;
 pub mod run;
 mod step;
+mod waiting;
 
 pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
 pub use step::Coordinator;

@@ -7,7 +7,7 @@ use super::message::{self, Message};
 use super::replicated::Replicated;
 use super::step::Coordinator;
 use crate::certifier::Verdict;
-use crate::changeset::decode::{Changeset, FLAG_LOCAL_EFFECTS};
+use crate::changeset::decode::{Changeset, FLAG_AWAITED, FLAG_LOCAL_EFFECTS};
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -16,6 +16,7 @@ use bytes::Bytes;
 impl Coordinator {
     /// The next event of the engine.
     pub(super) fn gcs(&mut self, event: gcs::Event, out: &mut Vec<Effect>) {
+        self.waiting.engine_refuses(false);
         match event {
             gcs::Event::Deliver(delivery) => self.deliver(delivery, out),
             gcs::Event::View(view) => {
@@ -89,6 +90,9 @@ impl Coordinator {
             // The same bytes everywhere, so every member passes over it.
             Err(_) => {}
         }
+        if (id.member, id.incarnation) == (self.config.me, self.config.incarnation) {
+            self.serve_readers(id.number, out);
+        }
         if self.state == GroupState::Online {
             // The engine has room again for what it refused.
             self.offer_held(out);
@@ -134,6 +138,9 @@ impl Coordinator {
                 return self.verdict(ticket, outcome, out);
             }
         };
+        if header.flags & FLAG_AWAITED != 0 && origin != self.config.me {
+            self.waiting.want(gid);
+        }
         if gid <= self.config.recovered {
             return;
         }
@@ -226,6 +233,8 @@ impl Coordinator {
             return self.fail(reason.into(), out);
         }
         self.replicated = restored;
+        self.ledger.restored();
+        self.waiting.restored(self.ledger.last_sent());
         self.last_index = 0;
     }
 

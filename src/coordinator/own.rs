@@ -65,7 +65,10 @@ impl Coordinator {
                 self.offer_held(out);
             }
             // It may pass before the group is given up for lost: see `Opening`.
-            Err(Refused::Busy | Refused::NotPrimary) => self.ledger.hold_again(token),
+            Err(Refused::Busy | Refused::NotPrimary) => {
+                self.ledger.hold_again(token);
+                self.waiting.engine_refuses(true);
+            }
             Err(Refused::TooBig) => {
                 let ticket = self.ledger.drop_offer(token);
                 self.verdict(ticket, Outcome::TooBig, out);

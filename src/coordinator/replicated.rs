@@ -81,6 +81,12 @@ impl Replicated {
             .unwrap_or(Gid::ZERO)
     }
 
+    /// What every voter but `me` shows, as far as reported; `None` if there is no other.
+    pub fn shown_beside(&self, me: MemberId) -> Option<Gid> {
+        let others = self.members.iter().filter(|(id, m)| **id != me && m.voter);
+        others.map(|(_, m)| m.report.committed).min()
+    }
+
     /// Membership as of this point of the order. A new member's windows begin at the floor.
     pub fn view(&mut self, view: &View) {
         let floor = self.certifier.floor();

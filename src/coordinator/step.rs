@@ -6,6 +6,7 @@ use super::ledger::{Ledger, Ticket};
 use super::message::{self, DigestPoint, Message, Report};
 use super::opening::Opening;
 use super::replicated::Replicated;
+use super::waiting::Waiting;
 use crate::gcs::{MemberInfo, View};
 use crate::group_state::GroupState;
 use crate::ids::Gid;
@@ -25,6 +26,8 @@ pub struct Coordinator {
     pub(super) ledger: Ledger,
     /// Changesets for helpers.
     pub(super) dispatch: Dispatch,
+    /// Sessions that want more than a prefix.
+    pub(super) waiting: Waiting,
     /// When the group opens and closes to writers.
     pub(super) opening: Opening,
     /// This member's positions.
@@ -56,6 +59,7 @@ impl Coordinator {
             replicated: Replicated::genesis(&config.pace),
             last_index: 0,
             ledger: Ledger::default(),
+            waiting: Waiting::default(),
             dispatch: Dispatch::new(config.helpers, config.pace.queue_bytes),
             opening: Opening::new(config.pace.quorum_ticks),
             progress: Report {
@@ -86,10 +90,11 @@ impl Coordinator {
         (self.replicated.last_gid(), self.replicated.digest())
     }
 
-    /// Whether there are changesets for which there was no helper.
+    /// Whether there is something to do as soon as a helper is done: changesets for which there was
+    /// none, or a commit that another member wants to hear of.
     #[must_use]
     pub fn work_waits(&self) -> bool {
-        self.dispatch.work_waits()
+        self.dispatch.work_waits() || self.commits_awaited()
     }
 
     /// For the statistics views.
@@ -147,6 +152,12 @@ impl Coordinator {
                 ticket,
                 gone,
             } => self.abandon((worker, ticket), gone, out),
+            Event::AwaitOrder { worker, ticket } => self.await_order((worker, ticket), out),
+            Event::AwaitShown {
+                worker,
+                ticket,
+                gid,
+            } => self.await_shown((worker, ticket), gid),
             Event::HelperReady { helper } => self.dispatch.ready(helper),
             Event::HelperApplied { helper, gid } => {
                 let applied = self.dispatch.applied(helper, gid);
@@ -212,8 +223,10 @@ impl Coordinator {
             self.set_state(GroupState::Online, out);
             self.offer_held(out);
         }
+        self.serve_waiting(out);
         if self.stopping {
             self.refuse_held(out);
+            self.refuse_readers(out);
             if self.ledger.is_idle() && self.state == GroupState::Online && !self.remove_sent {
                 self.leave(out);
             }
@@ -263,10 +276,12 @@ impl Coordinator {
     }
 
     fn tick(&mut self, out: &mut Vec<Effect>) {
+        self.waiting.engine_refuses(false);
         self.dispatch.tick();
         if self.opening.tick() && self.state == GroupState::Online {
             self.set_state(GroupState::NoQuorum, out);
             self.refuse_held(out);
+            self.refuse_readers(out);
         }
         if self.state == GroupState::Online {
             self.offer_held(out);
@@ -290,10 +305,7 @@ impl Coordinator {
         if now == self.reported || !due || !self.opening.may_send() || self.ledger.status_out() {
             return;
         }
-        self.reported = now;
-        self.quiet_ticks = 0;
-        let (token, payload) = self.ledger.offer_status(message::status(now.0, now.1));
-        out.push(Effect::Gcs(GcsCommand::Multicast { token, payload }));
+        self.send_status(out);
     }
 
     // ---- the end ----
@@ -323,6 +335,8 @@ impl Coordinator {
 
     fn give_up_own(&mut self, out: &mut Vec<Effect>) {
         self.refuse_held(out);
+        self.refuse_readers(out);
+        self.refuse_writers(out);
         for ticket in self.ledger.forget_sent() {
             self.verdict(Some(ticket), Outcome::Unknown, out);
         }
@@ -330,7 +344,9 @@ impl Coordinator {
 
     fn refuse_after_the_end(&mut self, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Multicast { worker, ticket, .. } => {
+            Event::Multicast { worker, ticket, .. }
+            | Event::AwaitOrder { worker, ticket }
+            | Event::AwaitShown { worker, ticket, .. } => {
                 self.verdict(Some((worker, ticket)), Outcome::NotPrimary, out);
             }
             // Offered in the step that ended it: sent or not, nobody will say.

@@ -5,6 +5,7 @@
 
 mod capture;
 mod commit;
+mod consistency;
 mod ddl;
 mod helper;
 mod server;

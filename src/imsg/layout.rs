@@ -4,6 +4,7 @@ use super::dependents::Dependents;
 use super::members::{MemberTable, Text};
 use super::pool::{BlockMeta, FreeLists, Pool};
 use super::queue::Ring;
+use super::readers::Readers;
 use super::since;
 use super::sync::{AtomicU32, AtomicU64};
 use super::turn::Turn;
@@ -29,6 +30,8 @@ pub struct Control {
     pub visible: Turn,
     /// Helpers that wait for a GID to become visible.
     pub dependents: Dependents,
+    /// Sessions that wait for a GID to become visible.
+    pub readers: Readers,
     /// A `GroupState`. Written by the coordinator (release), and by START before there is one.
     pub state: AtomicU32,
     /// Rises with every change of `state` or `database`; processes look here for news.
@@ -116,6 +119,8 @@ pub struct ProcSlot {
     pub passed_ticket: AtomicU64,
     /// Which of its transactions; rises. Written by the process, before anything else of the transaction.
     pub ticket: AtomicU64,
+    /// The GID that it waits to see, 0 for none. Written by the process; see `readers.rs`.
+    pub wants_gid: AtomicU64,
     /// Lowest `since` of its transaction. Written by the process; see `since.rs`.
     pub since_low: AtomicU64,
     /// The transaction that was told to abort: its ticket, 0 for none. Written by helpers after the
@@ -147,6 +152,7 @@ impl ProcSlot {
             passed_ticket: AtomicU64::new(0),
             ticket: AtomicU64::new(0),
             since_low: AtomicU64::new(since::NONE),
+            wants_gid: AtomicU64::new(0),
             victim_ticket: AtomicU64::new(0),
             victim_gid: AtomicU64::new(0),
             victim_origin: AtomicU32::new(0),
@@ -166,6 +172,7 @@ impl Control {
             logged: Turn::new(),
             visible: Turn::new(),
             dependents: Dependents::new(),
+            readers: Readers::new(),
             state: AtomicU32::new(0),
             epoch: AtomicU32::new(1),
             database: AtomicU32::new(0),

@@ -24,6 +24,18 @@ pub enum ToCoordinator {
         /// Which of the worker's transactions.
         ticket: u64,
     },
+    /// A reader wants everything that the group has acknowledged.
+    AwaitOrder {
+        /// Names the wait; no transaction has this number.
+        ticket: u64,
+    },
+    /// A writer wants all members to show what it committed.
+    AwaitShown {
+        /// Names the wait; no transaction has this number.
+        ticket: u64,
+        /// What it committed.
+        gid: Gid,
+    },
     /// A helper has connected and wants work.
     HelperReady {
         /// The number under which it was started.
@@ -84,6 +96,13 @@ pub enum ToWorker {
     Busy {
         /// Which of the worker's transactions.
         ticket: u64,
+    },
+    /// What was awaited: all that was acknowledged has at most this GID, or all members show it.
+    Reached {
+        /// Names the wait.
+        ticket: u64,
+        /// See there.
+        gid: Gid,
     },
     /// START or STOP is done.
     Done,
@@ -151,6 +170,8 @@ impl From<ToCoordinator> for Words {
             ToCoordinator::HelperGone => words![6],
             ToCoordinator::StartGroup => words![7],
             ToCoordinator::StopGroup => words![8],
+            ToCoordinator::AwaitOrder { ticket } => words![9, ticket],
+            ToCoordinator::AwaitShown { ticket, gid } => words![10, ticket, gid.0],
         }
     }
 }
@@ -175,6 +196,11 @@ impl TryFrom<Words> for ToCoordinator {
             6 => Self::HelperGone,
             7 => Self::StartGroup,
             8 => Self::StopGroup,
+            9 => Self::AwaitOrder { ticket: w[1] },
+            10 => Self::AwaitShown {
+                ticket: w[1],
+                gid: Gid(w[2]),
+            },
             _ => return Err(BadMessage),
         })
     }
@@ -202,6 +228,7 @@ impl From<ToWorker> for Words {
             ToWorker::Busy { ticket } => words![5, ticket],
             ToWorker::Done => words![6],
             ToWorker::Failed => words![7],
+            ToWorker::Reached { ticket, gid } => words![8, ticket, gid.0],
         }
     }
 }
@@ -226,6 +253,10 @@ impl TryFrom<Words> for ToWorker {
             5 => Self::Busy { ticket },
             6 => Self::Done,
             7 => Self::Failed,
+            8 => Self::Reached {
+                ticket,
+                gid: Gid(w[2]),
+            },
             _ => return Err(BadMessage),
         })
     }
@@ -302,6 +333,8 @@ mod tests {
             ToCoordinator::HelperGone,
             ToCoordinator::StartGroup,
             ToCoordinator::StopGroup,
+            ToCoordinator::AwaitOrder { ticket },
+            ToCoordinator::AwaitShown { ticket, gid },
         ]);
         survives(&[
             ToWorker::Pass { ticket, gid },
@@ -316,6 +349,7 @@ mod tests {
             ToWorker::Busy { ticket },
             ToWorker::Done,
             ToWorker::Failed,
+            ToWorker::Reached { ticket, gid },
         ]);
         survives(&[
             ToHelper::Apply {

@@ -6,6 +6,7 @@ pub mod members;
 pub mod message;
 pub mod pool;
 pub mod queue;
+pub mod readers;
 pub mod since;
 mod sync;
 pub mod turn;

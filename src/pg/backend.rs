@@ -118,6 +118,25 @@ pub fn is_interrupted() -> bool {
     unsafe { sys::QueryCancelPending != 0 || sys::ProcDiePending != 0 }
 }
 
+/// The request to cancel has nothing left to cancel.
+pub fn forget_cancel() {
+    // SAFETY: a flag of this process, of a type that a signal handler may write.
+    unsafe { sys::QueryCancelPending = 0 };
+}
+
+/// Whether this process serves a client.
+#[must_use]
+pub fn is_client() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::MyBackendType == sys::B_BACKEND }
+}
+
+/// [`crate::worker::consistency::after_commit`] is to be called when the transaction is over.
+pub fn set_awaits_shown(awaits: bool) {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_awaits_shown = awaits };
+}
+
 /// Holds back cancel and termination (`HOLD_INTERRUPTS`); gives them back when dropped.
 pub struct HeldInterrupts(u32);
 

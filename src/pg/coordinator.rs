@@ -130,6 +130,9 @@ fn requests(control: &Control) -> Option<SlotNo> {
                     shared.pool().free(changeset);
                     answer(from, ToWorker::NotPrimary { ticket });
                 }
+                Ok(
+                    ToCoordinator::AwaitOrder { ticket } | ToCoordinator::AwaitShown { ticket, .. },
+                ) => answer(from, ToWorker::NotPrimary { ticket }),
                 _ => {}
             }
         }

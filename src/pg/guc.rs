@@ -20,6 +20,10 @@ pub static mut replication_log_keep_size: c_int = 1024;
 #[unsafe(no_mangle)]
 pub static mut replication_insecure_network: bool = false;
 
+/// `replication_consistency`: 1 for before, 2 for after, both or none.
+#[unsafe(no_mangle)]
+pub static mut replication_consistency: c_int = 0;
+
 unsafe extern "C" {
     fn pgr_shim_guc_refuse(detail: *const c_char, hint: *const c_char);
 }
@@ -68,6 +72,20 @@ pub fn log_keep_bytes() -> u64 {
 pub fn insecure_network() -> bool {
     // SAFETY: as in `gcs`.
     unsafe { replication_insecure_network }
+}
+
+/// Whether transactions of this session begin with all that the group has acknowledged.
+#[must_use]
+pub fn consistent_before() -> bool {
+    // SAFETY: as in `gcs`.
+    unsafe { replication_consistency & 1 != 0 }
+}
+
+/// Whether commits of this session return when all members show them.
+#[must_use]
+pub fn consistent_after() -> bool {
+    // SAFETY: as in `gcs`.
+    unsafe { replication_consistency & 2 != 0 }
 }
 
 /// Whether `value` is a `replication_gcs`; tells the user what is wrong with it if not.

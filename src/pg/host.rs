@@ -146,6 +146,20 @@ impl PgHost {
                     gone: true,
                 });
             }
+            ToCoordinator::AwaitOrder { ticket } => {
+                out.push_back(Event::AwaitOrder {
+                    worker: from.0,
+                    ticket,
+                });
+            }
+            ToCoordinator::AwaitShown { ticket, gid } => {
+                self.push_progress(out);
+                out.push_back(Event::AwaitShown {
+                    worker: from.0,
+                    ticket,
+                    gid,
+                });
+            }
             ToCoordinator::HelperReady { helper } => {
                 if self.helpers.ready(helper, from) {
                     out.push_back(Event::HelperReady { helper });
@@ -272,6 +286,7 @@ impl Host for PgHost {
                 gid,
                 origin,
             },
+            Outcome::Reached { gid } => ToWorker::Reached { ticket, gid },
             Outcome::BelowFloor => ToWorker::BelowFloor { ticket },
             Outcome::NotPrimary => ToWorker::NotPrimary { ticket },
             Outcome::Busy => ToWorker::Busy { ticket },

@@ -1,5 +1,6 @@
 //! Imessages to and from the coordinator, and what this process has in shared memory.
 
+use super::consistency;
 use super::phase::Phase;
 use crate::capture::transaction as captured;
 use crate::ids::Gid;
@@ -156,6 +157,7 @@ extern "C" fn on_exit(_code: c_int, _arg: sys::Datum) {
         } else if matches!(phase(), Phase::Multicast | Phase::Certified) {
             let _ = request(ToCoordinator::Abandon { ticket: ticket() });
         }
+        consistency::leave();
         // Its blocks go back one by one, before all that is left in our name does.
         captured::discard();
         release();

@@ -3,10 +3,10 @@
 use super::channel::{self, control, set_phase, slot};
 use super::gate::{self, LOOK_AROUND};
 use super::phase::Phase;
-use super::victim;
+use super::{consistency, victim};
 use crate::capture::relation::described;
 use crate::capture::transaction::{self as captured, Pending};
-use crate::changeset::decode::{FLAG_LOCAL_EFFECTS, Header};
+use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, Header};
 use crate::changeset::encode::Sink;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -14,7 +14,7 @@ use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Chain, ChainWriter, Class};
 use crate::limits::CHANGESET_BYTES_MAX;
 use crate::pg::guard::{self, PgError, Result};
-use crate::pg::{backend, latch, shmem, sys, transaction};
+use crate::pg::{backend, guc, latch, shmem, sys, transaction};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,6 +38,9 @@ pub fn pre_commit() -> Result<bool> {
     let gid = wait_verdict(&sent)?;
     slot().gid.store(gid.0, Ordering::SeqCst);
     set_phase(Phase::Certified);
+    if guc::consistent_after() {
+        consistency::await_shown(gid);
+    }
     Ok(wait_turn(gid, &sent, local_effects))
 }
 
@@ -70,8 +73,15 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
         return Err(closed(state()));
     }
     let incarnation = control.incarnation.load(Ordering::SeqCst);
+    let mut flags = 0;
+    if local_effects {
+        flags |= FLAG_LOCAL_EFFECTS;
+    }
+    if guc::consistent_after() {
+        flags |= FLAG_AWAITED;
+    }
     let header = Header {
-        flags: if local_effects { FLAG_LOCAL_EFFECTS } else { 0 },
+        flags,
         group: GroupId(control.group_id.load(Ordering::Relaxed)),
         origin: MemberId(control.member.load(Ordering::Relaxed) as u16),
         incarnation: Incarnation(incarnation),
@@ -207,14 +217,15 @@ fn is_same_life(sent: &Sent) -> bool {
 }
 
 /// Whether this member takes no further part.
-fn is_over() -> bool {
+pub fn is_over() -> bool {
     matches!(
         state(),
         None | Some(GroupState::Off | GroupState::Failed | GroupState::Left)
     )
 }
 
-fn state() -> Option<GroupState> {
+/// State of the group on this server.
+pub fn state() -> Option<GroupState> {
     GroupState::from_u32(control().state.load(Ordering::SeqCst))
 }
 

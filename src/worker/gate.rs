@@ -53,5 +53,9 @@ pub fn visible() {
     control
         .dependents
         .passed(gid, |slot| latch::wake(SlotNo(slot)));
+    let wants = shmem::shared().slots().iter().map(|s| &s.wants_gid);
+    control
+        .readers
+        .passed(gid, wants, |slot| latch::wake(SlotNo(slot)));
     commit_gid::clear();
 }

@@ -8,6 +8,8 @@ pub mod channel;
 #[cfg(feature = "server")]
 pub mod commit;
 #[cfg(feature = "server")]
+pub mod consistency;
+#[cfg(feature = "server")]
 pub mod gate;
 #[cfg(feature = "server")]
 pub mod victim;

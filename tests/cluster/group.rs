@@ -104,6 +104,15 @@ fn a_member_without_majority_reads_but_refuses_writes_until_it_is_back() {
             .get::<_, i32>(0),
         1
     );
+    let error = client
+        .batch_execute("SET replication_consistency = before; SELECT v FROM t")
+        .expect_err("nobody knows what the others have acknowledged");
+    let db = error.as_db_error().expect("an answer");
+    assert_eq!(db.code().code(), "57P03", "{db:?}");
+    assert!(db.hint().is_some_and(|h| h.contains("eventual")), "{db:?}");
+    client
+        .batch_execute("RESET replication_consistency")
+        .expect("reset");
     group.start_quietly(2);
     let start = std::time::Instant::now();
     wait_for(PATIENCE, || {

@@ -3,6 +3,7 @@
 //! `PGR_BINDIR` names the programs (`make test` sets it to the build with assertions).
 
 mod conflicts;
+mod consistency;
 mod crash;
 mod group;
 mod load;

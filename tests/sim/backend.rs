@@ -7,6 +7,7 @@ use crate::scenario::Plant;
 use crate::server::Server;
 use crate::session::{Phase, Statement, Tried};
 use crate::world::Context;
+use postgres_r::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS};
 use postgres_r::coordinator::message::ENVELOPE_BYTES;
 use postgres_r::coordinator::{Event, Outcome};
 use postgres_r::group_state::GroupState;
@@ -14,6 +15,9 @@ use postgres_r::ids::{Gid, Incarnation};
 
 /// Tries for a lock before a client gives up (lock_timeout), which also ends local deadlocks.
 const LOCK_TRIES: u32 = 12;
+
+/// Tickets of reads; transactions have lower ones.
+const FIRST_READ: u64 = 1 << 63;
 
 impl Server {
     /// A session's next move.
@@ -27,6 +31,13 @@ impl Server {
         let owner = session.owner();
         match session.phase {
             Phase::Idle => {
+                if ctx.rng.per_mille(200) {
+                    self.read(ctx, slot);
+                }
+                let Some(running) = &mut self.running else {
+                    return;
+                };
+                let session = &mut running.sessions[slot as usize];
                 let open = matches!(state, GroupState::Online | GroupState::NoQuorum);
                 // A healed group is not loaded more than it takes to see that each member serves.
                 let wanted = !(ctx.healed && ctx.served.contains(&self.site));
@@ -56,6 +67,17 @@ impl Server {
             // Their next move comes with a verdict.
             Phase::Multicast | Phase::RolledBack => {}
         }
+    }
+
+    /// A read of all that is acknowledged, beside what the session does.
+    fn read(&mut self, ctx: &mut Context, slot: u32) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let ticket = FIRST_READ + ctx.rng.next() % FIRST_READ;
+        running.readers.insert(ticket, ctx.check.acknowledged());
+        let worker = slot;
+        self.tell_coordinator(ctx, slot, Event::AwaitOrder { worker, ticket });
     }
 
     fn statement_turn(&mut self, ctx: &mut Context, slot: u32) {
@@ -142,7 +164,8 @@ impl Server {
                 origin: me,
                 incarnation,
                 snapshot,
-                flags: u16::from(t.local_effects),
+                flags: u16::from(t.local_effects) * FLAG_LOCAL_EFFECTS
+                    + u16::from(ctx.rng.per_mille(200)) * FLAG_AWAITED,
                 xid: t.xid,
                 keys: &t.keys,
                 changes: &t.changes,
@@ -286,6 +309,16 @@ impl Server {
         let Some(running) = &mut self.running else {
             return;
         };
+        if let Some(acknowledged) = running.readers.remove(&ticket) {
+            match outcome {
+                Outcome::Reached { gid } => assert!(
+                    gid >= acknowledged,
+                    "a read at GID {gid} misses what was acknowledged, GID {acknowledged}"
+                ),
+                other => assert_eq!(other, Outcome::NotPrimary),
+            }
+            return;
+        }
         let session = &mut running.sessions[slot as usize];
         let Some(t) = session
             .transaction

@@ -33,6 +33,8 @@ pub struct Checker {
     told: BTreeMap<u64, Told>,
     checkpoints: BTreeMap<u64, u64>,
     promised: Vec<u64>,
+    /// Highest GID that a client was told of.
+    acknowledged: Gid,
 }
 
 impl Checker {
@@ -191,12 +193,18 @@ impl Checker {
         let before = self.told.insert(xid, told);
         assert_eq!(before, None, "transaction {xid} ends twice");
         if let Told::Committed(gid) = told {
+            self.acknowledged = self.acknowledged.max(gid);
             assert_eq!(
                 self.xids.get(&xid),
                 Some(&gid),
                 "transaction {xid} is acknowledged at GID {gid}"
             );
         }
+    }
+
+    /// What a read that begins now must see.
+    pub fn acknowledged(&self) -> Gid {
+        self.acknowledged
     }
 
     /// A client was told that its transaction has committed, wherever it stands.

@@ -44,6 +44,8 @@ pub struct Running {
     /// Appends that the disk has not done yet.
     pub steps: VecDeque<(u64, Vec<Step>)>,
     pub sessions: Vec<Session>,
+    /// Reads that wait for what was acknowledged when they began, by ticket.
+    pub readers: BTreeMap<u64, Gid>,
     pub helpers: Vec<Helper>,
     pub progress: (Gid, Gid, Gid),
     /// Payloads by position, for reads from the log.
@@ -132,6 +134,7 @@ impl Server {
             core,
             writer,
             steps: VecDeque::new(),
+            readers: BTreeMap::new(),
             sessions: (0..ctx.scenario.sessions).map(Session::new).collect(),
             helpers: (0..=ctx.scenario.helpers).map(Helper::new).collect(),
             progress: Default::default(),

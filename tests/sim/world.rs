@@ -354,6 +354,7 @@ impl World {
                 s.db.committed == gid
                     && s.running.as_ref().is_some_and(|r| {
                         r.sessions.iter().all(|s| s.transaction.is_none())
+                            && r.readers.is_empty()
                             && r.helpers.iter().all(|h| h.is_idle())
                             && r.core.digest().0 == gid
                     })

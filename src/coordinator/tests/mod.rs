@@ -6,3 +6,4 @@ mod ending;
 mod opening;
 mod recovering;
 mod verdicts;
+mod waiting;

@@ -1,0 +1,130 @@
+//! `replication_consistency`: a transaction that sees all that the group acknowledged before it
+//! began, and a commit that returns when all members show it.
+
+use super::channel::{self, control, slot};
+use super::commit::{is_over, state};
+use super::gate::LOOK_AROUND;
+use crate::group_state::GroupState;
+use crate::ids::Gid;
+use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::pg::guard::{PgError, Result};
+use crate::pg::{backend, elog, guc, latch, sys};
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+/// No transaction has a number this high.
+const WAITS: u64 = 1 << 63;
+
+thread_local! {
+    static LAST_WAIT: Cell<u64> = const { Cell::new(WAITS) };
+    /// What this session committed and waits to be shown everywhere.
+    static AWAITED: Cell<Gid> = const { Cell::new(Gid::ZERO) };
+}
+
+/// A transaction of the replicated database is about to take its first snapshot.
+pub fn before_snapshot() -> Result<()> {
+    if !guc::consistent_before() || !backend::is_client() {
+        return Ok(());
+    }
+    channel::attach(false)?;
+    let gid = ask_order()?;
+    let (readers, wants) = (&control().readers, &slot().wants_gid);
+    let mut there = readers.wait(wants, gid, &control().visible);
+    let _wait = Waiting;
+    while !there {
+        latch::sleep_interruptible(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_CONSISTENCY)?;
+        if is_over() {
+            return Err(unordered());
+        }
+        there = control().visible.passed() >= gid;
+    }
+    Ok(())
+}
+
+/// The highest GID that can have been acknowledged by now.
+fn ask_order() -> Result<Gid> {
+    let wanted = next_wait();
+    let is_open = || state() == Some(GroupState::Online) && channel::has_coordinator();
+    let question = ToCoordinator::AwaitOrder { ticket: wanted };
+    if !is_open() || channel::request(question).is_err() {
+        return Err(unordered());
+    }
+    loop {
+        match channel::receive() {
+            Some(ToWorker::Reached { ticket, gid }) if ticket == wanted => return Ok(gid),
+            Some(ToWorker::NotPrimary { ticket }) if ticket == wanted => return Err(unordered()),
+            Some(_) => {}
+            None if !is_open() => return Err(unordered()),
+            None => {
+                let event = sys::WAIT_EVENT_REPLICATION_CONSISTENCY;
+                latch::sleep_interruptible(Some(LOOK_AROUND), event)?;
+            }
+        }
+    }
+}
+
+/// The transaction that now commits at `gid` is to be shown everywhere before its client hears of
+/// it.
+pub fn await_shown(gid: Gid) {
+    AWAITED.set(gid);
+    backend::set_awaits_shown(true);
+}
+
+/// The transaction is over, and nothing of it is held any more. Raises nothing: it is committed.
+pub fn after_commit() {
+    backend::set_awaits_shown(false);
+    let (gid, wanted) = (AWAITED.replace(Gid::ZERO), next_wait());
+    let message = ToCoordinator::AwaitShown {
+        ticket: wanted,
+        gid,
+    };
+    let mut asked = channel::has_coordinator() && channel::request(message).is_ok();
+    while asked {
+        match channel::receive() {
+            Some(ToWorker::Reached { ticket, .. }) if ticket == wanted => return,
+            Some(ToWorker::NotPrimary { ticket }) if ticket == wanted => asked = false,
+            Some(_) => {}
+            None if backend::is_interrupted() || is_over() || !channel::has_coordinator() => {
+                asked = false;
+            }
+            None => latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_CONSISTENCY),
+        }
+    }
+    // As for a synchronous standby: the cancel has had its effect, a termination goes on.
+    backend::forget_cancel();
+    elog::log(
+        sys::WARNING,
+        "the transaction is committed, but some members of the replication group may not show it yet",
+    );
+}
+
+/// A wait of [`before_snapshot`] is over, however it ends.
+struct Waiting;
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+/// This process waits for nothing to become visible.
+pub fn leave() {
+    if slot().wants_gid.load(Ordering::Relaxed) != 0 {
+        control().readers.done(&slot().wants_gid);
+    }
+}
+
+fn next_wait() -> u64 {
+    LAST_WAIT.set(LAST_WAIT.get() + 1);
+    LAST_WAIT.get()
+}
+
+fn unordered() -> PgError {
+    let message = "cannot tell what the replication group has committed";
+    let state = state().map_or("unknown", GroupState::name);
+    PgError::new("57P03", message)
+        .detail(format!(
+            "The state of the replication group on this member is \"{state}\"."
+        ))
+        .hint("Set \"replication_consistency\" to \"eventual\" to read what this member has.")
+}
