@@ -57,7 +57,7 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     match relation.kind {
         Kind::Ignored => return Ok(None),
         Kind::Local => {
-            transaction::local_effect();
+            transaction::local_effect()?;
             return Ok(None);
         }
         Kind::Replicated => {}
@@ -310,7 +310,8 @@ fn push_inline(writer: &mut Writer, attr: layout::Attr, value: Option<&[u8]>) ->
     Ok(())
 }
 
-/// The row with nothing but its identity.
+/// The row with nothing but its identity, which other members look for by equality: a null there
+/// (its NOT NULL constraint is not valid) names nothing.
 fn write_identity(
     relation: &Relation,
     writer: &mut Writer,
@@ -320,6 +321,9 @@ fn write_identity(
     writer.clear();
     for (i, attr) in relation.attrs.iter().enumerate() {
         let named = relation.identity_columns.contains(&(i as u16));
+        if named && spans[i].is_null() {
+            return Err(null_identity(relation));
+        }
         push_inline(writer, *attr, if named { spans[i].of(data) } else { None })?;
     }
     Ok(())
@@ -391,5 +395,14 @@ fn need_identity(rel: Handle, relation: &Relation, verb: &str, what: &str) -> Re
             "cannot {verb} table \"{name}\" because it does not have a replica identity and its database replicates {what}"
         ),
     )
-    .hint("Give the table a primary key, or use ALTER TABLE ... REPLICA IDENTITY USING INDEX before replication starts."))
+    .hint("Give the table a primary key that is not deferrable, or a unique index by ALTER TABLE ... REPLICA IDENTITY USING INDEX: before replication starts, or while it is stopped."))
+}
+
+fn null_identity(relation: &Relation) -> PgError {
+    let name = &relation.name;
+    PgError::new(
+        "0A000",
+        format!("cannot change a row of table \"{name}\" whose replica identity is null"),
+    )
+    .hint("Give the row an identity and validate the NOT NULL constraint, before replication starts or while it is stopped.")
 }

@@ -106,9 +106,11 @@ pub fn watch_transactions() -> Result<()> {
     Ok(())
 }
 
-/// The transaction has changed something that its changeset doesn't carry.
-pub fn local_effect() {
+/// The transaction has changed something that its changeset doesn't carry; its end forgets that.
+pub fn local_effect() -> Result<()> {
+    watch_transactions()?;
     with(|state| state.local_effects = true);
+    Ok(())
 }
 
 /// Appends a key; its `since` is now, when the lock that it stands for is held.

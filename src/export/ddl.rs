@@ -1,6 +1,7 @@
 //! Statements.
 
 use crate::pg::guard::boundary;
+use crate::pg::relation::{self, Handle};
 use crate::pg::{ddl, sys};
 use std::ffi::{CStr, c_char};
 
@@ -46,6 +47,15 @@ unsafe extern "C" fn pgr_do_refuse_sequence(rel: sys::Relation) {
 #[unsafe(no_mangle)]
 extern "C" fn pgr_do_refuse_large_object() {
     boundary(ddl::large_object);
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pgr_do_refuse_foreign(rel: sys::Relation) {
+    boundary(|| {
+        // SAFETY: PostgreSQL passes an open relation.
+        let rel = unsafe { Handle::from_raw(rel) };
+        ddl::foreign(&relation::name(rel))
+    });
 }
 
 #[unsafe(no_mangle)]

@@ -287,6 +287,7 @@ struct Offsets {
 pub struct Shared {
     base: *mut u8,
     shape: Shape,
+    offsets: Offsets,
 }
 
 // SAFETY: all access goes through atomics, rings and the pool, which state their own rules.
@@ -328,7 +329,8 @@ impl Shared {
                     .write(Pool::fresh_meta(i, shape.apply_blocks));
             }
         }
-        let shared = Shared { base, shape };
+        // SAFETY: just laid out, by the caller's promise for as long as the process lives.
+        let shared = unsafe { Shared::attach(base, shape) };
         shared.pool().fill_lists();
         shared
     }
@@ -339,19 +341,18 @@ impl Shared {
     /// It did so at `base`, in memory that lives as long as this process.
     #[must_use]
     pub unsafe fn attach(base: *mut u8, shape: Shape) -> Shared {
-        Shared { base, shape }
+        Shared {
+            base,
+            shape,
+            offsets: shape.offsets(),
+        }
     }
 
     /// The group.
     #[must_use]
     pub fn control(self) -> &'static Control {
         // SAFETY: laid out by `init`, never moved, shared access only.
-        unsafe {
-            &*self
-                .base
-                .add(self.shape.offsets().control)
-                .cast::<Control>()
-        }
+        unsafe { &*self.base.add(self.offsets.control).cast::<Control>() }
     }
 
     /// All processes.
@@ -360,7 +361,7 @@ impl Shared {
         // SAFETY: as in `control`.
         unsafe {
             std::slice::from_raw_parts(
-                self.base.add(self.shape.offsets().slots).cast(),
+                self.base.add(self.offsets.slots).cast(),
                 self.shape.slots as usize,
             )
         }
@@ -378,7 +379,7 @@ impl Shared {
         // SAFETY: as in `control`.
         unsafe {
             std::slice::from_raw_parts(
-                self.base.add(self.shape.offsets().dirty).cast(),
+                self.base.add(self.offsets.dirty).cast(),
                 self.shape.dirty_words(),
             )
         }
@@ -388,7 +389,7 @@ impl Shared {
         self,
         make: impl FnOnce(&'static [BlockMeta], &'static FreeLists, *mut u8) -> T,
     ) -> T {
-        let o = self.shape.offsets();
+        let o = self.offsets;
         // SAFETY: as in `control`.
         let (meta, lists) = unsafe {
             (

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 mod refuse;
 
-pub use refuse::{database, install as install_refusals, large_object, notify, sequence};
+pub use refuse::{database, foreign, install as install_refusals, large_object, notify, sequence};
 
 type Edata = *mut *mut sys::ErrorData;
 

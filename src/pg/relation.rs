@@ -221,7 +221,8 @@ pub fn fingerprint(columns: &[Column]) -> u64 {
     digest.finish()
 }
 
-/// The index that names rows: the primary key, or what REPLICA IDENTITY USING INDEX says.
+/// The index that names rows, at the origin and where changes are applied: what REPLICA IDENTITY
+/// USING INDEX says, or else the primary key, if it is checked at once.
 pub fn identity_index(rel: Handle) -> Result<Option<u32>> {
     let mut out = 0;
     // SAFETY: an open relation.

@@ -16,6 +16,7 @@
 #include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -87,10 +88,19 @@ pgr_shim_relation_close(Relation rel, LOCKMODE mode, ErrorData **edata)
 	GUARD(relation_close(rel, mode));
 }
 
+/* A primary key names rows where the replica identity names none. */
+static Oid
+identity_index(Relation rel)
+{
+	Oid			index = RelationGetReplicaIndex(rel);
+
+	return OidIsValid(index) ? index : RelationGetPrimaryKeyIndex(rel, false);
+}
+
 int
 pgr_shim_identity_index(Relation rel, Oid *out, ErrorData **edata)
 {
-	GUARD(*out = RelationGetReplicaIndex(rel));
+	GUARD(*out = identity_index(rel));
 }
 
 int
@@ -140,6 +150,50 @@ index_equality(Relation index, int column)
 }
 
 /*
+ * Do values of this type hash alike if they are equal under "collation", which
+ * parts of the type may replace by their own?  Under a nondeterministic one
+ * strings of different bytes are equal, and few types' functions hash
+ * accordingly: name and citext compare by the collation, but hash bytes.
+ */
+static bool
+hashes_by_collation(Oid type, Oid collation)
+{
+	Oid			element;
+	TypeCacheEntry *entry;
+	TupleDesc	columns;
+	bool		result = true;
+
+	type = getBaseType(type);
+	if (OidIsValid(collation) && !get_collation_isdeterministic(collation))
+		return type == TEXTOID || type == VARCHAROID || type == BPCHAROID;
+	element = get_element_type(type);
+	if (OidIsValid(element))
+		return hashes_by_collation(element, collation);
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_RANGE:
+			entry = lookup_type_cache(type, TYPECACHE_RANGE_INFO);
+			return hashes_by_collation(entry->rngelemtype->type_id, entry->rng_collation);
+		case TYPTYPE_MULTIRANGE:
+			entry = lookup_type_cache(type, TYPECACHE_MULTIRANGE_INFO);
+			return hashes_by_collation(entry->rngtype->type_id, InvalidOid);
+		case TYPTYPE_COMPOSITE:
+			columns = lookup_rowtype_tupdesc(type, -1);
+			for (int i = 0; result && i < columns->natts; i++)
+			{
+				Form_pg_attribute att = TupleDescAttr(columns, i);
+
+				result = att->attisdropped ||
+					hashes_by_collation(att->atttypid, att->attcollation);
+			}
+			ReleaseTupleDesc(columns);
+			return result;
+		default:
+			return true;
+	}
+}
+
+/*
  * The extended hash function that agrees with the equality of an index's
  * column, NULL if there is none.  Lives as long as the process (typcache).
  */
@@ -157,7 +211,8 @@ index_hash(Relation index, int column, Oid type)
 							  TYPECACHE_HASH_EXTENDED_PROC_FINFO);
 	if (!OidIsValid(entry->hash_extended_proc) ||
 		!OidIsValid(entry->eq_opr) ||
-		entry->eq_opr != index_equality(index, column))
+		entry->eq_opr != index_equality(index, column) ||
+		!hashes_by_collation(type, index->rd_indcollation[column]))
 		return NULL;
 	return &entry->hash_extended_proc_finfo;
 }

@@ -43,7 +43,8 @@ pub const DATA_DIR: &str = ".";
 const IDLE_POOL_BYTES: usize = 1 << 20;
 
 static BASE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
-static SLOTS: AtomicU32 = AtomicU32::new(0);
+/// Where the imessages are, behind [`BASE`]; null without them. Set by the postmaster, before any fork.
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
 static WAKE_FD: AtomicI32 = AtomicI32::new(-1);
 
 /// Does this server need shared memory? One that is configured for a group does, and so does one
@@ -53,11 +54,8 @@ fn wanted() -> bool {
 }
 
 fn shape() -> Shape {
-    let slots = match SLOTS.load(Ordering::Relaxed) {
-        // SAFETY: reads variables that are set before shared memory is sized.
-        0 => unsafe { pgr_shim_process_slots() }.cast_unsigned(),
-        known => known,
-    };
+    // SAFETY: reads variables that are set before shared memory is sized.
+    let slots = unsafe { pgr_shim_process_slots() }.cast_unsigned();
     let pool = if guc::gcs().is_some() {
         guc::pool_bytes()
     } else {
@@ -79,8 +77,8 @@ pub fn size() -> usize {
 /// Lays out the shared memory: in the postmaster, at start and after a crash, and in a
 /// stand-alone process.
 pub fn init() -> Result<()> {
-    SLOTS.store(0, Ordering::Relaxed);
     BASE.store(ptr::null_mut(), Ordering::Relaxed);
+    SHARED.store(ptr::null_mut(), Ordering::Relaxed);
     if !wanted() {
         return Ok(());
     }
@@ -104,8 +102,9 @@ pub fn init() -> Result<()> {
         WAKE_FD.load(Ordering::Relaxed).cast_unsigned(),
         Ordering::Relaxed,
     );
-    SLOTS.store(shape.slots, Ordering::Relaxed);
-    BASE.store(base, Ordering::Release);
+    BASE.store(base, Ordering::Relaxed);
+    // Once a start of the server; it lives as long as the process.
+    SHARED.store(Box::into_raw(Box::new(shared)), Ordering::Release);
     Ok(())
 }
 
@@ -117,10 +116,8 @@ pub fn set_wake_fd(fd: i32) {
 /// The imessages and the group's state; `None` in a server that takes no part in replication.
 #[must_use]
 pub fn try_shared() -> Option<Shared> {
-    let base = BASE.load(Ordering::Acquire);
-    // SAFETY: `init` laid it out behind the server's part, in this process or its parent, with
-    // this shape; shared memory stays mapped as long as the process lives.
-    (!base.is_null()).then(|| unsafe { Shared::attach(base.add(size_of::<Server>()), shape()) })
+    // SAFETY: null or made by `init`, in this process or its parent, and never freed.
+    unsafe { SHARED.load(Ordering::Acquire).as_ref() }.copied()
 }
 
 /// The same where there must be one: behind a test of `pgr_enabled` or in a process of ours.

@@ -3,6 +3,7 @@
 use super::guard::{self, Result};
 use super::{shmem, sys};
 use crate::group_state::GroupState;
+use crate::ids::Gid;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -100,14 +101,17 @@ pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
     let failure = Some(c.failure.get()).filter(|f| state == GroupState::Failed && !f.is_empty());
     let members = c.members.get();
     let n = &c.counters;
+    // What is committed is ordered, though the coordinator may not have had the time to say so.
+    let committed = c.visible.passed();
+    let ordered = Gid(c.ordered_gid.load(Relaxed)).max(committed);
     rows.add(&[
         some(c.group_name.get()),
         database_name(database)?,
         some(state.name()),
         some(c.member.load(Relaxed)),
         some(c.incarnation.load(Relaxed)),
-        some(c.visible.passed()),
-        some(c.ordered_gid.load(Relaxed)),
+        some(committed),
+        some(ordered),
         some(c.flushed_gid.load(Relaxed)),
         some(c.apply_queue.load(Relaxed)),
         some(c.in_flight.load(Relaxed)),

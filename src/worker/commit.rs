@@ -22,6 +22,8 @@ use std::time::Duration;
 thread_local! {
     /// A helper commits this GID in our place.
     static REPLACED: Cell<Gid> = const { Cell::new(Gid::ZERO) };
+    /// ... and what only this session had of it is lost.
+    static LOCAL_LOST: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The last step of a transaction that may fail. True: it commits now, its turn has come (or it
@@ -47,6 +49,7 @@ pub fn pre_commit() -> Result<bool> {
 /// Waits until a helper has committed what [`pre_commit`] returned false for.
 pub fn replay_wait() -> Result<()> {
     let gid = REPLACED.replace(Gid::ZERO);
+    let local_lost = LOCAL_LOST.take();
     while control().visible.passed() < gid {
         if backend::is_interrupted() || is_over() {
             return Err(unknown());
@@ -58,7 +61,7 @@ pub fn replay_wait() -> Result<()> {
         );
     }
     control().counters.commits.fetch_add(1, Ordering::Relaxed);
-    Ok(())
+    if local_lost { Err(half_lost()) } else { Ok(()) }
 }
 
 /// What was sent.
@@ -185,6 +188,7 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
         // begins when no worker is left that its predecessor knew.
         if !is_same_life(sent) {
             REPLACED.set(gid);
+            LOCAL_LOST.set(local_effects);
             set_phase(Phase::Replaced);
             return false;
         }
@@ -269,6 +273,16 @@ fn unknown() -> PgError {
     )
     .detail("It was sent to the replication group, and no answer can be waited for.")
     .hint("Check its effects when the group is back; it is either there on all members or on none.")
+}
+
+/// Neither "committed" nor "failed" would be true.
+fn half_lost() -> PgError {
+    PgError::new(
+        "08007",
+        "the transaction is committed, but without its effects on this session",
+    )
+    .detail("Its replicated changes are committed on all members. What it did to temporary and unlogged tables, to settings, cursors and channels was rolled back, because the coordinator ended meanwhile.")
+    .hint("Don't run it again as a whole.")
 }
 
 /// A write where the group takes none now.

@@ -317,3 +317,57 @@ fn every_kind_of_victim_gives_way_while_its_client_is_silent() {
         .expect("a weak lock is in nobody's way");
     group.assert_identical();
 }
+
+#[test]
+fn strings_that_a_collation_holds_equal_are_taken_once() {
+    let group = group(
+        "collations",
+        3,
+        "CREATE EXTENSION citext;
+         CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE COLLATION plain (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
+         CREATE TYPE pair AS (a int4, b name COLLATE ci); CREATE TYPE span AS RANGE (subtype = name, collation = ci);
+         CREATE DOMAIN label AS name;
+         CREATE TABLE of_name (k name COLLATE ci PRIMARY KEY); CREATE TABLE of_text (k text COLLATE ci PRIMARY KEY);
+         CREATE TABLE of_char (k char(9) COLLATE ci PRIMARY KEY); CREATE TABLE of_label (k label COLLATE ci PRIMARY KEY);
+         CREATE TABLE of_array (k name[] COLLATE ci PRIMARY KEY); CREATE TABLE of_pair (k pair PRIMARY KEY);
+         CREATE TABLE of_span (k span PRIMARY KEY); CREATE TABLE of_citext (k citext COLLATE plain PRIMARY KEY);",
+    );
+    const TABLES: [(&str, &str); 8] = [
+        ("of_name", "'?'"),
+        ("of_text", "'?'"),
+        ("of_char", "'?'"),
+        ("of_label", "'?'"),
+        ("of_array", "ARRAY['?']::name[]"),
+        ("of_pair", "ROW(1, '?')::pair"),
+        ("of_span", "span('?', '?', '[]')"),
+        ("of_citext", "'?'"),
+    ];
+    let violation = [SqlState::UNIQUE_VIOLATION];
+    let done = storm(&group, |client, random| {
+        let (table, value) = TABLES[(random >> 20) as usize % TABLES.len()];
+        let text = match (table, random >> 8 & 3) {
+            ("of_citext", 0) => "foo",
+            ("of_citext", 1) => "f\u{f6}\u{f6}",
+            ("of_citext", _) => "fo\u{f2}",
+            (_, 0) => "Foo",
+            (_, 1) => "foo",
+            (_, 2) => "FOO",
+            (_, _) => "fOO",
+        };
+        let value = value.replace('?', text);
+        let sql = if random % 3 == 0 {
+            format!("DELETE FROM {table}")
+        } else {
+            format!("INSERT INTO {table} VALUES ({value})")
+        };
+        expected(client.execute(&sql, &[]), &violation)
+    });
+    assert!(done > 100, "only {done} statements changed anything");
+    group.assert_identical();
+    for (table, _) in TABLES {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let count: i64 = group.client(1).query_one(&sql, &[]).expect("count").get(0);
+        assert!(count <= 1, "{count} rows in {table}");
+    }
+}

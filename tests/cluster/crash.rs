@@ -3,6 +3,9 @@
 use crate::support::{
     PATIENCE, Stop, TestGroup, group, group_with, is_serialization_failure, options, scale,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use postgres_r::cluster::group::query_one;
 use postgres_r::cluster::server::wait_for;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -316,5 +319,80 @@ fn an_error_between_the_commit_turn_and_the_commit_record_is_a_crash() {
     for server in &group.servers {
         group.await_value(server, "SELECT count(*) FROM t", 2);
     }
+    group.assert_identical();
+}
+
+#[test]
+fn a_session_whose_part_is_lost_with_its_coordinator_is_told_so() {
+    let group = group(
+        "half-lost",
+        3,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v int4); INSERT INTO t VALUES (1, 0);",
+    );
+    let server = group.member(1).expect("member");
+    let signal = |pid: i32, signal: Signal| kill(Pid::from_raw(pid), signal).expect("signal");
+    let await_one = |sql: &str| {
+        wait_for(PATIENCE, || {
+            query_one::<i64>(server, "postgres", sql)
+                .ok()
+                .filter(|n| *n > 0)
+        })
+        .expect(sql)
+    };
+    // A helper of member 1 waits for a session that can't hear, so nothing behind it has its turn.
+    let mut deaf = group.client(1);
+    let pid: i32 = deaf
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("pid")
+        .get(0);
+    deaf.batch_execute("BEGIN; SELECT * FROM t FOR UPDATE")
+        .expect("lock");
+    signal(pid, Signal::SIGSTOP);
+    group.execute(2, "UPDATE t SET v = 1");
+    await_one(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'replication helper' AND wait_event_type = 'Lock'",
+    );
+    let mut client = group.client(1);
+    client
+        .batch_execute("CREATE TEMP TABLE mine (v int4)")
+        .expect("temporary table");
+    let session = std::thread::spawn(move || {
+        let outcome = client.batch_execute(
+            "BEGIN; INSERT INTO mine VALUES (1); INSERT INTO t VALUES (2, 0); COMMIT",
+        );
+        (client, outcome)
+    });
+    await_one("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ReplicationCommitTurn'");
+    let coordinator: i32 = query_one(
+        server,
+        "postgres",
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'replication coordinator'",
+    )
+    .unwrap_or_else(|e| panic!("{e}"));
+    signal(coordinator, Signal::SIGTERM);
+    await_one(&format!(
+        "SELECT 1 - count(*) FROM pg_stat_activity WHERE pid = {coordinator}"
+    ));
+    signal(pid, Signal::SIGCONT);
+    let (mut client, outcome) = session.join().expect("session");
+    let error = outcome.expect_err("its temporary row is lost");
+    let db = error.as_db_error().unwrap_or_else(|| panic!("{error:?}"));
+    assert_eq!(db.code().code(), "08007", "{db:?}");
+    assert!(
+        db.detail()
+            .is_some_and(|d| d.contains("committed on all members")),
+        "{db:?}"
+    );
+    let count = |client: &mut postgres::Client, sql: &str| {
+        client.query_one(sql, &[]).expect(sql).get::<_, i64>(0)
+    };
+    assert_eq!(count(&mut client, "SELECT count(*) FROM mine"), 0);
+    postgres_r::cluster::status::wait_online(server, PATIENCE).unwrap_or_else(|e| panic!("{e}"));
+    group.assert_identical();
+    assert_eq!(count(&mut client, "SELECT count(*) FROM t WHERE id = 2"), 1);
+    client
+        .batch_execute("INSERT INTO t VALUES (3, 0)")
+        .expect("the session goes on");
+    drop(deaf);
     group.assert_identical();
 }

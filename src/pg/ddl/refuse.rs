@@ -86,11 +86,7 @@ fn utility(statement: *mut sys::Node) -> Result<()> {
     }
     match verdict(statement)? {
         Verdict::Allowed => Ok(()),
-        Verdict::Local => {
-            transaction::watch_transactions()?;
-            transaction::local_effect();
-            Ok(())
-        }
+        Verdict::Local => transaction::local_effect(),
         Verdict::Refused(hint) => {
             // SAFETY: the answer is a constant C string.
             let name = guard::call(std::ptr::null(), |out, e| unsafe {
@@ -344,6 +340,16 @@ pub fn notify() -> Result<()> {
         PgError::new("0A000", "notifications are not replicated yet")
             .hint("Send notifications from a database that is not replicated."),
     )
+}
+
+/// Rows of a foreign table are about to change. Its server commits before the group has given its
+/// verdict, and what it committed stays when that is a no.
+pub fn foreign(name: &str) -> Result<()> {
+    Err(PgError::new(
+        "0A000",
+        format!("cannot change foreign table \"{name}\" from a replicated database"),
+    )
+    .hint("Change it from a database that is not replicated, or connect to its server."))
 }
 
 /// DROP DATABASE.
