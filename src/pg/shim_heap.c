@@ -88,13 +88,75 @@ pgr_shim_relation_close(Relation rel, LOCKMODE mode, ErrorData **edata)
 	GUARD(relation_close(rel, mode));
 }
 
-/* A primary key names rows where the replica identity names none. */
+/*
+ * Does a type compare by "collation", which parts of it may replace by their
+ * own, as an index on it does?  Under a nondeterministic collation strings of
+ * different bytes are equal.  Few types' functions hash accordingly (name hashes
+ * bytes), and the equality of some (citext) goes by bytes.
+ */
+static bool
+follows_collation(Oid type, Oid collation, bool hashed)
+{
+	Oid			element;
+	TypeCacheEntry *entry;
+	TupleDesc	columns;
+	bool		result = true;
+
+	type = getBaseType(type);
+	element = get_element_type(type);
+	if (OidIsValid(element))
+		return follows_collation(element, collation, hashed);
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_RANGE:
+			entry = lookup_type_cache(type, TYPECACHE_RANGE_INFO);
+			return follows_collation(entry->rngelemtype->type_id, entry->rng_collation, hashed);
+		case TYPTYPE_MULTIRANGE:
+			entry = lookup_type_cache(type, TYPECACHE_MULTIRANGE_INFO);
+			return follows_collation(entry->rngtype->type_id, InvalidOid, hashed);
+		case TYPTYPE_COMPOSITE:
+			columns = lookup_rowtype_tupdesc(type, -1);
+			for (int i = 0; result && i < columns->natts; i++)
+			{
+				Form_pg_attribute att = TupleDescAttr(columns, i);
+
+				result = att->attisdropped ||
+					follows_collation(att->atttypid, att->attcollation, hashed);
+			}
+			ReleaseTupleDesc(columns);
+			return result;
+		default:
+			return !OidIsValid(collation) || get_collation_isdeterministic(collation) ||
+				type == TEXTOID || type == VARCHAROID || type == BPCHAROID ||
+				(type == NAMEOID && !hashed);
+	}
+}
+
+/*
+ * A primary key names rows where the replica identity names none.  An index in
+ * which rows of unequal names can't be told apart names none.
+ */
 static Oid
 identity_index(Relation rel)
 {
-	Oid			index = RelationGetReplicaIndex(rel);
+	Oid			oid = RelationGetReplicaIndex(rel);
+	Relation	index;
+	bool		found = true;
 
-	return OidIsValid(index) ? index : RelationGetPrimaryKeyIndex(rel, false);
+	if (!OidIsValid(oid))
+		oid = RelationGetPrimaryKeyIndex(rel, false);
+	if (!OidIsValid(oid))
+		return InvalidOid;
+	index = index_open(oid, AccessShareLock);
+	for (int i = 0; found && i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+	{
+		int			column = index->rd_index->indkey.values[i];
+
+		found = follows_collation(TupleDescAttr(RelationGetDescr(rel), column - 1)->atttypid,
+								  index->rd_indcollation[i], false);
+	}
+	index_close(index, AccessShareLock);
+	return found ? oid : InvalidOid;
 }
 
 int
@@ -150,50 +212,6 @@ index_equality(Relation index, int column)
 }
 
 /*
- * Do values of this type hash alike if they are equal under "collation", which
- * parts of the type may replace by their own?  Under a nondeterministic one
- * strings of different bytes are equal, and few types' functions hash
- * accordingly: name and citext compare by the collation, but hash bytes.
- */
-static bool
-hashes_by_collation(Oid type, Oid collation)
-{
-	Oid			element;
-	TypeCacheEntry *entry;
-	TupleDesc	columns;
-	bool		result = true;
-
-	type = getBaseType(type);
-	if (OidIsValid(collation) && !get_collation_isdeterministic(collation))
-		return type == TEXTOID || type == VARCHAROID || type == BPCHAROID;
-	element = get_element_type(type);
-	if (OidIsValid(element))
-		return hashes_by_collation(element, collation);
-	switch (get_typtype(type))
-	{
-		case TYPTYPE_RANGE:
-			entry = lookup_type_cache(type, TYPECACHE_RANGE_INFO);
-			return hashes_by_collation(entry->rngelemtype->type_id, entry->rng_collation);
-		case TYPTYPE_MULTIRANGE:
-			entry = lookup_type_cache(type, TYPECACHE_MULTIRANGE_INFO);
-			return hashes_by_collation(entry->rngtype->type_id, InvalidOid);
-		case TYPTYPE_COMPOSITE:
-			columns = lookup_rowtype_tupdesc(type, -1);
-			for (int i = 0; result && i < columns->natts; i++)
-			{
-				Form_pg_attribute att = TupleDescAttr(columns, i);
-
-				result = att->attisdropped ||
-					hashes_by_collation(att->atttypid, att->attcollation);
-			}
-			ReleaseTupleDesc(columns);
-			return result;
-		default:
-			return true;
-	}
-}
-
-/*
  * The extended hash function that agrees with the equality of an index's
  * column, NULL if there is none.  Lives as long as the process (typcache).
  */
@@ -212,7 +230,7 @@ index_hash(Relation index, int column, Oid type)
 	if (!OidIsValid(entry->hash_extended_proc) ||
 		!OidIsValid(entry->eq_opr) ||
 		entry->eq_opr != index_equality(index, column) ||
-		!hashes_by_collation(type, index->rd_indcollation[column]))
+		!follows_collation(type, index->rd_indcollation[column], true))
 		return NULL;
 	return &entry->hash_extended_proc_finfo;
 }

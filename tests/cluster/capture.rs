@@ -56,29 +56,27 @@ fn refused(client: &mut Client, sql: &str) -> String {
 
 #[test]
 fn a_row_whose_identity_is_null_can_not_be_changed() {
+    // As it is where the constraint came later, NOT VALID.
+    let not_null = |set: bool| {
+        format!(
+            "UPDATE pg_attribute SET attnotnull = {set} WHERE attrelid = 'n'::regclass AND attname = 'a';"
+        )
+    };
     let group = group(
         "null-identity",
         2,
-        "CREATE TABLE n (a int4 NOT NULL, b int4); CREATE UNIQUE INDEX n_a ON n (a); ALTER TABLE n REPLICA IDENTITY USING INDEX n_a; INSERT INTO n VALUES (1, 0);",
+        &format!(
+            "CREATE TABLE n (a int4 NOT NULL, b int4); CREATE UNIQUE INDEX n_a ON n (a); ALTER TABLE n REPLICA IDENTITY USING INDEX n_a; INSERT INTO n VALUES (1, 0);
+             SET allow_system_table_mods = on; {} INSERT INTO n VALUES (NULL, 2); {}",
+            not_null(false),
+            not_null(true),
+        ),
     );
     let mut client = group.client(1);
-    // As it is where the constraint came later, NOT VALID.
-    let not_null = |client: &mut Client, set: bool| {
-        let sql = format!(
-            "SET allow_system_table_mods = on; UPDATE pg_attribute SET attnotnull = {set} WHERE attrelid = 'n'::regclass AND attname = 'a'"
-        );
-        client.batch_execute(&sql).expect("pg_attribute");
-    };
-    not_null(&mut client, false);
-    client
-        .batch_execute("INSERT INTO n VALUES (NULL, 2)")
-        .expect("insert");
-    not_null(&mut client, true);
     for sql in [
-        "UPDATE n SET b = 3",
-        "UPDATE n SET a = 2 WHERE a IS NULL",
+        "UPDATE n SET a = 2 WHERE b = 2",
         "DELETE FROM n",
-        "BEGIN; SAVEPOINT s; DELETE FROM n WHERE a IS NULL",
+        "BEGIN; SAVEPOINT s; DELETE FROM n WHERE b = 2",
     ] {
         let hint = refused(&mut group.client(1), sql);
         assert!(hint.contains("NOT NULL"), "{sql}: {hint}");
@@ -182,17 +180,8 @@ fn foreign_tables_are_not_changed_from_a_replicated_database() {
         let _ = client.batch_execute("ROLLBACK; DEALLOCATE ALL");
     }
     for table in ["f", "parts"] {
-        let sql = format!("COPY {table} FROM STDIN");
-        let copied = client.copy_in(&sql).and_then(|mut copy| {
-            std::io::Write::write_all(&mut copy, b"102\t1\n").expect("write");
-            copy.finish()
-        });
-        let error = copied.expect_err("COPY");
-        assert_eq!(
-            error.code(),
-            Some(&SqlState::FEATURE_NOT_SUPPORTED),
-            "{error:?}"
-        );
+        let sql = format!("COPY {table} FROM PROGRAM 'echo 102,1' (FORMAT csv)");
+        refused(&mut client, &sql);
     }
     let sum =
         |client: &mut Client, sql: &str| client.query_one(sql, &[]).expect(sql).get::<_, i64>(0);

@@ -1,6 +1,8 @@
 //! What several members do to the same keys at the same time.
 
-use crate::support::{Stop, TestGroup, group, is_serialization_failure, scale, until_committed};
+use crate::support::{
+    PATIENCE, Stop, TestGroup, group, is_serialization_failure, scale, until_committed,
+};
 use postgres::Error;
 use postgres::error::SqlState;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -209,7 +211,7 @@ fn a_loser_hears_which_relation_and_which_member_won() {
     // The other member's transaction is ordered first, and its helper needs the row that is locked here.
     group.execute(2, "UPDATE t SET v = 2 WHERE id = 1");
     group
-        .wait_in_step(crate::support::PATIENCE)
+        .wait_in_step(PATIENCE)
         .expect("the idle transaction gives way");
     let error = open.commit().expect_err("it has lost");
     assert_eq!(
@@ -280,7 +282,7 @@ fn every_kind_of_victim_gives_way_while_its_client_is_silent() {
             .expect("lock");
         group.execute(3, &format!("UPDATE t SET v = 3 WHERE id = {id}"));
         group
-            .wait_in_step(crate::support::PATIENCE)
+            .wait_in_step(PATIENCE)
             .expect("the holder of the lock gives way");
         let error = client
             .batch_execute("COMMIT")
@@ -297,7 +299,7 @@ fn every_kind_of_victim_gives_way_while_its_client_is_silent() {
         .expect("insert");
     group.execute(2, "INSERT INTO c VALUES (7)");
     group
-        .wait_in_step(crate::support::PATIENCE)
+        .wait_in_step(PATIENCE)
         .expect("the holder of the index entry gives way");
     assert!(is_serialization_failure(
         &client.batch_execute("SELECT 1").expect_err("it has lost")
@@ -309,9 +311,7 @@ fn every_kind_of_victim_gives_way_while_its_client_is_silent() {
         .batch_execute("BEGIN; LOCK TABLE t IN ROW EXCLUSIVE MODE; SELECT 1")
         .expect("lock");
     group.execute(2, "UPDATE t SET v = 9 WHERE id = 9");
-    group
-        .wait_in_step(crate::support::PATIENCE)
-        .expect("no conflict at all");
+    group.wait_in_step(PATIENCE).expect("no conflict at all");
     client
         .batch_execute("COMMIT")
         .expect("a weak lock is in nobody's way");
@@ -333,7 +333,7 @@ fn strings_that_a_collation_holds_equal_are_taken_once() {
          CREATE TABLE of_array (k name[] COLLATE ci PRIMARY KEY); CREATE TABLE of_pair (k pair PRIMARY KEY);
          CREATE TABLE of_span (k span PRIMARY KEY); CREATE TABLE of_citext (k citext COLLATE plain PRIMARY KEY);",
     );
-    const TABLES: [(&str, &str); 8] = [
+    const TABLES: [(&str, &str); 7] = [
         ("of_name", "'?'"),
         ("of_text", "'?'"),
         ("of_char", "'?'"),
@@ -341,19 +341,15 @@ fn strings_that_a_collation_holds_equal_are_taken_once() {
         ("of_array", "ARRAY['?']::name[]"),
         ("of_pair", "ROW(1, '?')::pair"),
         ("of_span", "span('?', '?', '[]')"),
-        ("of_citext", "'?'"),
     ];
     let violation = [SqlState::UNIQUE_VIOLATION];
     let done = storm(&group, |client, random| {
         let (table, value) = TABLES[(random >> 20) as usize % TABLES.len()];
-        let text = match (table, random >> 8 & 3) {
-            ("of_citext", 0) => "foo",
-            ("of_citext", 1) => "f\u{f6}\u{f6}",
-            ("of_citext", _) => "fo\u{f2}",
-            (_, 0) => "Foo",
-            (_, 1) => "foo",
-            (_, 2) => "FOO",
-            (_, _) => "fOO",
+        let text = match random >> 8 & 3 {
+            0 => "Foo",
+            1 => "foo",
+            2 => "FOO",
+            _ => "fOO",
         };
         let value = value.replace('?', text);
         let sql = if random % 3 == 0 {
@@ -370,4 +366,16 @@ fn strings_that_a_collation_holds_equal_are_taken_once() {
         let count: i64 = group.client(1).query_one(&sql, &[]).expect("count").get(0);
         assert!(count <= 1, "{count} rows in {table}");
     }
+    // Its equality goes by bytes, so its index does not find what it holds.
+    for (member, text) in [(1, "foo"), (2, "f\u{f6}o")] {
+        let sql = format!("INSERT INTO of_citext VALUES ('{text}')");
+        let done = group.client(member).batch_execute(&sql);
+        assert_eq!(done.is_ok(), member == 1, "{done:?}");
+        group.wait_in_step(PATIENCE).expect("in step");
+    }
+    let error = group
+        .client(1)
+        .batch_execute("DELETE FROM of_citext")
+        .expect_err("rows can't be named");
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED));
 }
