@@ -209,8 +209,13 @@ impl Cluster {
         format!(
             "127.0.0.{}:{}",
             server.number,
-            server.port + GROUP_PORT_OFFSET
+            self.group_port(server.number)
         )
+    }
+
+    /// Port of the group traffic of the member of this number.
+    pub(crate) fn group_port(&self, number: usize) -> u16 {
+        self.port + number as u16 - 1 + GROUP_PORT_OFFSET
     }
 
     fn server_configuration(&self, server: &Server, seeds: &[String]) -> String {

@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod group;
+pub mod network;
 pub mod server;
 pub mod status;
 pub mod verify;

@@ -1,73 +1,13 @@
-//! A cut network, made of drop rules in a network namespace of the test's own.
+//! A cut network.
 
-use crate::support::{PATIENCE, TestGroup, group_with, options};
-use nix::sched::{CloneFlags, unshare};
+use crate::support::{PATIENCE, group_with, options};
+use postgres_r::cluster::network;
 use postgres_r::cluster::server::wait_for;
-use std::process::Command;
-
-fn tool(program: &str, arguments: &[&str]) {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// Puts this thread, and what it starts, in a network of its own. Only root may.
-fn own_network() -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can make a network namespace");
-        return false;
-    }
-    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-    tool("ip", &["link", "set", "lo", "up"]);
-    true
-}
-
-/// Drops all group traffic from and to one member.
-fn cut(group: &TestGroup, number: usize) {
-    let server = group.member(number).expect("member");
-    // Every member listens on a loopback address of its own and dials from it.
-    let address = group.group_address(server);
-    let address = address.split(':').next().expect("host");
-    tool("nft", &["add", "table", "inet", "cut"]);
-    tool(
-        "nft",
-        &[
-            "add",
-            "chain",
-            "inet",
-            "cut",
-            "in",
-            "{ type filter hook input priority 0; }",
-        ],
-    );
-    // Clients come from and go to 127.0.0.1, whatever member they talk to.
-    for side in ["saddr", "daddr"] {
-        for port in ["sport", "dport"] {
-            let ports = format!("{}-{}", group.port + 2000, group.port + 2010);
-            tool(
-                "nft",
-                &[
-                    "add", "rule", "inet", "cut", "in", "ip", side, address, "tcp", port, &ports,
-                    "drop",
-                ],
-            );
-        }
-    }
-}
-
-fn heal() {
-    tool("nft", &["delete", "table", "inet", "cut"]);
-}
 
 #[test]
 fn a_member_cut_off_refuses_writes_and_catches_up_when_the_cut_heals() {
-    if !own_network() {
+    if !network::enter_own().unwrap_or_else(|e| panic!("{e}")) {
+        eprintln!("skipped: only root can make a network namespace");
         return;
     }
     let group = group_with(
@@ -78,7 +18,8 @@ fn a_member_cut_off_refuses_writes_and_catches_up_when_the_cut_heals() {
     for victim in [3, 1] {
         group.execute(victim, "UPDATE t SET v = v + 1");
         group.wait_in_step(PATIENCE).expect("in step");
-        cut(&group, victim);
+        let server = group.member(victim).expect("member");
+        network::cut(&group, server).unwrap_or_else(|e| panic!("{e}"));
         wait_for(PATIENCE, || {
             (group.state(victim).state == "no_quorum").then_some(())
         })
@@ -103,7 +44,7 @@ fn a_member_cut_off_refuses_writes_and_catches_up_when_the_cut_heals() {
             })
             .expect("the majority goes on");
         }
-        heal();
+        network::heal(server).unwrap_or_else(|e| panic!("{e}"));
         wait_for(PATIENCE, || {
             group
                 .client(victim)
