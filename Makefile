@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long bench pg pg-check pg-stock lib lint clean pg-edit pg-refresh setup
+.PHONY: help demo test test-long history bench pg pg-check pg-stock lib lint clean pg-edit pg-refresh setup
 
 JOBS ?= $(shell nproc)
 CARGO ?= cargo
@@ -17,8 +17,11 @@ demo: pg ## three members under pgbench, verified to be identical
 test: pg-check ## every test: pure, simulation, PostgreSQL's suites, real groups
 	scripts/test
 
-test-long: pg-check ## more seeds, Miri, loom, longer faults
+test-long: pg-check pg-stock ## more seeds, Miri, loom, longer faults
 	scripts/test --long
+
+history: pg-check pg-stock ## transactions on all members under faults, judged for isolation anomalies
+	scripts/history --long
 
 bench: pg pg-stock ## throughput and cost against stock PostgreSQL, in one run
 	scripts/bench
