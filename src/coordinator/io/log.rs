@@ -7,7 +7,7 @@
 //! An error is final: what a failed sync left on disk is unknown, and a second sync that succeeds
 //! would not make it known. The member leaves, and finds out at its next start.
 
-use super::backend::{Backend, Op, Outcome, Token};
+use super::backend::{Backend, Flush, Op, Outcome, Token};
 use super::segments::SegmentMaker;
 use crate::gcs::egcs::log::Record;
 use crate::gcs::egcs::segment::file_name;
@@ -182,14 +182,14 @@ impl LogFiles {
             }
             &Step::Write { segment, .. } | &Step::Sync { segment } => {
                 let file = self.segment_file(segment)?;
-                let (offset, data, sync) = join(&mut self.steps, segment);
+                let (offset, data, flush) = join(&mut self.steps, segment);
                 backend.submit(
                     Token::Log,
                     Op::Write {
                         file,
                         offset,
                         data,
-                        sync,
+                        flush,
                     },
                 );
                 self.writing = true;
@@ -229,7 +229,7 @@ impl LogFiles {
                     file,
                     offset: 0,
                     data: Vec::new(),
-                    sync: true,
+                    flush: Flush::Whole,
                 },
             );
         }
@@ -239,8 +239,8 @@ impl LogFiles {
 
 /// Takes the steps at the front that go on writing where the first one began: one write, and one
 /// sync at its end that stands for all between.
-fn join(steps: &mut VecDeque<Step>, segment: u64) -> (u64, Vec<Bytes>, bool) {
-    let (mut start, mut end, mut data, mut sync) = (0, None, Vec::new(), false);
+fn join(steps: &mut VecDeque<Step>, segment: u64) -> (u64, Vec<Bytes>, Flush) {
+    let (mut start, mut end, mut data, mut flush) = (0, None, Vec::new(), Flush::No);
     while let Some(step) = steps.front() {
         match step {
             Step::Write {
@@ -256,13 +256,13 @@ fn join(steps: &mut VecDeque<Step>, segment: u64) -> (u64, Vec<Bytes>, bool) {
                 }
                 end = Some(offset + bytes.len() as u64);
                 data.push(Bytes::from(bytes));
-                sync = false;
+                flush = Flush::No;
             }
-            Step::Sync { .. } => sync = true,
+            Step::Sync { .. } => flush = Flush::Content,
             Step::Create { .. } => unreachable!("it ends the run"),
         }
     }
-    (start, data, sync)
+    (start, data, flush)
 }
 
 fn failure(segment: u64, doing: &'static str, error: io::Error) -> LogFailure {

@@ -66,6 +66,11 @@ impl Backend for Counting {
     }
     fn submit(&mut self, token: Token, op: Op) {
         self.log_writes += u32::from(token == Token::Log);
+        if let Op::Write { file, flush, .. } = &op
+            && file.metadata().unwrap().is_dir()
+        {
+            assert_eq!(*flush, Flush::Whole, "names are more than content");
+        }
         self.inner.submit(token, op);
     }
     fn cancel(&mut self, token: Token) {
