@@ -33,7 +33,10 @@ impl Node {
     }
 
     pub(super) fn frame(&mut self, from: MemberId, bytes: Bytes) {
-        if from.0 == 0 || from == self.config.me || self.peers.len() > 4 * MEMBERS_MAX {
+        if from.0 == 0 || from == self.config.me {
+            return;
+        }
+        if self.peers.len() > 4 * MEMBERS_MAX && !self.peers.contains_key(&from) {
             return;
         }
         let gone = self.order.is_gone(from);

@@ -110,6 +110,7 @@ pub struct Node {
     pub(super) view: View,
     pub(super) outbox: Outbox,
     pub(super) proposals: Proposals,
+    /// Members and who is connected; others are forgotten with the next tick.
     pub(super) peers: BTreeMap<MemberId, Peer>,
     /// Joins that were asked for here, by connection: request and age in ticks.
     pub(super) joins: BTreeMap<u64, (Bytes, usize)>,
