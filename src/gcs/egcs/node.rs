@@ -122,6 +122,7 @@ pub struct Node {
     /// Raft's newest hard state, and the one in the log.
     pub(super) hard_state: HardState,
     pub(super) hard_state_logged: HardState,
+    /// Bytes of entries in the log; of what it holds, other members need nothing else.
     pub(super) log_bytes: u64,
     /// What the followers have been told is committed, when this member leads.
     pub(super) announced: u64,
@@ -307,6 +308,7 @@ impl Node {
         self.out.push(Output::Append {
             ticket: self.ticket,
             records,
+            .filter(|r| matches!(r, Record::Entry(_)))
         });
         self.ticket
     }

@@ -57,7 +57,7 @@ pub struct Mark {
     pub term: u64,
     /// Its last GID.
     pub gid: Gid,
-    /// Bytes of the log before it was written, counted from any fixed point.
+    /// Bytes of entries before it was written, counted from any fixed point.
     pub log_bytes: u64,
 }
 
@@ -74,7 +74,7 @@ pub struct Recovered {
     pub last_index: u64,
     /// The last entries, without a gap up to `last_index`, as many as fit the cache.
     pub tail: VecDeque<Entry>,
-    /// Bytes of records.
+    /// Bytes of records of entries.
     pub log_bytes: u64,
 }
 
@@ -375,7 +375,9 @@ impl Fold {
                 self.checkpoint(c)?;
             }
         }
-        self.out.log_bytes += found.len;
+        if let Record::Entry(_) = found.record {
+            self.out.log_bytes += found.len;
+        }
         Ok(())
     }
 

@@ -85,6 +85,8 @@ pub struct Cluster {
     pub rng: Option<Rng>,
     pub replies: BTreeMap<u64, JoinReply>,
     pub checkpoint_every: u64,
+    /// Bytes of a checkpoint's state, at least.
+    pub state_bytes: usize,
     pub keep_bytes: u64,
     pub segment_bytes: u64,
     /// Position by position: message, and the running hash after it.

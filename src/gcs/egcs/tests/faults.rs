@@ -319,6 +319,30 @@ fn log_is_cut_and_members_that_lagged_within_it_catch_up() {
     }
 }
 
+/// What a member that is away will need are entries; checkpoints are the others' own.
+#[test]
+fn checkpoints_do_not_count_as_what_is_kept_for_members_that_are_away() {
+    let mut c = Cluster::of(20, 3);
+    (c.checkpoint_every, c.state_bytes) = (10, 200 << 10);
+    c.keep_bytes = 1 << 20;
+    for m in [1, 2, 3] {
+        c.crash(id(m));
+        c.start(id(m));
+        c.run_until("level", |c| c.leader().is_some() && c.level());
+    }
+    c.crash(id(3));
+    c.run_until("two serve", |c| c.leader().is_some());
+    let half = Bytes::from(vec![1; 5 << 10]);
+    for _ in 0..100 {
+        let at = c.leader().unwrap();
+        c.multicast(at, half.clone()).unwrap();
+        c.run(1);
+    }
+    assert_eq!(c.history.len(), 100);
+    c.start(id(3));
+    c.run_until("level", Cluster::level);
+}
+
 #[test]
 fn garbage_frames_change_nothing() {
     let mut c = Cluster::of(17, 3);
