@@ -170,6 +170,11 @@ impl Node {
 
     pub(super) fn made_durable(&mut self, ticket: u64) {
         self.durable = self.durable.max(ticket);
+        if self.durable >= self.term_ticket {
+            for m in std::mem::take(&mut self.held) {
+                self.send_raft(m);
+            }
+        }
         while self
             .waiting
             .front()

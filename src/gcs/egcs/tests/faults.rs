@@ -383,3 +383,40 @@ fn nothing_is_delivered_before_it_is_durable_here() {
     c.settle();
     assert_eq!(c.history.len(), 1);
 }
+
+/// What it said as the leader of a term that it forgot, it would say differently the next time.
+#[test]
+fn lone_voter_is_silent_until_its_term_is_durable() {
+    let mut c = Cluster::new(19);
+    c.multicast(id(1), payload(1)).unwrap();
+    c.settle();
+    let learner = c.join(id(1), 7);
+    while c.servers[&learner].app.seq == 0 {
+        // In step at the end of a tick, so a learner until the next.
+        c.step(id(1), Input::Tick);
+        c.settle();
+    }
+    c.lose_power(id(1));
+    c.start(id(1));
+    let without_disk = |c: &mut Cluster| {
+        for _ in 0..20 {
+            c.tick_all();
+            while c.pass_one() {}
+            c.flush(learner);
+        }
+    };
+    without_disk(&mut c);
+    assert!(!c.servers[&learner].app.primary, "nobody leads yet");
+    c.multicast(learner, payload(2));
+    without_disk(&mut c);
+    assert!(!c.servers[&learner].app.view.members[1].voter);
+    c.lose_power(id(1));
+    c.start(id(1));
+    c.multicast(id(1), payload(3));
+    c.settle();
+    c.multicast(id(1), payload(4)).unwrap();
+    c.run_until("ordered", |c| c.level() && c.history.len() >= 2);
+    c.multicast(learner, payload(5)).unwrap();
+    let before = c.history.len();
+    c.run_until("both serve", |c| c.level() && c.history.len() > before);
+}
