@@ -388,7 +388,7 @@ impl Fold {
         } else if e.index > last + 1 {
             return Err(format!("entry {} follows entry {last}", e.index));
         } else if e.index <= last {
-            if e.index < self.first || self.out.marks.iter().any(|m| m.index >= e.index) {
+            if self.out.marks.iter().any(|m| m.index >= e.index) {
                 return Err(format!("entry {} supersedes a committed one", e.index));
             }
             while self.out.tail.back().is_some_and(|b| b.index >= e.index) {
@@ -405,6 +405,10 @@ impl Fold {
             }
             self.out.terms.push((e.index, e.term));
         }
+            // Where the log was cut, a segment may begin with entries that were never committed,
+            // and what supersedes them may begin below it. A checkpoint that was kept for all
+            // that follows it lies further on then.
+            self.first = self.first.min(e.index);
         self.out.last_index = e.index;
         self.tail_bytes += e.data.len();
         // A copy, so that the tail does not keep whole segments in memory.

@@ -306,6 +306,44 @@ fn superseding_below_a_segment_is_found_again() {
     assert_eq!(recovered.terms, [(1, 1), (2, 2), (5, 4)]);
 }
 
+/// A checkpoint goes ahead of where a segment begins, and a new leader supersedes from below there.
+#[test]
+fn superseding_below_the_oldest_segment_that_is_kept_is_no_damage() {
+    for checkpoint in [99, 100, 120, 149, 150] {
+        let mut log = Log::new();
+        log.writer.set_segment_bytes(128 << 10);
+        for n in 2..100 {
+            log.append(&[entry(n, 1, 100)]);
+        }
+        log.append(&[entry(100, 1, 60 << 10), mark(94, 1)]);
+        for n in 101..=150 {
+            log.append(&[entry(n, 1, 100)]);
+        }
+        assert_eq!(log.disk.list().unwrap().len(), 2);
+        log.append(&[hard_state(2, 94), entry(95, 2, 100)]);
+        for n in 96..=150 {
+            log.append(&[entry(n, 2, 100)]);
+        }
+        assert_eq!(log.disk.list().unwrap().len(), 3);
+        log.append(&[mark(checkpoint, 2)]);
+        for n in log.writer.compact(checkpoint + 1) {
+            log.disk.remove(&segment::file_name(n)).unwrap();
+        }
+        let (recovered, mut log) = log.reopen();
+        assert_eq!(recovered.last_index, 150);
+        assert!(recovered.marks.iter().any(|m| m.index == checkpoint));
+        let tail: Vec<_> = recovered.tail.iter().map(|e| (e.index, e.term)).collect();
+        let base = recovered.marks[0].index;
+        assert_eq!(tail, (base + 1..=150).map(|n| (n, 2)).collect::<Vec<_>>());
+        log.append(&[entry(151, 2, 10)]);
+        assert_eq!(log.reopen().0.last_index, 151);
+    }
+    // What a checkpoint contains is committed, whatever was removed.
+    let mut log = Log::new();
+    log.append(&[entry(2, 2, 10), entry(3, 2, 10), mark(3, 2), entry(3, 4, 9)]);
+    assert!(damage(&log.disk).2.contains("supersedes a committed one"));
+}
+
 #[test]
 fn record_larger_than_a_segment_gets_its_own() {
     let mut log = Log::new();
