@@ -254,5 +254,9 @@ fn a_failed_sync_is_final() {
             failure.to_string(),
             "could not write group log file \"0000000000000001.seg\": Input/output error (os error 5)"
         );
+        log.append(3, vec![entry(4, 10)]);
+        assert_eq!(log.drive(backend).unwrap(), None, "nothing is durable now");
+        assert!(!log.busy());
+        assert_eq!(backend.log_writes, 2, "and nothing vouches for it");
     });
 }

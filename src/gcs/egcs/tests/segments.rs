@@ -345,6 +345,45 @@ fn superseding_below_the_oldest_segment_that_is_kept_is_no_damage() {
 }
 
 #[test]
+fn what_a_failed_sync_left_in_memory_only_is_written_again() {
+    for bytes in [40, 3000, 20 << 20] {
+        let mut log = Log::new();
+        log.append(&[hard_state(2, 1), entry(2, 2, 100)]);
+        // The largest begins a segment, of which nothing is on the medium.
+        let steps = log.plan(&[entry(3, 2, bytes)]);
+        log.disk.fail_sync();
+        recover::perform(&log.disk, &steps).unwrap_err();
+        let (recovered, log) = log.reopen();
+        log.disk.crash(&mut || 1);
+        let (again, _) = log.reopen();
+        assert_eq!(again.last_index, recovered.last_index, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn remains_that_a_failed_sync_left_on_the_medium_only_are_overwritten() {
+    let mut log = Log::new();
+    log.append(&[hard_state(2, 1), entry(2, 2, 100)]);
+    let steps = log.plan(&[entry(3, 2, 40), entry(4, 2, 40)]);
+    let [Step::Write { offset, bytes, .. }, Step::Sync { .. }] = &steps[..] else {
+        panic!("{steps:?}");
+    };
+    // Only the second record reached the medium. The first start does not get rid of it.
+    let (name, half) = (last_segment(&log.disk), bytes.len() / 2);
+    log.disk
+        .write_at(&name, offset + half as u64, &bytes[half..])
+        .unwrap();
+    log.disk.sync(&name).unwrap();
+    log.disk.fail_sync();
+    recover::recover(&log.disk, GROUP, ME).unwrap_err();
+    let (recovered, mut log) = log.reopen();
+    assert_eq!(recovered.last_index, 2);
+    log.append(&[entry(3, 5, 40)]);
+    log.disk.crash(&mut || 1);
+    assert_eq!(log.reopen().0.last_index, 3);
+}
+
+#[test]
 fn record_larger_than_a_segment_gets_its_own() {
     let mut log = Log::new();
     log.append(&[entry(2, 2, 40 << 20), entry(3, 2, 5)]);
