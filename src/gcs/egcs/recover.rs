@@ -108,7 +108,7 @@ pub fn create_empty(disk: &impl Disk, group: GroupId, member: MemberId) -> Resul
 /// Bytes that a disk writes as one, at most.
 const BLOCK_BYTES: u64 = 4096;
 /// Bytes of a log's first segment, which holds little.
-const FIRST_BYTES: u64 = 64 << 10;
+const FIRST_BYTES: u64 = 4 << 10;
 
 fn new_log(group: GroupId, member: MemberId) -> Writer {
     let mut writer = Writer::new(

@@ -248,8 +248,9 @@ fn cut_file_and_foreign_file_are_refused() {
     let name = last_segment(&log.disk);
     let bytes = log.disk.whole(&name).unwrap();
     let disk = MemDisk::new();
-    disk.create(&name, 4096).unwrap();
-    disk.write_at(&name, 0, &bytes[..4096]).unwrap();
+    let half = bytes.len() / 2;
+    disk.create(&name, half as u64).unwrap();
+    disk.write_at(&name, 0, &bytes[..half]).unwrap();
     assert_eq!(damage(&disk).2, "the file was cut");
     match recover::recover(&log.disk, GroupId(78), ME) {
         Err(LogError::Damaged { what, .. }) => assert!(what.contains("belongs to")),
@@ -311,20 +312,20 @@ fn superseding_below_a_segment_is_found_again() {
 fn superseding_below_the_oldest_segment_that_is_kept_is_no_damage() {
     for checkpoint in [99, 100, 120, 149, 150] {
         let mut log = Log::new();
-        log.writer.set_segment_bytes(128 << 10);
+        log.writer.set_segment_bytes(32 << 10);
         for n in 2..100 {
             log.append(&[entry(n, 1, 100)]);
         }
-        log.append(&[entry(100, 1, 60 << 10), mark(94, 1)]);
+        log.append(&[entry(100, 1, 23 << 10), mark(94, 1)]);
         for n in 101..=150 {
             log.append(&[entry(n, 1, 100)]);
         }
-        assert_eq!(log.disk.list().unwrap().len(), 2);
+        assert_eq!(log.disk.list().unwrap().len(), 3);
         log.append(&[hard_state(2, 94), entry(95, 2, 100)]);
         for n in 96..=150 {
             log.append(&[entry(n, 2, 100)]);
         }
-        assert_eq!(log.disk.list().unwrap().len(), 3);
+        assert_eq!(log.disk.list().unwrap().len(), 4);
         log.append(&[mark(checkpoint, 2)]);
         for n in log.writer.compact(checkpoint + 1) {
             log.disk.remove(&segment::file_name(n)).unwrap();
