@@ -32,7 +32,7 @@ const _: () = assert!(KEEPALIVE_TICKS * 3 < SILENCE_TICKS);
 pub const POOL_BLOCK_BYTES: usize = 8 << 10;
 /// Keys that the certifier retains; beyond it the oldest go and late windows fail with 40001.
 pub const CERTIFIER_KEYS_MAX: usize = 4 << 20;
-/// Delivered messages between two checkpoints of the certification state.
+/// Delivered messages between two checkpoints of the certification state, at least.
 pub const CHECKPOINT_EVERY_MESSAGES: u64 = 10_000;
 /// Most transactions of one member between multicast and verdict.
 pub const IN_FLIGHT_MAX: usize = 4096;

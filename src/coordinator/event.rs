@@ -30,7 +30,7 @@ pub struct Config {
 /// that are a member's own. Only tests use other values than [`Pace::default`].
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Delivered messages between two checkpoints.
+    /// Delivered messages between two checkpoints, at least.
     pub checkpoint_messages: u64,
     /// GIDs between two comparisons of the verdict digests.
     pub digest_gids: u64,

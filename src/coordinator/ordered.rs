@@ -55,7 +55,7 @@ impl Coordinator {
                 out,
             );
         }
-        self.replicated.seq = seq;
+        self.replicated.delivered(delivery.payload.len());
         let id = delivery.id;
         let mut own = None;
         if (id.member, id.incarnation) == (self.config.me, self.config.incarnation) {
@@ -191,19 +191,15 @@ impl Coordinator {
         (sender == (self.config.group, id.member, id.incarnation)).then_some(changeset)
     }
 
-    /// Checkpoints are due at the first end of a log entry after a fixed number of deliveries, so
+    /// Checkpoints are due at ends of log entries, by what was delivered since the one before, so
     /// they lie at the same positions on every member.
     fn end_of_entry(&mut self, out: &mut Vec<Effect>) {
-        let seq = self.replicated.seq;
-        let due = seq - self.replicated.checkpoint_seq >= self.config.pace.checkpoint_messages;
-        if self.last_index == 0 || !due {
+        let due = self.config.pace.checkpoint_messages;
+        if self.last_index == 0 || !self.replicated.checkpoint_due(due) {
             return;
         }
-        self.replicated.checkpoint_seq = seq;
-        let (gid, state) = (
-            self.replicated.last_gid(),
-            Bytes::from(self.replicated.encode()),
-        );
+        let (seq, gid) = (self.replicated.seq, self.replicated.last_gid());
+        let state = Bytes::from(self.replicated.checkpoint());
         out.push(Effect::Gcs(GcsCommand::Checkpoint { seq, gid, state }));
     }
 

@@ -18,8 +18,10 @@ const VERSION: u32 = 1;
 pub struct Replicated {
     /// Last delivery in it.
     pub seq: u64,
-    /// Delivery at which the newest checkpoint was taken.
-    pub checkpoint_seq: u64,
+    /// Delivery at which the newest checkpoint was taken, and its size.
+    checkpoint: (u64, u64),
+    /// Bytes delivered since.
+    since_checkpoint: u64,
     certifier: Certifier,
     members: BTreeMap<MemberId, Standing>,
     digests: Digests,
@@ -41,7 +43,8 @@ impl Replicated {
     pub fn genesis(pace: &Pace) -> Replicated {
         Replicated {
             seq: 0,
-            checkpoint_seq: 0,
+            checkpoint: (0, 0),
+            since_checkpoint: 0,
             certifier: Certifier::new(certifier::Config {
                 keys_max: pace.keys_max,
             }),
@@ -49,6 +52,27 @@ impl Replicated {
             digests: Digests::default(),
             point: DigestPoint::default(),
         }
+    }
+
+    /// The next delivery, of so many bytes.
+    pub fn delivered(&mut self, bytes: usize) {
+        self.seq += 1;
+        self.since_checkpoint += bytes as u64;
+    }
+
+    /// Whether a checkpoint should be taken at the next end of an entry: after some messages, and
+    /// as many bytes of them as the one before had, so that checkpoints never are most of the log.
+    pub fn checkpoint_due(&self, messages: u64) -> bool {
+        let (seq, bytes) = self.checkpoint;
+        self.seq - seq >= messages && self.since_checkpoint >= bytes
+    }
+
+    /// Takes a checkpoint.
+    pub fn checkpoint(&mut self) -> Vec<u8> {
+        let state = self.encode();
+        self.checkpoint = (self.seq, state.len() as u64);
+        self.since_checkpoint = 0;
+        state
     }
 
     /// Last GID given out.
@@ -205,10 +229,14 @@ impl Replicated {
                 ));
             }
         }
-        Self::decode_body(&mut from, pace).ok_or_else(damaged)?
+        Self::decode_body(&mut from, state.len() as u64, pace).ok_or_else(damaged)?
     }
 
-    fn decode_body(from: &mut Reader<'_>, pace: &Pace) -> Option<Result<Replicated, String>> {
+    fn decode_body(
+        from: &mut Reader<'_>,
+        size: u64,
+        pace: &Pace,
+    ) -> Option<Result<Replicated, String>> {
         let seq = from.u64()?;
         let point = DigestPoint {
             gid: Gid(from.u64()?),
@@ -238,7 +266,8 @@ impl Replicated {
             Certifier::decode(config, certifier)
                 .map(|certifier| Replicated {
                     seq,
-                    checkpoint_seq: seq,
+                    checkpoint: (seq, size),
+                    since_checkpoint: 0,
                     certifier,
                     members,
                     digests,

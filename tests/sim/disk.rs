@@ -23,6 +23,7 @@ struct Directory {
     files: BTreeMap<String, File>,
     /// Names as of the last sync of the directory, when they have changed since.
     durable: Option<BTreeMap<String, File>>,
+    fail_sync: bool,
 }
 
 /// A handle; clones share the directory.
@@ -53,6 +54,12 @@ impl SimDisk {
             }
             file.content.clone_from(&file.durable);
         }
+    }
+
+    /// Whether the next sync of a file fails as the kernel's do: what should have been written counts
+    /// as written from then on, so that reads show it and later syncs succeed, and is not on the medium.
+    pub fn fail_sync(&self, fail: bool) {
+        self.0.borrow_mut().fail_sync = fail;
     }
 
     fn file<T>(&self, name: &str, f: impl FnOnce(&mut File) -> T) -> io::Result<T> {
@@ -100,6 +107,10 @@ impl Disk for SimDisk {
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
+        if std::mem::take(&mut self.0.borrow_mut().fail_sync) {
+            self.file(name, |file| file.unsynced.clear())?;
+            return Err(io::Error::other("the medium failed"));
+        }
         self.file(name, |file| {
             for (offset, bytes) in file.unsynced.drain(..) {
                 put(&mut file.durable, offset, &bytes);

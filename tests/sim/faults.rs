@@ -28,6 +28,7 @@ impl World {
             f.kill_session,
             f.join,
             f.stop,
+            f.fail_sync,
         ];
         let total: u64 = weights.iter().sum();
         if total == 0 {
@@ -50,7 +51,7 @@ impl World {
                 if site != other {
                     self.ctx
                         .trace(|| format!("cut between sites {site} and {other}"));
-                    self.connect(site, other, false);
+                    self.disconnect(site, other);
                 }
             }
             Some(4) => {
@@ -66,24 +67,37 @@ impl World {
                 self.servers[site].kill_session(&mut self.ctx, slot);
             }
             Some(6) => self.copy_and_join(),
-            _ => self.stop(site),
+            Some(7) => self.stop(site),
+            _ if self.servers[site].running.is_none() => {}
+            _ => {
+                self.ctx
+                    .trace(|| format!("the next sync of site {site} fails"));
+                self.servers[site].disk.fail_sync(true);
+            }
         }
     }
 
     pub fn crash(&mut self, site: usize) {
-        self.end(site);
+        let power_fails = self.ctx.rng.per_mille(700);
+        self.end(site, power_fails);
+        self.start_later(site);
+    }
+
+    fn start_later(&mut self, site: usize) {
         let delay = self.ctx.rng.between(10, 5000);
         self.ctx.later(delay, Happening::Start { site });
     }
 
-    pub fn end(&mut self, site: usize) {
-        for other in 0..self.servers.len() {
-            if other != site {
-                self.connect(site, other, false);
-            }
-        }
+    /// Its log can't be written or read: the process ends, and is started again.
+    pub fn log_failed(&mut self, site: usize) {
+        self.end(site, false);
+        self.start_later(site);
+    }
+
+    pub fn end(&mut self, site: usize, power_fails: bool) {
+        self.close_all(site);
         let missed = self.paused.remove(&site).map_or(Vec::new(), |p| p.missed);
-        self.servers[site].crash(&mut self.ctx);
+        self.servers[site].crash(&mut self.ctx, power_fails);
         // Some of it is not about the life that ended.
         for what in missed {
             self.ctx.at(self.ctx.now, what);

@@ -198,7 +198,7 @@ impl Server {
                     running.node.step(Input::Durable { ticket });
                 }
                 if running.steps.len() == 1 {
-                    let delay = ctx.rng.between(0, ctx.scenario.disk_delay_max);
+                    let delay = ctx.disk_delay();
                     ctx.later(delay, Happening::Disk { site, life });
                 }
             }
@@ -283,12 +283,16 @@ impl Server {
             let Some((t, steps)) = running.steps.pop_front() else {
                 break;
             };
-            recover::perform(&self.disk, &steps).expect("a simulated disk");
+            if let Err(error) = recover::perform(&self.disk, &steps) {
+                ctx.trace(|| format!("site {site} stops: {error}"));
+                running.steps.clear();
+                return ctx.log_failed.push(site);
+            }
             running.writer.durable(t);
             ticket = Some(t);
         }
         if !running.steps.is_empty() {
-            let delay = ctx.rng.between(0, ctx.scenario.disk_delay_max);
+            let delay = ctx.disk_delay();
             ctx.later(delay, Happening::Disk { site, life });
         }
         if let Some(ticket) = ticket

@@ -7,6 +7,7 @@ mod disk;
 mod faults;
 mod helper;
 mod host;
+mod link;
 mod model;
 mod network;
 mod rng;

@@ -1,6 +1,7 @@
 //! Connections between servers: ordered, cut, blocked, replaced; and the way into the group.
 
 use crate::world::{Happening, JOIN_ANSWER_TICKS, World};
+use bytes::Bytes;
 use postgres_r::gcs::egcs::members::JoinReply;
 use postgres_r::gcs::{Input, TICK_MS};
 use postgres_r::ids::MemberId;
@@ -28,15 +29,16 @@ impl World {
             {
                 continue;
             }
-            let last = &mut link.last[usize::from(from > site)];
-            *last = (*last).max(ctx.now + ctx.rng.between(0, ctx.scenario.net_delay_max));
+            let delay = ctx.rng.between(0, ctx.scenario.net_delay_max);
+            let epoch = link.epoch;
+            let (number, at) = link.way(from, site).send(ctx.now + delay);
             let frame = Happening::Frame {
-                link: (from, site),
-                epoch: link.epoch,
+                way: (from, site),
+                epoch,
+                number,
                 from: sender,
                 bytes,
             };
-            let at = *last;
             ctx.at(at, frame);
         }
         for (connection, reply) in std::mem::take(&mut self.ctx.join_replies) {
@@ -57,32 +59,99 @@ impl World {
                 let up = self.links.entry((a, b)).or_default().up;
                 // Now and then a second connection replaces one that is up.
                 if possible && (!up || !self.ctx.healed && self.ctx.rng.per_mille(2)) {
-                    self.connect(a, b, true);
+                    self.connect(a, b);
                 }
             }
         }
     }
 
-    pub fn connect(&mut self, a: usize, b: usize, up: bool) {
-        let link = self.links.entry((a.min(b), a.max(b))).or_default();
-        if !up && !link.up {
+    fn connect(&mut self, a: usize, b: usize) {
+        let link = self.links.entry((a, b)).or_default();
+        link.begin(self.ctx.now);
+        let epoch = link.epoch;
+        for way in [(a, b), (b, a)] {
+            self.tell_peer(way, epoch, true, self.ctx.now);
+        }
+    }
+
+    /// A connection breaks. Some of what is under way still arrives, in both directions.
+    pub fn disconnect(&mut self, a: usize, b: usize) {
+        self.break_up(a, b, true);
+    }
+
+    fn break_up(&mut self, a: usize, b: usize, some_arrive: bool) {
+        let Some(link) = self.links.get_mut(&(a.min(b), a.max(b))) else {
+            return;
+        };
+        if !std::mem::take(&mut link.up) {
             return;
         }
-        link.up = up;
-        link.epoch += 1;
-        link.last = [self.ctx.now; 2];
-        for (site, peer) in [(a, b), (b, a)] {
-            let life = self.servers[site].life;
-            let peer = self.servers[peer].me();
-            self.ctx.at(
-                self.ctx.now,
-                Happening::Peer {
-                    site,
-                    life,
-                    peer,
-                    up,
-                },
-            );
+        let epoch = link.epoch;
+        let ends = [(a, b), (b, a)].map(|(from, to)| {
+            let way = link.way(from, to);
+            let arrive = if some_arrive {
+                self.ctx.rng.below(way.under_way() + 1)
+            } else {
+                0
+            };
+            ((from, to), way.end(arrive, self.ctx.now))
+        });
+        for (way, at) in ends {
+            self.tell_peer(way, epoch, false, at);
+        }
+    }
+
+    /// Nobody is there any more to whom something could arrive.
+    pub fn close_all(&mut self, site: usize) {
+        for other in 0..self.servers.len() {
+            if other == site {
+                continue;
+            }
+            self.disconnect(site, other);
+            let link = self.links.entry((site.min(other), site.max(other)));
+            link.or_default().way(other, site).open = false;
+        }
+    }
+
+    fn tell_peer(&mut self, way: (usize, usize), epoch: u64, up: bool, at: u64) {
+        let what = Happening::Peer {
+            way,
+            life: self.servers[way.1].life,
+            epoch,
+            peer: self.servers[way.0].me(),
+            up,
+        };
+        self.ctx.at(at, what);
+    }
+
+    /// A server sees a connection begin or end.
+    pub fn peer(&mut self, way: (usize, usize), epoch: u64, peer: MemberId, up: bool) {
+        let (from, to) = way;
+        let link = self.links.entry((from.min(to), from.max(to))).or_default();
+        let way = link.way(from, to);
+        if way.epoch != epoch {
+            return;
+        }
+        if std::mem::replace(&mut way.open, up) {
+            self.servers[to].input(&mut self.ctx, Input::PeerDown(peer));
+        }
+        if up {
+            self.servers[to].input(&mut self.ctx, Input::PeerUp(peer));
+        }
+    }
+
+    pub fn frame(
+        &mut self,
+        way: (usize, usize),
+        epoch: u64,
+        number: u64,
+        from: MemberId,
+        bytes: Bytes,
+    ) {
+        let (a, b) = way;
+        let link = self.links.entry((a.min(b), a.max(b))).or_default();
+        if link.way(a, b).arrives(epoch, number) && !self.blocked.contains(&way) {
+            self.servers[b].input(&mut self.ctx, Input::Frame { from, bytes });
         }
     }
 
@@ -90,7 +159,7 @@ impl World {
         let blocked = std::mem::take(&mut self.blocked);
         // What was lost in between breaks the stream.
         for (a, b) in blocked {
-            self.connect(a, b, false);
+            self.break_up(a, b, false);
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Scenario {
     /// Milliseconds.
     pub net_delay_max: u64,
     pub disk_delay_max: u64,
+    /// Writes to the log that take seconds, per mille.
+    pub disk_stalls: u64,
     pub think_max: u64,
     /// Frames lost on a connection that stays up, per mille.
     pub loss: u64,
@@ -49,6 +51,7 @@ pub struct Scenario {
     pub pace: Pace,
     /// Bytes of log kept for members that lag.
     pub keep_bytes: u64,
+    pub segment_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,6 +64,7 @@ pub struct Faults {
     pub kill_session: u64,
     pub join: u64,
     pub stop: u64,
+    pub fail_sync: u64,
 }
 
 /// Bytes of log that no seed reaches.
@@ -96,6 +100,7 @@ impl Scenario {
             } else {
                 0
             },
+            fail_sync: weight(rng, 4),
         };
         Scenario {
             plant,
@@ -106,6 +111,7 @@ impl Scenario {
             safety_ticks: rng.between(30, 250),
             net_delay_max: rng.pick(&[2, 5, 20, 80]),
             disk_delay_max: rng.pick(&[1, 5, 20, 150]),
+            disk_stalls: if calm { 0 } else { rng.pick(&[0, 0, 5, 50]) },
             think_max: rng.pick(&[5, 30, 100]),
             loss: if calm {
                 0
@@ -128,6 +134,7 @@ impl Scenario {
                 queue_bytes: rng.pick(&[400, 1 << 20]),
             },
             keep_bytes,
+            segment_bytes: rng.pick(&[2 << 10, 8 << 10, 64 << 10]),
         }
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use postgres_r::coordinator::{self, Coordinator, Event};
 use postgres_r::gcs::egcs::members::JoinRequest;
 use postgres_r::gcs::egcs::reader::DiskReader;
+use postgres_r::gcs::egcs::recover::LogError;
 use postgres_r::gcs::egcs::writer::{Step, Writer};
 use postgres_r::gcs::egcs::{self, Node, StartError, recover};
 use postgres_r::group_state::GroupState;
@@ -100,8 +101,12 @@ impl Server {
             )
         });
         ctx.check.state(me, self.db.committed, self.db.hash());
-        let (recovered, writer) =
-            recover::recover(&self.disk, GROUP, me).expect("the log is whole");
+        let (recovered, mut writer) = match recover::recover(&self.disk, GROUP, me) {
+            Ok(found) => found,
+            Err(LogError::Io { .. }) => return ctx.log_failed.push(self.site),
+            Err(damage) => panic!("{me}: {damage}"),
+        };
+        writer.set_segment_bytes(ctx.scenario.segment_bytes);
         let incarnation = Incarnation(self.incarnation);
         let config = egcs::Config {
             group: GROUP,
@@ -164,8 +169,8 @@ impl Server {
         self.settle(ctx);
     }
 
-    /// kill -9 and power failure in one.
-    pub fn crash(&mut self, ctx: &mut Context) {
+    /// kill -9, perhaps with a power failure.
+    pub fn crash(&mut self, ctx: &mut Context, power_fails: bool) {
         let Some(mut running) = self.running.take() else {
             return;
         };
@@ -176,12 +181,14 @@ impl Server {
                 break;
             };
             let done = ctx.rng.below(steps.len() as u64 + 1) as usize;
-            recover::perform(&self.disk, &steps[..done]).expect("a simulated disk");
-            if done < steps.len() {
+            let whole = recover::perform(&self.disk, &steps[..done]).is_ok();
+            if done < steps.len() || !whole {
                 break;
             }
         }
-        self.disk.crash(&mut ctx.rng);
+        if power_fails {
+            self.disk.crash(&mut ctx.rng);
+        }
         self.db.crash(&mut ctx.rng);
         for session in &running.sessions {
             if let Some(t) = &session.transaction {

@@ -2,6 +2,7 @@
 
 use crate::check::Checker;
 use crate::database::Database;
+use crate::link::Link;
 use crate::model::GROUP;
 use crate::rng::Rng;
 use crate::scenario::{Plant, Scenario};
@@ -59,15 +60,18 @@ pub enum Happening {
         life: u64,
         helper: u32,
     },
+    /// `way` is from one site to the other, to whom this happens.
     Peer {
-        site: usize,
+        way: (usize, usize),
         life: u64,
+        epoch: u64,
         peer: MemberId,
         up: bool,
     },
     Frame {
-        link: (usize, usize),
+        way: (usize, usize),
         epoch: u64,
+        number: u64,
         from: MemberId,
         bytes: Bytes,
     },
@@ -101,8 +105,10 @@ impl Happening {
                 Some((site, Some(life)))
             }
             Session { site, life, .. } | Helper { site, life, .. } => Some((site, Some(life))),
-            Peer { site, life, .. } => Some((site, Some(life))),
-            Frame { link: (_, to), .. } => Some((to, None)),
+            Peer {
+                way: (_, to), life, ..
+            } => Some((to, Some(life))),
+            Frame { way: (_, to), .. } => Some((to, None)),
             AskToJoin { site, life } | CopyAgain { site, life } => Some((site, Some(life))),
             Connect | Start { .. } | GoOn { .. } | Heal | Fault => None,
         }
@@ -122,6 +128,8 @@ pub struct Context {
     pub served: BTreeSet<usize>,
     /// Sites whose data is too old to go on from the log that the others keep.
     pub outdated: Vec<usize>,
+    /// Sites whose log's disk failed.
+    pub log_failed: Vec<usize>,
     pub sends: Vec<(usize, MemberId, Bytes)>,
     pub join_replies: Vec<(u64, JoinReply)>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -168,20 +176,21 @@ impl Context {
         }
     }
 
+    /// How long a write to the log takes: now and then, longer than the others wait for a leader.
+    pub fn disk_delay(&mut self) -> u64 {
+        if !self.healed && self.rng.per_mille(self.scenario.disk_stalls) {
+            self.rng.between(1000, 8000)
+        } else {
+            self.rng.between(0, self.scenario.disk_delay_max)
+        }
+    }
+
     fn pop(&mut self) -> Happening {
         let Reverse((time, number)) = self.queue.pop().expect("ticks never end");
         self.now = time;
         self.hash = crate::rng::mix(&[self.hash, time, number]);
         self.happenings.remove(&number).expect("queued once")
     }
-}
-
-#[derive(Default)]
-pub struct Link {
-    pub up: bool,
-    pub epoch: u64,
-    /// When the last frame of each direction arrives: connections keep their order.
-    pub last: [u64; 2],
 }
 
 /// A server that stands still: nothing happens to it before this time.
@@ -227,6 +236,7 @@ impl World {
             healed: false,
             served: BTreeSet::new(),
             outdated: Vec::new(),
+            log_failed: Vec::new(),
             sends: Vec::new(),
             join_replies: Vec::new(),
             queue: BinaryHeap::new(),
@@ -382,8 +392,11 @@ impl World {
         }
         self.happen(what);
         self.route();
+        for site in std::mem::take(&mut self.ctx.log_failed) {
+            self.log_failed(site);
+        }
         for site in std::mem::take(&mut self.ctx.outdated) {
-            self.end(site);
+            self.end(site, true);
             let life = self.servers[site].life;
             self.ctx.later(100, Happening::CopyAgain { site, life });
         }
@@ -418,31 +431,20 @@ impl World {
             }
             Happening::Session { site, slot, .. } => servers[site].session_turn(ctx, slot),
             Happening::Helper { site, helper, .. } => servers[site].helper_turn(ctx, helper),
-            Happening::Peer { site, peer, up, .. } => {
-                servers[site].input(
-                    ctx,
-                    if up {
-                        Input::PeerUp(peer)
-                    } else {
-                        Input::PeerDown(peer)
-                    },
-                );
-            }
-            Happening::Frame {
-                link,
+            Happening::Peer {
+                way,
                 epoch,
+                peer,
+                up,
+                ..
+            } => self.peer(way, epoch, peer, up),
+            Happening::Frame {
+                way,
+                epoch,
+                number,
                 from,
                 bytes,
-            } => {
-                let (a, b) = (link.0.min(link.1), link.0.max(link.1));
-                let alive = self
-                    .links
-                    .get(&(a, b))
-                    .is_some_and(|l| l.up && l.epoch == epoch);
-                if alive && !self.blocked.contains(&link) {
-                    servers[link.1].input(ctx, Input::Frame { from, bytes });
-                }
-            }
+            } => self.frame(way, epoch, number, from, bytes),
             Happening::Connect => {
                 self.connect_all();
                 self.ctx.later(50, Happening::Connect);
@@ -471,6 +473,7 @@ impl World {
         }
         self.heal();
         for site in 0..self.servers.len() {
+            self.servers[site].disk.fail_sync(false);
             self.ctx.at(self.ctx.now, Happening::Start { site });
         }
     }

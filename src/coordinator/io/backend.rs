@@ -76,14 +76,25 @@ pub enum Op {
         offset: u64,
         /// What; may be empty.
         data: Vec<Bytes>,
-        /// fdatasync the file once it is written.
-        sync: bool,
+        /// What is made durable once it is written.
+        flush: Flush,
     },
     /// Wait until there is something to read; reads nothing.
     Readable {
         /// Usually an eventfd.
         fd: Rc<OwnedFd>,
     },
+}
+
+/// What a write makes durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flush {
+    /// Nothing.
+    No,
+    /// The file's content (fdatasync).
+    Content,
+    /// All there is of it (fsync): a file system need not count names as a directory's content.
+    Whole,
 }
 
 /// How an operation ended.

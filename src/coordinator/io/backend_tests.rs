@@ -207,7 +207,7 @@ fn a_write_lands_where_it_should_and_long_lists_are_whole() {
                 file: file.clone(),
                 offset: 10,
                 data: pieces,
-                sync: true,
+                flush: Flush::Content,
             },
         );
         let mut others = Vec::new();
@@ -222,21 +222,21 @@ fn a_write_lands_where_it_should_and_long_lists_are_whole() {
                 file: file.clone(),
                 offset: 0,
                 data: one,
-                sync: false,
+                flush: Flush::No,
             },
         );
         assert!(matches!(
             expect(backend, Token::Log, &mut others),
             Outcome::Written(Ok(()))
         ));
-        for sync in [false, true] {
+        for flush in [Flush::No, Flush::Content, Flush::Whole] {
             backend.submit(
                 Token::Log,
                 Op::Write {
                     file: file.clone(),
                     offset: 0,
                     data: Vec::new(),
-                    sync,
+                    flush,
                 },
             );
             assert!(matches!(
@@ -266,7 +266,7 @@ fn a_failed_write_is_reported_not_repeated() {
                 file: read_only,
                 offset: 0,
                 data,
-                sync: true,
+                flush: Flush::Content,
             },
         );
         let mut others = Vec::new();
@@ -283,7 +283,7 @@ fn a_failed_write_is_reported_not_repeated() {
                 file: pipe,
                 offset: 0,
                 data: Vec::new(),
-                sync: true,
+                flush: Flush::Content,
             },
         );
         let Outcome::Written(result) = expect(backend, Token::Log, &mut others) else {

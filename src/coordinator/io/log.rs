@@ -5,9 +5,10 @@
 //! durable before the next one begins.
 //!
 //! An error is final: what a failed sync left on disk is unknown, and a second sync that succeeds
-//! would not make it known. The member leaves, and finds out at its next start.
+//! would not make it known. Nothing is written after it, for a record could vouch for what is not
+//! there. The member leaves, and its next start writes anew what it can read.
 
-use super::backend::{Backend, Op, Outcome, Token};
+use super::backend::{Backend, Flush, Op, Outcome, Token};
 use super::segments::SegmentMaker;
 use crate::gcs::egcs::log::Record;
 use crate::gcs::egcs::segment::file_name;
@@ -61,6 +62,8 @@ pub struct LogFiles {
     doomed: VecDeque<u64>,
     /// One was removed, its name is perhaps still on disk.
     sweeping: bool,
+    /// Nothing is begun, and nothing said to be durable, any more.
+    failed: bool,
 }
 
 impl LogFiles {
@@ -83,6 +86,7 @@ impl LogFiles {
             writing: false,
             doomed: VecDeque::new(),
             sweeping: false,
+            failed: false,
         })
     }
 
@@ -99,7 +103,7 @@ impl LogFiles {
     /// Whether appends are still on their way to disk.
     #[must_use]
     pub fn busy(&self) -> bool {
-        self.covers.is_some() || !self.waiting.is_empty()
+        !self.failed && (self.covers.is_some() || !self.waiting.is_empty())
     }
 
     /// The operation of [`Token::Log`], [`Token::Segment`] or [`Token::Sweep`] has ended.
@@ -108,6 +112,12 @@ impl LogFiles {
     /// # Errors
     /// Final.
     pub fn completed(&mut self, token: Token, outcome: Outcome) -> Result<(), LogFailure> {
+        let result = self.ended(token, outcome);
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn ended(&mut self, token: Token, outcome: Outcome) -> Result<(), LogFailure> {
         let Outcome::Written(result) = outcome else {
             unreachable!("the log only writes")
         };
@@ -133,6 +143,15 @@ impl LogFiles {
     /// # Errors
     /// Final.
     pub fn drive(&mut self, backend: &mut dyn Backend) -> Result<Option<u64>, LogFailure> {
+        if self.failed {
+            return Ok(None);
+        }
+        let result = self.go_on(backend);
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn go_on(&mut self, backend: &mut dyn Backend) -> Result<Option<u64>, LogFailure> {
         let mut durable = None;
         while !self.writing {
             if self.steps.is_empty() {
@@ -182,14 +201,14 @@ impl LogFiles {
             }
             &Step::Write { segment, .. } | &Step::Sync { segment } => {
                 let file = self.segment_file(segment)?;
-                let (offset, data, sync) = join(&mut self.steps, segment);
+                let (offset, data, flush) = join(&mut self.steps, segment);
                 backend.submit(
                     Token::Log,
                     Op::Write {
                         file,
                         offset,
                         data,
-                        sync,
+                        flush,
                     },
                 );
                 self.writing = true;
@@ -229,7 +248,7 @@ impl LogFiles {
                     file,
                     offset: 0,
                     data: Vec::new(),
-                    sync: true,
+                    flush: Flush::Whole,
                 },
             );
         }
@@ -239,8 +258,8 @@ impl LogFiles {
 
 /// Takes the steps at the front that go on writing where the first one began: one write, and one
 /// sync at its end that stands for all between.
-fn join(steps: &mut VecDeque<Step>, segment: u64) -> (u64, Vec<Bytes>, bool) {
-    let (mut start, mut end, mut data, mut sync) = (0, None, Vec::new(), false);
+fn join(steps: &mut VecDeque<Step>, segment: u64) -> (u64, Vec<Bytes>, Flush) {
+    let (mut start, mut end, mut data, mut flush) = (0, None, Vec::new(), Flush::No);
     while let Some(step) = steps.front() {
         match step {
             Step::Write {
@@ -256,13 +275,13 @@ fn join(steps: &mut VecDeque<Step>, segment: u64) -> (u64, Vec<Bytes>, bool) {
                 }
                 end = Some(offset + bytes.len() as u64);
                 data.push(Bytes::from(bytes));
-                sync = false;
+                flush = Flush::No;
             }
-            Step::Sync { .. } => sync = true,
+            Step::Sync { .. } => flush = Flush::Content,
             Step::Create { .. } => unreachable!("it ends the run"),
         }
     }
-    (start, data, sync)
+    (start, data, flush)
 }
 
 fn failure(segment: u64, doing: &'static str, error: io::Error) -> LogFailure {

@@ -3,7 +3,7 @@
 //! It is for kernels and containers without io_uring. A log write stops the loop for the time of
 //! its fdatasync; group commit is then what arrived meanwhile.
 
-use super::backend::{Backend, Completion, Op, Outcome, Token};
+use super::backend::{Backend, Completion, Flush, Op, Outcome, Token};
 use super::gather::Gather;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -32,7 +32,7 @@ struct FileWrite {
     file: Rc<File>,
     offset: u64,
     data: Gather,
-    sync: bool,
+    flush: Flush,
 }
 
 /// See the module's text.
@@ -81,7 +81,7 @@ impl Backend for Poll {
                 file,
                 offset,
                 data,
-                sync,
+                flush,
             } => {
                 let data = Gather::new(data);
                 self.writes.push_back(FileWrite {
@@ -89,7 +89,7 @@ impl Backend for Poll {
                     file,
                     offset,
                     data,
-                    sync,
+                    flush,
                 });
                 return;
             }
@@ -241,9 +241,9 @@ fn write_all(write: &mut FileWrite) -> io::Result<()> {
             Err(e) => return Err(e.into()),
         }
     }
-    if write.sync {
-        write.file.sync_data()
-    } else {
-        Ok(())
+    match write.flush {
+        Flush::No => Ok(()),
+        Flush::Content => write.file.sync_data(),
+        Flush::Whole => write.file.sync_all(),
     }
 }

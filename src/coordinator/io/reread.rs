@@ -16,8 +16,8 @@ pub struct Reread {
     disk: FileDisk,
     group: GroupId,
     member: MemberId,
-    /// Number of the segment that was read last, and its batches by index.
-    last: (u64, BTreeMap<u64, Bytes>),
+    /// Batches of the segment that was read last, by index.
+    last: BTreeMap<u64, Bytes>,
 }
 
 impl Reread {
@@ -27,7 +27,7 @@ impl Reread {
             disk: FileDisk::open(dir),
             group,
             member,
-            last: (0, BTreeMap::new()),
+            last: BTreeMap::new(),
         }
     }
 
@@ -37,26 +37,27 @@ impl Reread {
     /// # Errors
     /// It can't be read, or the log does not reach back to it.
     pub fn read(&mut self, index: u64, id: MessageId) -> io::Result<Bytes> {
-        let data = self.entry(index)?;
-        let messages = decode_batch(data).map_err(|e| io::Error::other(e.to_string()))?;
-        match messages.into_iter().find(|(other, _)| *other == id) {
-            // A copy: the slice would keep the whole segment in memory.
-            Some((_, payload)) => Ok(Bytes::copy_from_slice(&payload)),
-            None => Err(io::Error::other(format!(
-                "entry {index} of the group log has no message {id}"
-            ))),
+        // The entry may have been superseded since in the segment that is remembered: then it has
+        // another message, or it has the same, which is the same in both.
+        if let Some(data) = self.last.get(&index)
+            && let Some(payload) = find(data, id)?
+        {
+            return Ok(payload);
         }
+        let data = self.entry(index)?;
+        find(&data, id)?.ok_or_else(|| {
+            io::Error::other(format!(
+                "entry {index} of the group log has no message {id}"
+            ))
+        })
     }
 
     fn entry(&mut self, index: u64) -> io::Result<Bytes> {
         let headers = self.headers(index)?;
         // A delivered entry is final, and the newest of its index in the log is the one.
         for header in headers.iter().rev() {
-            let remembered = self.last.0 == header.segment && self.last.1.contains_key(&index);
-            if !remembered {
-                self.last = (header.segment, self.batches(header)?);
-            }
-            if let Some(data) = self.last.1.get(&index) {
+            self.last = self.batches(header)?;
+            if let Some(data) = self.last.get(&index) {
                 return Ok(data.clone());
             }
         }
@@ -98,3 +99,14 @@ impl Reread {
         Ok(batches)
     }
 }
+
+fn find(batch: &Bytes, id: MessageId) -> io::Result<Option<Bytes>> {
+    let messages = decode_batch(batch.clone()).map_err(|e| io::Error::other(e.to_string()))?;
+    let found = messages.into_iter().find(|(other, _)| *other == id);
+    // A copy: the slice would keep the whole segment in memory.
+    Ok(found.map(|(_, payload)| Bytes::copy_from_slice(&payload)))
+}
+
+#[cfg(test)]
+#[path = "reread_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 //! time, so that writes into it later move no metadata; or at once, when the log stands still for
 //! it (then only allocated).
 
-use super::backend::{Backend, Op, Token};
+use super::backend::{Backend, Flush, Op, Token};
 use super::log::LogFailure;
 use crate::gcs::egcs::segment::file_name;
 use bytes::Bytes;
@@ -133,14 +133,14 @@ impl SegmentMaker {
                     file: made.file.clone(),
                     offset: *at,
                     data,
-                    sync: true,
+                    flush: Flush::Content,
                 }
             }
             State::Naming(_) => Op::Write {
                 file: self.dir_file.clone(),
                 offset: 0,
                 data: Vec::new(),
-                sync: true,
+                flush: Flush::Whole,
             },
         };
         self.busy = true;

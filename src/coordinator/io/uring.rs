@@ -9,7 +9,7 @@
 //! earlier: [`Backend::cancel`] only asks the kernel, and the ring's end waits for all slots, or
 //! leaks them.
 
-use super::backend::{Backend, Completion, Op, Outcome, Token};
+use super::backend::{Backend, Completion, Flush, Op, Outcome, Token};
 use super::gather::{Gather, PIECES_MAX};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -58,7 +58,7 @@ struct Write {
     offset: u64,
     data: Gather,
     iov: Vec<libc::iovec>,
-    sync: bool,
+    flush: Flush,
     /// Result of the write, then of the sync, of the present round.
     written: Option<i32>,
     synced: Option<i32>,
@@ -125,7 +125,7 @@ impl Backend for Uring {
                 file,
                 offset,
                 data,
-                sync,
+                flush,
             } => {
                 let (data, iov) = (Gather::new(data), Vec::new());
                 Work::Write(Write {
@@ -133,7 +133,7 @@ impl Backend for Uring {
                     offset,
                     data,
                     iov,
-                    sync,
+                    flush,
                     written: None,
                     synced: None,
                 })
@@ -306,7 +306,7 @@ impl Write {
         (self.written, self.synced) = (None, None);
         let fd = Fd(self.file.as_raw_fd());
         let mut entries = Vec::with_capacity(2);
-        let sync = self.sync && self.data.fits_one_call();
+        let sync = self.flush != Flush::No && self.data.fits_one_call();
         if self.data.left() > 0 {
             describe(&self.data, &mut self.iov);
             let count = u32::try_from(self.iov.len()).expect("at most PIECES_MAX");
@@ -320,7 +320,11 @@ impl Write {
             }));
         }
         if sync {
-            let sync = opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build();
+            let flags = match self.flush {
+                Flush::Whole => FsyncFlags::empty(),
+                Flush::No | Flush::Content => FsyncFlags::DATASYNC,
+            };
+            let sync = opcode::Fsync::new(fd).flags(flags).build();
             entries.push(sync.user_data(main | SYNC));
         }
         if entries.is_empty() {
@@ -339,7 +343,8 @@ impl Write {
                 self.offset += n as u64;
                 // A short write breaks the link: the sync was cancelled, it has not failed.
                 self.data.left() > 0
-                    || (self.sync && self.synced.is_none_or(|r| r == -libc::ECANCELED))
+                    || (self.flush != Flush::No
+                        && self.synced.is_none_or(|r| r == -libc::ECANCELED))
             }
             Some(n) => n == -libc::EINTR || n == -libc::EAGAIN,
             None => false,

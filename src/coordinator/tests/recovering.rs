@@ -1,7 +1,7 @@
 //! Restart, checkpoints, restore, reports.
 
 use super::bench::*;
-use crate::coordinator::message::{self, DigestPoint, Message, Report};
+use crate::coordinator::message::{self, DigestPoint, ENVELOPE_BYTES, Message, Report};
 use crate::coordinator::{Effect, Event, GcsCommand, Outcome};
 use crate::gcs;
 use crate::group_state::GroupState;
@@ -83,6 +83,32 @@ fn checkpoints_lie_at_the_ends_of_entries_and_restart_from_them_is_exact() {
     }
     assert_eq!(b.checkpoints(), checkpoints[2..], "byte for byte");
     assert_eq!(a.core.digest(), b.core.digest());
+}
+
+/// Else a large state, written again and again, would be most of the log.
+#[test]
+fn checkpoints_take_no_more_of_the_log_than_messages() {
+    let mut a = Bench::new(config(0));
+    a.gcs(gcs::Event::View(two_voters(0)));
+    for row in 0..400 {
+        a.deliver_other(0, row);
+    }
+    let checkpoints = a.checkpoints();
+    let message = (ENVELOPE_BYTES + changeset_bytes(1)) as u64;
+    for pair in checkpoints.windows(2) {
+        let between = (pair[1].0 - pair[0].0) * message;
+        assert!(between >= pair[0].2.len() as u64, "after {}", pair[0].0);
+    }
+    assert!(checkpoints.len() >= 4 && checkpoints[0].0 == 4);
+
+    let (seq, gid, state) = checkpoints[1].clone();
+    let mut b = Bench::new(config(gid.0));
+    b.gcs(gcs::Event::Restore { seq, gid, state });
+    (b.seq, b.index) = (seq, seq + 1);
+    for row in seq..400 {
+        b.deliver_other(0, row);
+    }
+    assert_eq!(b.checkpoints(), checkpoints[2..], "at the same positions");
 }
 
 #[test]

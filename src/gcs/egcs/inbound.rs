@@ -33,7 +33,10 @@ impl Node {
     }
 
     pub(super) fn frame(&mut self, from: MemberId, bytes: Bytes) {
-        if from.0 == 0 || from == self.config.me || self.peers.len() > 4 * MEMBERS_MAX {
+        if from.0 == 0 || from == self.config.me {
+            return;
+        }
+        if self.peers.len() > 4 * MEMBERS_MAX && !self.peers.contains_key(&from) {
             return;
         }
         let gone = self.order.is_gone(from);
@@ -167,6 +170,11 @@ impl Node {
 
     pub(super) fn made_durable(&mut self, ticket: u64) {
         self.durable = self.durable.max(ticket);
+        if self.durable >= self.term_ticket {
+            for m in std::mem::take(&mut self.held) {
+                self.send_raft(m);
+            }
+        }
         while self
             .waiting
             .front()

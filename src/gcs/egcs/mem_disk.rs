@@ -25,6 +25,8 @@ struct Inner {
     files: BTreeMap<String, File>,
     /// The directory as of the last [`Disk::sync_dir`], when it changed since.
     durable_dir: Option<BTreeMap<String, File>>,
+    /// The next sync of a file fails.
+    fail_sync: bool,
 }
 
 /// A handle; clones share the directory.
@@ -62,6 +64,12 @@ impl MemDisk {
         }
     }
 
+    /// The next sync of a file fails as the kernel's do: what should have been written counts as
+    /// written from then on, so that reads show it and later syncs succeed, and is not on the medium.
+    pub fn fail_sync(&self) {
+        self.0.borrow_mut().fail_sync = true;
+    }
+
     /// A copy of the directory as it is, everything in it synced.
     #[must_use]
     pub fn snapshot(&self) -> Self {
@@ -72,7 +80,7 @@ impl MemDisk {
         }
         Self(Rc::new(RefCell::new(Inner {
             files,
-            durable_dir: None,
+            ..Inner::default()
         })))
     }
 
@@ -119,6 +127,10 @@ impl Disk for MemDisk {
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
+        if std::mem::take(&mut self.0.borrow_mut().fail_sync) {
+            self.with(name, |file| file.unsynced.clear())?;
+            return Err(io::Error::other("the medium failed"));
+        }
         self.with(name, |file| {
             for (offset, bytes) in file.unsynced.drain(..) {
                 file.durable[offset..offset + bytes.len()].copy_from_slice(&bytes);

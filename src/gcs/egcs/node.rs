@@ -110,6 +110,7 @@ pub struct Node {
     pub(super) view: View,
     pub(super) outbox: Outbox,
     pub(super) proposals: Proposals,
+    /// Members and who is connected; others are forgotten with the next tick.
     pub(super) peers: BTreeMap<MemberId, Peer>,
     /// Joins that were asked for here, by connection: request and age in ticks.
     pub(super) joins: BTreeMap<u64, (Bytes, usize)>,
@@ -121,6 +122,11 @@ pub struct Node {
     /// Raft's newest hard state, and the one in the log.
     pub(super) hard_state: HardState,
     pub(super) hard_state_logged: HardState,
+    /// Append that makes term and vote durable.
+    pub(super) term_ticket: u64,
+    /// What Raft says as the leader of a term that is not durable yet.
+    pub(super) held: Vec<Message>,
+    /// Bytes of entries in the log; of what it holds, other members need nothing else.
     pub(super) log_bytes: u64,
     /// What the followers have been told is committed, when this member leads.
     pub(super) announced: u64,
@@ -215,6 +221,8 @@ impl Node {
             durable: 0,
             hard_state,
             hard_state_logged: hard_state,
+            term_ticket: 0,
+            held: Vec::new(),
             log_bytes,
             announced: 0,
             sent_to: (0, 0),
@@ -300,6 +308,7 @@ impl Node {
     pub(super) fn append(&mut self, records: Vec<Record>) -> u64 {
         self.log_bytes += records
             .iter()
+            .filter(|r| matches!(r, Record::Entry(_)))
             .map(|r| super::segment::record_bytes(r.size_hint()) as u64)
             .sum::<u64>();
         self.ticket += 1;

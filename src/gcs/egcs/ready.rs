@@ -11,7 +11,7 @@ use crate::gcs::{Event, Output};
 use crate::ids::{Gid, MemberId, MessageId};
 use crate::limits::PIPELINE_ENTRIES_MAX;
 use bytes::Bytes;
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, Snapshot};
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, Message, MessageType, Snapshot};
 
 impl Node {
     /// Lets Raft and the queues produce everything that follows from the inputs so far.
@@ -138,15 +138,26 @@ impl Node {
 
     fn ready(&mut self) {
         let mut rd = self.raft.ready();
-        for m in rd.take_messages() {
-            self.send_raft(m);
-        }
+        let at_once = rd.take_messages();
         if let Some(hs) = rd.hs() {
             self.hard_state = HardState {
                 term: hs.term,
                 vote: hs.vote,
                 commit: hs.commit,
             };
+        }
+        let (now, logged) = (self.hard_state, self.hard_state_logged);
+        let new_term = (now.term, now.vote) != (logged.term, logged.vote);
+        // A leader's appends may go out ahead of its disk, but not ahead of its own vote: it could
+        // lead the same term again and propose otherwise. A lone voter leads before it is durable.
+        if new_term || self.durable < self.term_ticket {
+            // A late heartbeat is worth nothing; all else is bounded by what Raft has under way.
+            let lasting = |m: &Message| m.get_msg_type() != MessageType::MsgHeartbeat;
+            self.held.extend(at_once.into_iter().filter(lasting));
+        } else {
+            for m in at_once {
+                self.send_raft(m);
+            }
         }
         let mut records = Vec::new();
         let mut then = Then::Nothing;
@@ -189,6 +200,9 @@ impl Node {
             } else {
                 self.append(records)
             };
+            if new_term {
+                self.term_ticket = ticket;
+            }
             self.raft.advance_append_async(rd);
             self.waiting.push_back(Waiting {
                 ticket,

@@ -57,7 +57,7 @@ pub struct Mark {
     pub term: u64,
     /// Its last GID.
     pub gid: Gid,
-    /// Bytes of the log before it was written, counted from any fixed point.
+    /// Bytes of entries before it was written, counted from any fixed point.
     pub log_bytes: u64,
 }
 
@@ -74,7 +74,7 @@ pub struct Recovered {
     pub last_index: u64,
     /// The last entries, without a gap up to `last_index`, as many as fit the cache.
     pub tail: VecDeque<Entry>,
-    /// Bytes of records.
+    /// Bytes of records of entries.
     pub log_bytes: u64,
 }
 
@@ -105,8 +105,10 @@ pub fn create_empty(disk: &impl Disk, group: GroupId, member: MemberId) -> Resul
     perform(disk, &steps)
 }
 
+/// Bytes that a disk writes as one, at most.
+const BLOCK_BYTES: u64 = 4096;
 /// Bytes of a log's first segment, which holds little.
-const FIRST_BYTES: u64 = 64 << 10;
+const FIRST_BYTES: u64 = 4 << 10;
 
 fn new_log(group: GroupId, member: MemberId) -> Writer {
     let mut writer = Writer::new(
@@ -155,17 +157,10 @@ pub fn recover(
     member: MemberId,
 ) -> Result<(Recovered, Writer), LogError> {
     let (recovered, segments) = check(disk, group, member, &mut |_, _| ())?;
-    if let Some(last) = segments.last()
-        && let End::Torn(at) = last.end
-    {
-        cut(disk, last, at)?;
-    }
     let Some(last) = segments.last() else {
         return Err(damaged(1, 0, "the group log is missing"));
     };
-    // A process that died may have written what the system has not.
-    disk.sync(&segment::file_name(last.header.segment))
-        .map_err(|e| io_error(last.header.segment, e))?;
+    secure(disk, last).map_err(|e| io_error(last.header.segment, e))?;
     let (End::Clean(offset) | End::Torn(offset) | End::Damaged(offset)) = last.end;
     let writer = Writer::new(
         group,
@@ -208,6 +203,8 @@ pub struct Segment {
     pub contents: Contents,
     /// How it ends.
     pub end: End,
+    /// Where the records begin that none vouches for, and their bytes; of the last segment only.
+    unproven: (u64, Bytes),
     /// Number of the record after its last.
     pub number: u64,
 }
@@ -256,6 +253,10 @@ fn walk(
                 return Err(damaged(before.header.segment, at, what));
             }
         }
+        if let Some(before) = segments.last_mut() {
+            // Nothing of this one was written before all of that was durable.
+            before.unproven.1 = Bytes::new();
+        }
         let size = usize::try_from(header.size).expect("not beyond the file's");
         segments.push(scan_segment(header, bytes.slice(..size), see)?);
     }
@@ -272,7 +273,7 @@ fn scan_segment(
         entry_max: 0,
         checkpoint_max: 0,
     };
-    let mut scan = Scan::new(&header, bytes);
+    let mut scan = Scan::new(&header, bytes.clone());
     for found in scan.by_ref() {
         match &found.record {
             Record::Entry(e) if e.index < header.first_index => {
@@ -292,10 +293,16 @@ fn scan_segment(
         let what = "bytes that were durable are no record, and records follow";
         return Err(damaged(header.segment, at, what));
     }
+    let (End::Clean(at) | End::Torn(at) | End::Damaged(at)) = end;
+    // A block that was durable in part may be torn where it was written again.
+    let from = scan.synced() / BLOCK_BYTES * BLOCK_BYTES;
+    let place = |at: u64| usize::try_from(at).expect("a segment fits memory");
+    let unproven = (from, bytes.slice(place(from)..place(at)));
     Ok(Segment {
         header,
         contents,
         end,
+        unproven,
         number: scan.number(),
     })
 }
@@ -340,13 +347,20 @@ fn read_segment(disk: &impl Disk, number: u64) -> Result<Bytes, LogError> {
         .map_err(|e| io_error(number, e))
 }
 
-/// Overwrites the remains of a torn tail, so that none of them can be taken for a later record.
-fn cut(disk: &impl Disk, last: &Segment, at: u64) -> Result<(), LogError> {
+/// Makes the end of the log durable as it was read.
+///
+/// A process that died may have written what the system has not. Where the system tried and failed,
+/// its cache counts as written from then on: reads show it, and a sync succeeds and does nothing. So
+/// all of the segment that no record vouches for is written once more; with zeros behind the last
+/// record, so that no remains of a torn tail can be taken for a later one.
+fn secure(disk: &impl Disk, last: &Segment) -> io::Result<()> {
     let name = segment::file_name(last.header.segment);
-    let len = usize::try_from(last.header.size - at).expect("a segment fits memory");
-    disk.write_at(&name, at, &vec![0; len])
-        .and_then(|()| disk.sync(&name))
-        .map_err(|e| io_error(last.header.segment, e))
+    let (from, bytes) = &last.unproven;
+    let end = from + bytes.len() as u64;
+    let rest = usize::try_from(last.header.size - end).expect("a segment fits memory");
+    disk.write_at(&name, *from, bytes)?;
+    disk.write_at(&name, end, &vec![0; rest])?;
+    disk.sync(&name)
 }
 
 /// Puts the records together.
@@ -375,7 +389,9 @@ impl Fold {
                 self.checkpoint(c)?;
             }
         }
-        self.out.log_bytes += found.len;
+        if let Record::Entry(_) = found.record {
+            self.out.log_bytes += found.len;
+        }
         Ok(())
     }
 
@@ -386,9 +402,13 @@ impl Fold {
         } else if e.index > last + 1 {
             return Err(format!("entry {} follows entry {last}", e.index));
         } else if e.index <= last {
-            if e.index < self.first || self.out.marks.iter().any(|m| m.index >= e.index) {
+            if self.out.marks.iter().any(|m| m.index >= e.index) {
                 return Err(format!("entry {} supersedes a committed one", e.index));
             }
+            // Where the log was cut, a segment may begin with entries that were never committed,
+            // and what supersedes them may begin below it. A checkpoint that was kept for all
+            // that follows it lies further on then.
+            self.first = self.first.min(e.index);
             while self.out.tail.back().is_some_and(|b| b.index >= e.index) {
                 let gone = self.out.tail.pop_back().expect("just seen");
                 self.tail_bytes -= gone.data.len();

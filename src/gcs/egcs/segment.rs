@@ -166,6 +166,7 @@ pub struct Scan {
     salt: Salt,
     at: usize,
     number: u64,
+    synced: u64,
 }
 
 impl Scan {
@@ -176,6 +177,7 @@ impl Scan {
             salt: Salt::new(header.group, header.member, header.segment),
             at: HEADER_BYTES,
             number: header.first_record,
+            synced: 0,
         }
     }
 
@@ -191,6 +193,11 @@ impl Scan {
     /// Number that the next record has.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Up to here the segment was durable, say the records that were walked over.
+    pub fn synced(&self) -> u64 {
+        self.synced
     }
 
     /// How it ended; to be asked when the iterator gave out.
@@ -217,7 +224,7 @@ impl Iterator for Scan {
     type Item = Found;
 
     fn next(&mut self) -> Option<Found> {
-        let (payload, _) = frame(&self.bytes, self.at, self.salt)?;
+        let (payload, synced) = frame(&self.bytes, self.at, self.salt)?;
         let number = u64_at(&self.bytes, self.at + 16);
         if number != self.number {
             return None;
@@ -234,6 +241,7 @@ impl Iterator for Scan {
         };
         self.at += len;
         self.number += 1;
+        self.synced = self.synced.max(u64::from(synced));
         Some(found)
     }
 }

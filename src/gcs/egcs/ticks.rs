@@ -14,6 +14,9 @@ impl Node {
         self.ticks += 1;
         self.silence = self.silence.saturating_add(1);
         self.stalled += 1;
+        let members = self.order.members();
+        self.peers
+            .retain(|id, peer| peer.up || members.contains_key(id));
         for peer in self.peers.values_mut() {
             peer.told = false;
         }

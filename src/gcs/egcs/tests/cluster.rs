@@ -85,6 +85,8 @@ pub struct Cluster {
     pub rng: Option<Rng>,
     pub replies: BTreeMap<u64, JoinReply>,
     pub checkpoint_every: u64,
+    /// Bytes of a checkpoint's state, at least.
+    pub state_bytes: usize,
     pub keep_bytes: u64,
     pub segment_bytes: u64,
     /// Position by position: message, and the running hash after it.
@@ -237,7 +239,6 @@ impl Cluster {
     pub fn crash(&mut self, id: MemberId) {
         let mut rng = self.rng.take().unwrap();
         let s = self.servers.get_mut(&id).unwrap();
-        s.node = None;
         // Some of the planned operations had been begun.
         let begun = rng.below(3);
         for _ in 0..begun {
@@ -249,6 +250,15 @@ impl Cluster {
                 }
             }
         }
+        self.rng = Some(rng);
+        self.lose_power(id);
+    }
+
+    /// A power failure before any of the planned operations had begun.
+    pub fn lose_power(&mut self, id: MemberId) {
+        let mut rng = self.rng.take().unwrap();
+        let s = self.servers.get_mut(&id).unwrap();
+        s.node = None;
         s.steps.clear();
         s.disk.crash(&mut || rng.next());
         // Its data keeps at least what was flushed, at most what was delivered.

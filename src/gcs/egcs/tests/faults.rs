@@ -319,6 +319,30 @@ fn log_is_cut_and_members_that_lagged_within_it_catch_up() {
     }
 }
 
+/// What a member that is away will need are entries; checkpoints are the others' own.
+#[test]
+fn checkpoints_do_not_count_as_what_is_kept_for_members_that_are_away() {
+    let mut c = Cluster::of(20, 3);
+    (c.checkpoint_every, c.state_bytes) = (10, 200 << 10);
+    c.keep_bytes = 1 << 20;
+    for m in [1, 2, 3] {
+        c.crash(id(m));
+        c.start(id(m));
+        c.run_until("level", |c| c.leader().is_some() && c.level());
+    }
+    c.crash(id(3));
+    c.run_until("two serve", |c| c.leader().is_some());
+    let half = Bytes::from(vec![1; 5 << 10]);
+    for _ in 0..100 {
+        let at = c.leader().unwrap();
+        c.multicast(at, half.clone()).unwrap();
+        c.run(1);
+    }
+    assert_eq!(c.history.len(), 100);
+    c.start(id(3));
+    c.run_until("level", Cluster::level);
+}
+
 #[test]
 fn garbage_frames_change_nothing() {
     let mut c = Cluster::of(17, 3);
@@ -358,4 +382,41 @@ fn nothing_is_delivered_before_it_is_durable_here() {
     assert!(!out.iter().any(|o| matches!(o, Output::Event(_))));
     c.settle();
     assert_eq!(c.history.len(), 1);
+}
+
+/// What it said as the leader of a term that it forgot, it would say differently the next time.
+#[test]
+fn lone_voter_is_silent_until_its_term_is_durable() {
+    let mut c = Cluster::new(19);
+    c.multicast(id(1), payload(1)).unwrap();
+    c.settle();
+    let learner = c.join(id(1), 7);
+    while c.servers[&learner].app.seq == 0 {
+        // In step at the end of a tick, so a learner until the next.
+        c.step(id(1), Input::Tick);
+        c.settle();
+    }
+    c.lose_power(id(1));
+    c.start(id(1));
+    let without_disk = |c: &mut Cluster| {
+        for _ in 0..20 {
+            c.tick_all();
+            while c.pass_one() {}
+            c.flush(learner);
+        }
+    };
+    without_disk(&mut c);
+    assert!(!c.servers[&learner].app.primary, "nobody leads yet");
+    c.multicast(learner, payload(2));
+    without_disk(&mut c);
+    assert!(!c.servers[&learner].app.view.members[1].voter);
+    c.lose_power(id(1));
+    c.start(id(1));
+    c.multicast(id(1), payload(3));
+    c.settle();
+    c.multicast(id(1), payload(4)).unwrap();
+    c.run_until("ordered", |c| c.level() && c.history.len() >= 2);
+    c.multicast(learner, payload(5)).unwrap();
+    let before = c.history.len();
+    c.run_until("both serve", |c| c.level() && c.history.len() > before);
 }

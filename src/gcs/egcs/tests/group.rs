@@ -172,3 +172,23 @@ fn checkpoint_inside_an_entry_restarts_inside_it() {
     c.run_until("level", Cluster::level);
     assert_eq!(c.history.len(), 100);
 }
+
+#[test]
+fn members_come_and_go_and_nobody_turns_deaf() {
+    let mut c = Cluster::of(11, 3);
+    for n in 0..300 {
+        let joined = c.join(id(1), 1000 + n);
+        c.crash(joined);
+        c.servers.remove(&joined);
+        let leader = c.leader().unwrap();
+        let node = c.servers.get_mut(&leader).unwrap().node.as_mut().unwrap();
+        node.remove(joined);
+        c.run_until("dropped", |c| {
+            c.servers[&leader].app.view.members.len() == 3
+        });
+    }
+    for n in 1..=3 {
+        c.multicast(id(n), payload(n.into())).unwrap();
+    }
+    c.run_until("level", |c| c.level() && c.history.len() == 3);
+}

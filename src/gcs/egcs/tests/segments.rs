@@ -248,8 +248,9 @@ fn cut_file_and_foreign_file_are_refused() {
     let name = last_segment(&log.disk);
     let bytes = log.disk.whole(&name).unwrap();
     let disk = MemDisk::new();
-    disk.create(&name, 4096).unwrap();
-    disk.write_at(&name, 0, &bytes[..4096]).unwrap();
+    let half = bytes.len() / 2;
+    disk.create(&name, half as u64).unwrap();
+    disk.write_at(&name, 0, &bytes[..half]).unwrap();
     assert_eq!(damage(&disk).2, "the file was cut");
     match recover::recover(&log.disk, GroupId(78), ME) {
         Err(LogError::Damaged { what, .. }) => assert!(what.contains("belongs to")),
@@ -304,6 +305,83 @@ fn superseding_below_a_segment_is_found_again() {
     let (recovered, _) = log.reopen();
     assert_eq!(recovered.last_index, 6);
     assert_eq!(recovered.terms, [(1, 1), (2, 2), (5, 4)]);
+}
+
+/// A checkpoint goes ahead of where a segment begins, and a new leader supersedes from below there.
+#[test]
+fn superseding_below_the_oldest_segment_that_is_kept_is_no_damage() {
+    for checkpoint in [99, 100, 120, 149, 150] {
+        let mut log = Log::new();
+        log.writer.set_segment_bytes(32 << 10);
+        for n in 2..100 {
+            log.append(&[entry(n, 1, 100)]);
+        }
+        log.append(&[entry(100, 1, 23 << 10), mark(94, 1)]);
+        for n in 101..=150 {
+            log.append(&[entry(n, 1, 100)]);
+        }
+        assert_eq!(log.disk.list().unwrap().len(), 3);
+        log.append(&[hard_state(2, 94), entry(95, 2, 100)]);
+        for n in 96..=150 {
+            log.append(&[entry(n, 2, 100)]);
+        }
+        assert_eq!(log.disk.list().unwrap().len(), 4);
+        log.append(&[mark(checkpoint, 2)]);
+        for n in log.writer.compact(checkpoint + 1) {
+            log.disk.remove(&segment::file_name(n)).unwrap();
+        }
+        let (recovered, mut log) = log.reopen();
+        assert_eq!(recovered.last_index, 150);
+        assert!(recovered.marks.iter().any(|m| m.index == checkpoint));
+        let tail: Vec<_> = recovered.tail.iter().map(|e| (e.index, e.term)).collect();
+        let base = recovered.marks[0].index;
+        assert_eq!(tail, (base + 1..=150).map(|n| (n, 2)).collect::<Vec<_>>());
+        log.append(&[entry(151, 2, 10)]);
+        assert_eq!(log.reopen().0.last_index, 151);
+    }
+    // What a checkpoint contains is committed, whatever was removed.
+    let mut log = Log::new();
+    log.append(&[entry(2, 2, 10), entry(3, 2, 10), mark(3, 2), entry(3, 4, 9)]);
+    assert!(damage(&log.disk).2.contains("supersedes a committed one"));
+}
+
+#[test]
+fn what_a_failed_sync_left_in_memory_only_is_written_again() {
+    for bytes in [40, 3000, 20 << 20] {
+        let mut log = Log::new();
+        log.append(&[hard_state(2, 1), entry(2, 2, 100)]);
+        // The largest begins a segment, of which nothing is on the medium.
+        let steps = log.plan(&[entry(3, 2, bytes)]);
+        log.disk.fail_sync();
+        recover::perform(&log.disk, &steps).unwrap_err();
+        let (recovered, log) = log.reopen();
+        log.disk.crash(&mut || 1);
+        let (again, _) = log.reopen();
+        assert_eq!(again.last_index, recovered.last_index, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn remains_that_a_failed_sync_left_on_the_medium_only_are_overwritten() {
+    let mut log = Log::new();
+    log.append(&[hard_state(2, 1), entry(2, 2, 100)]);
+    let steps = log.plan(&[entry(3, 2, 40), entry(4, 2, 40)]);
+    let [Step::Write { offset, bytes, .. }, Step::Sync { .. }] = &steps[..] else {
+        panic!("{steps:?}");
+    };
+    // Only the second record reached the medium. The first start does not get rid of it.
+    let (name, half) = (last_segment(&log.disk), bytes.len() / 2);
+    log.disk
+        .write_at(&name, offset + half as u64, &bytes[half..])
+        .unwrap();
+    log.disk.sync(&name).unwrap();
+    log.disk.fail_sync();
+    recover::recover(&log.disk, GROUP, ME).unwrap_err();
+    let (recovered, mut log) = log.reopen();
+    assert_eq!(recovered.last_index, 2);
+    log.append(&[entry(3, 5, 40)]);
+    log.disk.crash(&mut || 1);
+    assert_eq!(log.reopen().0.last_index, 3);
 }
 
 #[test]
