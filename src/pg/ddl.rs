@@ -13,7 +13,10 @@ use std::time::Duration;
 
 mod refuse;
 
-pub use refuse::{database, foreign, install as install_refusals, large_object, notify, sequence};
+pub use refuse::{
+    catalog, database, foreign, install as install_refusals, large_object, notify, prepare,
+    sequence, truncate,
+};
 
 type Edata = *mut *mut sys::ErrorData;
 

@@ -457,12 +457,43 @@ pgr_shim_persistence(const RangeVar *relation, char *out, ErrorData **edata)
 	PGR_GUARD(edata, *out = persistence(relation));
 }
 
-/* The same for an object of DROP, named by a list. */
+static char
+object_persistence(ObjectType kind, Node *object)
+{
+	List	   *names;
+
+	switch (kind)
+	{
+		case OBJECT_TABLE:
+		case OBJECT_INDEX:
+		case OBJECT_SEQUENCE:
+		case OBJECT_VIEW:
+			names = castNode(List, object);
+			break;
+		case OBJECT_COLUMN:
+		case OBJECT_POLICY:
+		case OBJECT_RULE:
+		case OBJECT_TABCONSTRAINT:
+		case OBJECT_TRIGGER:
+			/* the last name is that of a part of the relation */
+			names = list_copy(castNode(List, object));
+			names = list_truncate(names, list_length(names) - 1);
+			break;
+		default:
+			return RELPERSISTENCE_PERMANENT;
+	}
+	return names == NIL ? 0 : persistence(makeRangeVarFromNameList(names));
+}
+
+/*
+ * The same for an object of DROP or COMMENT that is a relation or part of one;
+ * any other counts as permanent.
+ */
 int
 pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
 							ErrorData **edata)
 {
-	PGR_GUARD(edata, *out = persistence(makeRangeVarFromNameList((List *) object)));
+	PGR_GUARD(edata, *out = object_persistence(kind, object));
 }
 
 int
