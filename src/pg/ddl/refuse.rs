@@ -10,7 +10,7 @@ use crate::export;
 use crate::pg::guard::{self, PgError, Result, boundary};
 use crate::pg::{shmem, sys};
 use std::ffi::{CStr, c_char, c_int};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 type Edata = *mut *mut sys::ErrorData;
 
@@ -87,6 +87,9 @@ unsafe extern "C" fn process_utility(
 }
 
 fn utility(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Result<()> {
+    // The transaction is announced before START's epoch is looked at: START does it the other way
+    // round.
+    fence(Ordering::SeqCst);
     export::refresh_if_new();
     // A part of a statement was looked at with the whole.
     if !export::enabled() || context == sys::PROCESS_UTILITY_SUBCOMMAND {
