@@ -13,7 +13,7 @@ use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 /// OIDs below belong to what initdb made (`FirstNormalObjectId`); none of it is replicated.
-const FIRST_NORMAL_OID: u32 = 16384;
+pub const FIRST_NORMAL_OID: u32 = 16384;
 
 /// What a change of a relation means for replication.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

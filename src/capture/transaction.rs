@@ -7,8 +7,8 @@ use crate::changeset::{Key, LockMode};
 use crate::ids::Oid;
 use crate::imsg::{ChainWriter, Class, since};
 use crate::limits::{CHANGESET_BYTES_MAX, POOL_BLOCK_BYTES};
-use crate::pg::guard::{PgError, Result, boundary_nofail};
-use crate::pg::{shmem, sys, transaction};
+use crate::pg::guard::{PgError, Result, boundary, boundary_nofail};
+use crate::pg::{ddl, shmem, sys, transaction};
 use crate::worker::{self, channel, victim};
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -198,6 +198,9 @@ pub fn take() -> Option<Pending> {
 
 /// The end of a transaction or subtransaction, as xact.h has the events.
 extern "C" fn on_xact(event: sys::XactEvent, _arg: *mut c_void) {
+    if event == sys::XACT_EVENT_PRE_PREPARE && with(|state| state.builder.is_some()) {
+        boundary(ddl::prepare);
+    }
     if event == sys::XACT_EVENT_COMMIT || event == sys::XACT_EVENT_ABORT {
         boundary_nofail(|| {
             discard();

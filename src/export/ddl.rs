@@ -62,3 +62,17 @@ unsafe extern "C" fn pgr_do_refuse_foreign(rel: sys::Relation) {
 extern "C" fn pgr_do_refuse_notify() {
     boundary(ddl::notify);
 }
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pgr_do_refuse_truncate(rel: sys::Relation) {
+    // SAFETY: PostgreSQL passes an open relation.
+    let rel = unsafe { Handle::from_raw(rel) };
+    boundary(|| ddl::truncate(relation::form(rel).relpersistence, &relation::name(rel)));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pgr_do_refuse_catalog(rel: sys::Relation) {
+    // SAFETY: PostgreSQL passes an open relation.
+    let rel = unsafe { Handle::from_raw(rel) };
+    boundary(|| ddl::catalog(relation::oid(rel), &relation::name(rel)));
+}

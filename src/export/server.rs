@@ -1,7 +1,7 @@
 //! Start of the server and of its processes, settings, the gate.
 
 use crate::pg::guard::{boundary, boundary_nofail};
-use crate::pg::{bgworker, coordinator, guc, shmem, sys};
+use crate::pg::{bgworker, coordinator, guc, shmem, starting, sys};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::Ordering;
 
@@ -41,11 +41,13 @@ fn derive() {
     let control = shared.control();
     // The epoch first: what changes after it makes the next look come here again.
     let epoch = control.epoch.load(Ordering::SeqCst);
+    // This before the other: START passes the database on without a gap.
+    let starting = starting::database();
     let database = control.database.load(Ordering::SeqCst);
     // SAFETY: variables of the process, which has one thread.
     unsafe {
-        pgr_enabled = database != 0
-            && database == sys::MyDatabaseId
+        pgr_enabled = sys::MyDatabaseId != 0
+            && (database == sys::MyDatabaseId || starting == sys::MyDatabaseId)
             && !pgr_is_helper
             && !pgr_shim_in_recovery();
         pgr_epoch_seen = epoch;
@@ -76,8 +78,8 @@ extern "C" fn pgr_refresh() {
 
 #[unsafe(no_mangle)]
 extern "C" fn pgr_do_xid_assigned() {
-    // The XID is in the ProcArray: START REPLICATION, which first moves the epoch and then looks
-    // for XIDs, either finds it there or has its epoch seen here.
+    // START REPLICATION first moves the epoch and then waits for the transactions of the database:
+    // it either finds this one, or has its epoch seen here.
     boundary_nofail(derive);
 }
 

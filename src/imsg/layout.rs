@@ -100,6 +100,8 @@ pub mod phase {
     pub const SENT: u32 = 1;
     /// Has its GID (`ProcSlot::gid`), as every helper at work has.
     pub const CERTIFIED: u32 = 2;
+    /// Commits without the group, which is not formed yet or no more.
+    pub const LOCAL: u32 = 3;
 }
 
 /// One process of the server.

@@ -6,6 +6,7 @@
 
 use super::guard::{self, PgError, Result};
 use super::host::{self, PgHost};
+use super::starting::{self, Stage};
 use super::{elog, guc, helpers, latch, shmem, sys};
 use crate::coordinator::Pace;
 use crate::coordinator::io::backend::Choice;
@@ -67,6 +68,10 @@ pub fn main() -> Result<()> {
     control
         .coordinator_slot
         .store(shmem::my_slot().0 + 1, Ordering::SeqCst);
+    if starting::stage() == Stage::Forming {
+        // The coordinator before this one ended in the middle of it.
+        unform(control)?;
+    }
     while !ending() {
         if control.database.load(Ordering::SeqCst) == 0 {
             idle(control)?;
@@ -119,6 +124,8 @@ fn requests(control: &Control) -> Option<SlotNo> {
                 {
                     start = Some(from);
                 }
+                // It was asked again before this process began.
+                Ok(ToCoordinator::StartGroup) if start == Some(from) => {}
                 Ok(ToCoordinator::StartGroup) => {
                     refuse(from, "this server is a member of a group already")
                 }
@@ -183,8 +190,12 @@ fn rest(control: &Control) -> Result<()> {
 
 /// START REPLICATION: forms a group of one.
 fn form(control: &Control, session: SlotNo) -> Result<()> {
+    if !starting::take() {
+        refuse(session, "the statement was cancelled");
+        return Ok(());
+    }
     let group = GroupId(control.group_id.load(Ordering::Relaxed));
-    let database = Oid(shmem::server().start_database.load(Ordering::SeqCst));
+    let database = Oid(starting::database());
     let formed = site(true).and_then(|site| {
         // What an attempt left that did not come as far as the state file.
         start::forget(&site).map_err(|e| e.to_string())?;
@@ -200,15 +211,21 @@ fn form(control: &Control, session: SlotNo) -> Result<()> {
             .map_err(|e| format!("could not write file \"{}\": {e}", group_file::NAME))
     });
     if let Err(reason) = formed {
+        starting::end();
         refuse(session, &reason);
         return Ok(());
     }
-    for turn in [&control.logged, &control.visible] {
-        turn.start(Gid::ZERO);
-    }
-    control.recovered_gid.store(0, Ordering::Relaxed);
     host::announce(GroupState::Recovering);
     live(control, Some(session))
+}
+
+/// START REPLICATION did not come to its end: leaves nothing of a group that has not begun.
+fn unform(control: &Control) -> Result<()> {
+    if control.database.load(Ordering::SeqCst) == 0 {
+        abandon_membership(control)?;
+    }
+    starting::end();
+    Ok(())
 }
 
 /// One life of the member, and what follows from its end.
@@ -240,6 +257,13 @@ fn live(control: &Control, command: Option<SlotNo>) -> Result<()> {
         ))
     });
     helpers::stop_all();
+    if starting::stage() == Stage::Forming {
+        unform(control)?;
+        if let (Some(session), Ok(End::Failed(reason)) | Err(reason)) = (command, &end) {
+            refuse(session, reason);
+        }
+        return interrupted.map_or(Ok(()), Err);
+    }
     if let Some(error) = interrupted {
         return Err(error);
     }
@@ -277,16 +301,18 @@ fn failed(control: &Control, reason: &str) {
     );
 }
 
+/// Whether another process of this server is at work for a life of the member.
+pub fn is_busy() -> bool {
+    shmem::shared().slots().iter().any(|s| {
+        s.role.load(Ordering::SeqCst) == ROLE_HELPER
+            || s.phase.load(Ordering::SeqCst) != phase::OPEN
+    })
+}
+
 /// Waits until no other process of this server is at work for an earlier life.
 fn quiesce() -> Result<()> {
-    let busy = || {
-        shmem::shared().slots().iter().any(|s| {
-            s.role.load(Ordering::SeqCst) == ROLE_HELPER
-                || s.phase.load(Ordering::SeqCst) != phase::OPEN
-        })
-    };
     let shared = shmem::shared();
-    while busy() && !ending() {
+    while is_busy() && !ending() {
         host::serve_interrupts()?;
         // Multicasts to an earlier life are refused: they were not sent.
         requests(shared.control());

@@ -1,8 +1,10 @@
 //! Statements: START and STOP REPLICATION, and what a replicated database refuses.
 
+use super::backend::HeldInterrupts;
 use super::guard::{self, PgError, Result};
-use super::{guc, latch, shmem, sys};
-use crate::group_state::GroupState;
+use super::starting::{self, Stage, Starting};
+use super::{coordinator, guc, latch, shmem, sys};
+use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Control, ProcSlot, SlotNo, wake};
 use crate::limits::GROUP_NAME_BYTES_MAX;
@@ -12,8 +14,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 mod refuse;
+mod suitable;
 
-pub use refuse::{database, foreign, install as install_refusals, large_object, notify, sequence};
+pub use refuse::{
+    catalog, database, foreign, install as install_refusals, large_object, notify, prepare,
+    sequence, truncate,
+};
 
 type Edata = *mut *mut sys::ErrorData;
 
@@ -23,8 +29,9 @@ unsafe extern "C" {
     fn pgr_shim_not_in_block(top_level: bool, statement: *const c_char, edata: Edata) -> c_int;
     fn pgr_shim_database_oid(name: *const c_char, out: *mut u32, edata: Edata) -> c_int;
     fn pgr_shim_system_sql(sql: *const c_char, edata: Edata) -> c_int;
-    fn pgr_shim_sql_any(sql: *const c_char, out: *mut bool, edata: Edata) -> c_int;
-    fn pgr_shim_wait_for_writers(edata: Edata) -> c_int;
+    fn pgr_shim_next_transaction(edata: Edata) -> c_int;
+    fn pgr_shim_wait_for_transactions(edata: Edata) -> c_int;
+    fn pgr_shim_flush_all_wal(edata: Edata) -> c_int;
     fn pgr_shim_strong_random(out: *mut u64) -> bool;
     fn pgr_shim_process_lives(pid: c_int) -> bool;
 }
@@ -39,8 +46,8 @@ const VIEWS: [&CStr; 2] = [
 
 /// ALTER DATABASE `name` START REPLICATION IN GROUP `group` [USING `gcs`].
 ///
-/// Returns when the group is online and every transaction that could still commit unreplicated
-/// changes has ended.
+/// The group is formed when no transaction is left that was not captured from its beginning. An error
+/// or a cancel before that leaves nothing behind; after it there is none.
 pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> Result<()> {
     let statement = c"ALTER DATABASE ... START REPLICATION";
     privileged("start")?;
@@ -70,8 +77,8 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
             format!("\"{group}\" is not a name for a group"),
         ));
     }
-    refuse_prepared()?;
-    refuse_other_access_methods()?;
+    // Again below; this is for an early answer.
+    suitable::check()?;
 
     let claim = Claim::take()?;
     let control = shmem::shared().control();
@@ -96,22 +103,31 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
             "could not get random bytes for the group's id",
         ));
     }
-    control.group_id.store(id, Ordering::Relaxed);
-    control.group_name.set(&group);
-    shmem::server()
-        .start_database
-        .store(database, Ordering::SeqCst);
-    claim.request(ToCoordinator::StartGroup, "start replication")?;
-
-    // From here transactions that get an XID are captured. Those that have one are not, and must
-    // be gone before anybody copies this server.
-    wait_for(control, GroupState::Online)?;
-    // SAFETY: in a transaction that holds no lock another one could wait for but its own views'.
-    guard::call0(|e| unsafe { pgr_shim_wait_for_writers(e) })?;
-    while prepared()? {
+    // What was done so far belongs to what the group begins with; and from here on no snapshot of
+    // this session's, which CREATE INDEX CONCURRENTLY would wait for.
+    // SAFETY: not in a transaction block; nothing of the transaction is used any more.
+    guard::call0(|e| unsafe { pgr_shim_next_transaction(e) })?;
+    while starting::stage() != Stage::None || coordinator::is_busy() {
         latch::sleep_interruptible(Some(POLL), sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY)?;
     }
-    Ok(())
+    control.group_id.store(id, Ordering::Relaxed);
+    control.group_name.set(&group);
+    // What is captured refers to them.
+    for turn in [&control.logged, &control.visible] {
+        turn.start(Gid::ZERO);
+    }
+    control.recovered_gid.store(0, Ordering::Relaxed);
+    let starting = Starting::begin(database)?;
+    // SAFETY: the transaction holds no lock that another one could wait for.
+    guard::call0(|e| unsafe { pgr_shim_wait_for_transactions(e) })?;
+    suitable::check()?;
+    starting.close()?;
+    // The log of the group does not have what was committed without it.
+    // SAFETY: writes WAL.
+    guard::call0(|e| unsafe { pgr_shim_flush_all_wal(e) })?;
+    // The coordinator answers at once, and a cancel could no more be obeyed.
+    let _held = HeldInterrupts::new();
+    claim.request(ToCoordinator::StartGroup, "start replication")
 }
 
 /// ALTER DATABASE `name` STOP REPLICATION: this server leaves its group; the database stays, as an
@@ -168,60 +184,6 @@ fn current_database(name: &CStr, verb: &str) -> Result<u32> {
     .hint(format!(
         "Connect to database \"{name}\" and run the statement there."
     )))
-}
-
-fn prepared() -> Result<bool> {
-    let sql = c"SELECT FROM pg_catalog.pg_prepared_xacts WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
-    // SAFETY: a C string and a place for the answer.
-    guard::call(false, |out, e| unsafe {
-        pgr_shim_sql_any(sql.as_ptr(), out, e)
-    })
-}
-
-fn refuse_prepared() -> Result<()> {
-    if !prepared()? {
-        return Ok(());
-    }
-    Err(
-        PgError::new("55000", "there are prepared transactions in this database")
-            .detail("Two-phase commit is not replicated.")
-            .hint(
-                "End those in pg_prepared_xacts with COMMIT PREPARED or ROLLBACK PREPARED first.",
-            ),
-    )
-}
-
-/// Changes are captured at the heap: those of a table under another access method would be lost.
-fn refuse_other_access_methods() -> Result<()> {
-    let sql = c"SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam \
-        WHERE a.amtype OPERATOR(pg_catalog.=) 't' AND a.amname OPERATOR(pg_catalog.<>) 'heap' AND c.relpersistence OPERATOR(pg_catalog.=) 'p'";
-    // SAFETY: a C string and a place for the answer.
-    let found = guard::call(false, |out, e| unsafe {
-        pgr_shim_sql_any(sql.as_ptr(), out, e)
-    })?;
-    if !found {
-        return Ok(());
-    }
-    Err(PgError::new(
-        "0A000",
-        "this database has tables under an access method that is not replicated",
-    )
-    .detail("Only tables under the access method \"heap\" are replicated.")
-    .hint("ALTER TABLE ... SET ACCESS METHOD heap, before replication starts."))
-}
-
-/// Waits until the coordinator has opened the group to this session's kind.
-fn wait_for(control: &Control, wanted: GroupState) -> Result<()> {
-    loop {
-        match GroupState::from_u32(control.state.load(Ordering::SeqCst)) {
-            Some(state) if state == wanted => return Ok(()),
-            Some(GroupState::Failed) => return Err(failed(control, "start replication")),
-            _ => latch::sleep_interruptible(
-                Some(POLL),
-                sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY,
-            )?,
-        }
-    }
 }
 
 fn failed(control: &Control, what: &str) -> PgError {

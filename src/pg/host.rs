@@ -4,7 +4,7 @@ use super::guard::{self, PgError, Result};
 use super::helpers::Helpers;
 use super::outbox::{Outbox, Work};
 use super::positions::Positions;
-use super::{elog, latch, shmem, sys};
+use super::{elog, latch, shmem, starting, sys};
 use crate::coordinator::io::peers::Notice;
 use crate::coordinator::message::ENVELOPE_BYTES;
 use crate::coordinator::run::Host;
@@ -327,14 +327,15 @@ impl Host for PgHost {
 
     fn state(&mut self, state: GroupState) {
         if state == GroupState::Online {
-            self.helpers.begin();
             let control = self.control();
             if control.database.load(Ordering::SeqCst) == 0 {
-                // The group was just formed: from here on transactions are captured.
-                let database = shmem::server().start_database.load(Ordering::SeqCst);
-                control.database.store(database, Ordering::SeqCst);
+                control
+                    .database
+                    .store(starting::database(), Ordering::SeqCst);
             }
+            self.helpers.begin();
             announce(state);
+            starting::end();
             if let Some(session) = self.command.take() {
                 self.answer(session, ToWorker::Done);
             }
@@ -455,10 +456,15 @@ impl Host for PgHost {
 
 /// Moves the state that all processes of the server go by, and wakes those who may wait on it.
 pub fn announce(state: GroupState) {
-    let shared = shmem::shared();
-    let control = shared.control();
+    let control = shmem::shared().control();
     control.state.store(state as u32, Ordering::SeqCst);
-    control.epoch.fetch_add(1, Ordering::SeqCst);
+    tell_all();
+}
+
+/// Makes all processes of the server look at their membership anew.
+pub fn tell_all() {
+    let shared = shmem::shared();
+    shared.control().epoch.fetch_add(1, Ordering::SeqCst);
     for (i, slot) in shared.slots().iter().enumerate() {
         if slot.role.load(Ordering::SeqCst) != 0 {
             latch::wake(SlotNo(i as u32));

@@ -18,6 +18,7 @@ pub mod owner;
 pub mod positions;
 pub mod relation;
 pub mod shmem;
+pub mod starting;
 pub mod stat;
 pub mod sys;
 pub mod text;

@@ -27,6 +27,7 @@
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
 #include "storage/shmem.h"
+#include "storage/standby.h"
 #include "tcop/cmdtag.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
@@ -364,30 +365,53 @@ pgr_shim_system_sql(const char *sql, ErrorData **edata)
 	PGR_GUARD(edata, system_sql(sql));
 }
 
-static bool
-sql_any(const char *sql)
+/* In the memory context of the caller; NULL if there is no row. */
+static char *
+sql_first(const char *sql)
 {
-	bool		any;
+	MemoryContext caller = CurrentMemoryContext;
+	int			nest = NewGUCNestLevel();
+	char	   *text = NULL;
 
+	RestrictSearchPath();
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (SPI_execute(sql, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not run \"%s\"", sql);
-	any = SPI_processed > 0;
+	if (SPI_processed > 0)
+		text = MemoryContextStrdup(caller, SPI_getvalue(SPI_tuptable->vals[0],
+														SPI_tuptable->tupdesc, 1));
 	PopActiveSnapshot();
 	SPI_finish();
-	return any;
+	AtEOXact_GUC(false, nest);
+	return text;
 }
 
-/* Does a query give any rows? */
+/* First column of the first row that a query gives, NULL if it gives none. */
 int
-pgr_shim_sql_any(const char *sql, bool *out, ErrorData **edata)
+pgr_shim_sql_first(const char *sql, const char **out, ErrorData **edata)
 {
-	PGR_GUARD(edata, *out = sql_any(sql));
+	PGR_GUARD(edata, *out = sql_first(sql));
 }
 
 static void
-wait_for_writers(void)
+next_transaction(void)
+{
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	CommitTransactionCommand();
+	StartTransactionCommand();
+}
+
+/* Commits the transaction of a statement that must be in no block, and begins another. */
+int
+pgr_shim_next_transaction(ErrorData **edata)
+{
+	PGR_GUARD(edata, next_transaction());
+}
+
+static void
+wait_for_transactions(void)
 {
 	int			n;
 	VirtualTransactionId *vxids =
@@ -395,25 +419,25 @@ wait_for_writers(void)
 							  PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, &n);
 
 	for (int i = 0; i < n; i++)
-	{
-		TransactionId xid;
-		TransactionId xmin;
-		int			nsubxid;
-		bool		overflowed;
-
-		ProcNumberGetTransactionIds(vxids[i].procNumber, &xid, &xmin,
-									&nsubxid, &overflowed);
-		if (TransactionIdIsValid(xid))
-			(void) VirtualXactLock(vxids[i], true);
-	}
+		(void) VirtualXactLock(vxids[i], true);
 	pfree(vxids);
 }
 
-/* Waits for the other transactions of this database that have an XID by now. */
+/*
+ * Waits for all other transactions of this database that there are now, whether
+ * they have an XID or get one later.
+ */
 int
-pgr_shim_wait_for_writers(ErrorData **edata)
+pgr_shim_wait_for_transactions(ErrorData **edata)
 {
-	PGR_GUARD(edata, wait_for_writers());
+	PGR_GUARD(edata, wait_for_transactions());
+}
+
+/* What was committed so far is on disk, also where nobody waited for that. */
+int
+pgr_shim_flush_all_wal(ErrorData **edata)
+{
+	PGR_GUARD(edata, XLogFlush(LogStandbySnapshot()));
 }
 
 /* ---------------- statistics ---------------- */
@@ -457,12 +481,43 @@ pgr_shim_persistence(const RangeVar *relation, char *out, ErrorData **edata)
 	PGR_GUARD(edata, *out = persistence(relation));
 }
 
-/* The same for an object of DROP, named by a list. */
+static char
+object_persistence(ObjectType kind, Node *object)
+{
+	List	   *names;
+
+	switch (kind)
+	{
+		case OBJECT_TABLE:
+		case OBJECT_INDEX:
+		case OBJECT_SEQUENCE:
+		case OBJECT_VIEW:
+			names = castNode(List, object);
+			break;
+		case OBJECT_COLUMN:
+		case OBJECT_POLICY:
+		case OBJECT_RULE:
+		case OBJECT_TABCONSTRAINT:
+		case OBJECT_TRIGGER:
+			/* the last name is that of a part of the relation */
+			names = list_copy(castNode(List, object));
+			names = list_truncate(names, list_length(names) - 1);
+			break;
+		default:
+			return RELPERSISTENCE_PERMANENT;
+	}
+	return names == NIL ? 0 : persistence(makeRangeVarFromNameList(names));
+}
+
+/*
+ * The same for an object of DROP or COMMENT that is a relation or part of one;
+ * any other counts as permanent.
+ */
 int
 pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
 							ErrorData **edata)
 {
-	PGR_GUARD(edata, *out = persistence(makeRangeVarFromNameList((List *) object)));
+	PGR_GUARD(edata, *out = object_persistence(kind, object));
 }
 
 int

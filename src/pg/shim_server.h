@@ -55,8 +55,10 @@ extern int	pgr_shim_not_in_block(bool is_top_level, const char *statement,
 extern int	pgr_shim_database_oid(const char *name, Oid *out, ErrorData **edata);
 extern int	pgr_shim_database_name(Oid oid, const char **out, ErrorData **edata);
 extern int	pgr_shim_system_sql(const char *sql, ErrorData **edata);
-extern int	pgr_shim_sql_any(const char *sql, bool *out, ErrorData **edata);
-extern int	pgr_shim_wait_for_writers(ErrorData **edata);
+extern int	pgr_shim_sql_first(const char *sql, const char **out, ErrorData **edata);
+extern int	pgr_shim_next_transaction(ErrorData **edata);
+extern int	pgr_shim_wait_for_transactions(ErrorData **edata);
+extern int	pgr_shim_flush_all_wal(ErrorData **edata);
 
 extern int	pgr_shim_rows_begin(FunctionCallInfo fcinfo, void **out, ErrorData **edata);
 extern int	pgr_shim_rows_add(FunctionCallInfo fcinfo, void *state, char **values,

@@ -32,7 +32,10 @@ pub struct Server {
     /// PID of the backend that runs START or STOP REPLICATION, 0 for none. Claimed by
     /// compare-and-swap; released by its owner or by whoever finds the owner gone.
     pub command_pid: AtomicU32,
-    /// The database that START REPLICATION asks for. Written by the claim's owner.
+    /// How far START REPLICATION has come: a `starting::Stage`. Moved by compare-and-swap, by the
+    /// claim's owner up to `Closed`, from there by the coordinator.
+    pub start_stage: AtomicU32,
+    /// The database that START REPLICATION asks for. Written by the same.
     pub start_database: AtomicU32,
 }
 

@@ -14,6 +14,7 @@ use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Chain, ChainWriter, Class};
 use crate::limits::CHANGESET_BYTES_MAX;
 use crate::pg::guard::{self, PgError, Result};
+use crate::pg::starting::{self, Stage};
 use crate::pg::{backend, guc, latch, shmem, sys, transaction};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -34,6 +35,9 @@ pub fn pre_commit() -> Result<bool> {
     };
     // From here on this transaction is no victim but by its verdict.
     guard::check_interrupts()?;
+    if !has_group()? {
+        return Ok(true);
+    }
     let local_effects = pending.local_effects || transaction::used_temporary_objects();
     let _held = backend::HeldInterrupts::new();
     let sent = multicast(pending, local_effects)?;
@@ -44,6 +48,30 @@ pub fn pre_commit() -> Result<bool> {
         consistency::await_shown(gid);
     }
     Ok(wait_turn(gid, &sent, local_effects))
+}
+
+/// Whether the database has a group by now; one that is about to be formed is waited for. Without
+/// one the transaction commits as any other, in a phase that START waits for.
+fn has_group() -> Result<bool> {
+    loop {
+        // Before the look: START either sees the phase or has its stage seen.
+        set_phase(Phase::Local);
+        // The stage before the database, which is set before it ends.
+        let stage = starting::stage();
+        if control().database.load(Ordering::SeqCst) == backend::database() {
+            set_phase(Phase::Open);
+            if stage != Stage::Forming {
+                return Ok(true);
+            }
+        } else if matches!(stage, Stage::None | Stage::Capturing) {
+            return Ok(false);
+        }
+        set_phase(Phase::Open);
+        latch::sleep_interruptible(
+            Some(LOOK_AROUND),
+            sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY,
+        )?;
+    }
 }
 
 /// Waits until a helper has committed what [`pre_commit`] returned false for.

@@ -8,6 +8,7 @@ use crate::group_state::GroupState;
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::pg::guard::{PgError, Result};
+use crate::pg::starting::{self, Stage};
 use crate::pg::{backend, elog, guc, latch, sys};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,13 @@ thread_local! {
 /// A transaction of the replicated database is about to take its first snapshot.
 pub fn before_snapshot() -> Result<()> {
     if !guc::consistent_before() || !backend::is_client() {
+        return Ok(());
+    }
+    // Before START has come to its end nothing was acknowledged by a group. The stage is looked at
+    // before the database, which is set before it ends.
+    if starting::stage() != Stage::None
+        || control().database.load(Ordering::SeqCst) != backend::database()
+    {
         return Ok(());
     }
     channel::attach(false)?;

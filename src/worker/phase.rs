@@ -7,6 +7,8 @@ use crate::imsg::layout::phase;
 pub enum Phase {
     /// Not yet multicast: whoever is in the way of a certified transaction is told to abort.
     Open,
+    /// Commits without the group, which is not formed yet or no more.
+    Local,
     /// Handed to the coordinator, no verdict yet: left to the verdict.
     Multicast,
     /// Passed: it commits at its GID, here or (`Replaced`) by a helper.
@@ -23,6 +25,7 @@ impl Phase {
     pub const fn shared(self) -> u32 {
         match self {
             Phase::Open => phase::OPEN,
+            Phase::Local => phase::LOCAL,
             Phase::Multicast => phase::SENT,
             Phase::Certified | Phase::Committing | Phase::Replaced => phase::CERTIFIED,
         }
@@ -31,13 +34,13 @@ impl Phase {
     /// Whether a transaction may go from this phase to that.
     #[must_use]
     pub const fn allows(self, next: Phase) -> bool {
-        use Phase::{Certified, Committing, Multicast, Open, Replaced};
+        use Phase::{Certified, Committing, Local, Multicast, Open, Replaced};
         matches!(
             (self, next),
             // An end, by commit or abort, begins the next transaction.
             (_, Open)
                 // A helper has its GID from the start.
-                | (Open, Multicast | Certified)
+                | (Open, Local | Multicast | Certified)
                 | (Multicast, Certified)
                 | (Certified, Committing | Replaced)
         )
@@ -48,8 +51,9 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const ALL: [Phase; 5] = [
+    const ALL: [Phase; 6] = [
         Phase::Open,
+        Phase::Local,
         Phase::Multicast,
         Phase::Certified,
         Phase::Committing,
@@ -61,6 +65,7 @@ mod tests {
         for next in ALL {
             assert_eq!(Phase::Committing.allows(next), next == Phase::Open);
             assert_eq!(Phase::Replaced.allows(next), next == Phase::Open);
+            assert_eq!(Phase::Local.allows(next), next == Phase::Open);
         }
     }
 

@@ -13,4 +13,5 @@ mod order;
 mod pipeline;
 mod refused;
 mod rows;
+mod start;
 mod support;

@@ -4,12 +4,13 @@
 //! harmless or replicated; every other statement is refused, so a new kind of statement is refused
 //! until somebody has thought about it.
 
+use crate::capture::relation::FIRST_NORMAL_OID;
 use crate::capture::transaction;
 use crate::export;
 use crate::pg::guard::{self, PgError, Result, boundary};
 use crate::pg::{shmem, sys};
 use std::ffi::{CStr, c_char, c_int};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 type Edata = *mut *mut sys::ErrorData;
 
@@ -38,7 +39,13 @@ unsafe extern "C" {
 const TEMPORARY: c_char = b't' as c_char;
 const PERMANENT: c_char = b'p' as c_char;
 
-const SCHEMA_HINT: &str = "Change the schema before replication is started on the first member, or stop replication to change it.";
+const SCHEMA_HINT: &str = "Stop replication on all members, change the schema on one, start replication there, and let the others join again as copies of it.";
+
+const SUBSCRIPTION_HINT: &str = "A subscription's position is not replicated, and every copy of the database would have it: subscribe in another database.";
+
+const PREPARE_HINT: &str = "Use COMMIT: a commit is atomic on all members of the group.";
+
+const LOCK_HINT: &str = "The lock would exclude transactions of this member only. Have those that must exclude each other update one row: of two on different members the second fails at COMMIT with 40001.";
 
 const SERVER_HINT: &str = "What belongs to the whole server is not replicated: run it on every member, in a database that is not replicated.";
 
@@ -63,7 +70,7 @@ unsafe extern "C" fn process_utility(
 ) {
     // SAFETY: PostgreSQL passes a statement.
     let statement = unsafe { (*planned).utilityStmt };
-    boundary(|| utility(statement));
+    boundary(|| utility(statement, context));
     // SAFETY: all arguments as they came.
     unsafe {
         sys::standard_ProcessUtility(
@@ -79,12 +86,16 @@ unsafe extern "C" fn process_utility(
     }
 }
 
-fn utility(statement: *mut sys::Node) -> Result<()> {
+fn utility(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Result<()> {
+    // The transaction is announced before START's epoch is looked at: START does it the other way
+    // round.
+    fence(Ordering::SeqCst);
     export::refresh_if_new();
-    if !export::enabled() {
+    // A part of a statement was looked at with the whole.
+    if !export::enabled() || context == sys::PROCESS_UTILITY_SUBCOMMAND {
         return Ok(());
     }
-    match verdict(statement)? {
+    match verdict(statement, context)? {
         Verdict::Allowed => Ok(()),
         Verdict::Local => transaction::local_effect(),
         Verdict::Refused(hint) => {
@@ -121,14 +132,12 @@ unsafe fn node<'a, T>(statement: *mut sys::Node) -> &'a T {
     unsafe { &*statement.cast::<T>() }
 }
 
-fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
+fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Result<Verdict> {
     // SAFETY: a node begins with its tag; below, each cast is to what the tag says.
     unsafe {
         Ok(match (*statement).type_ {
             sys::T_TransactionStmt => match node::<sys::TransactionStmt>(statement).kind {
-                sys::TRANS_STMT_PREPARE => {
-                    Refused("Use COMMIT: a commit is atomic on all members of the group.")
-                }
+                sys::TRANS_STMT_PREPARE => Refused(PREPARE_HINT),
                 _ => Allowed,
             },
             sys::T_PlannedStmt
@@ -146,8 +155,8 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
             | sys::T_CheckPointStmt
             | sys::T_AlterSystemStmt
             | sys::T_ConstraintsSetStmt
-            | sys::T_NotifyStmt
-            | sys::T_AlterDatabaseStmt => Allowed,
+            | sys::T_NotifyStmt => Allowed,
+            sys::T_AlterDatabaseStmt => membership(node(statement)),
             sys::T_VariableSetStmt
             | sys::T_DiscardStmt
             | sys::T_ListenStmt
@@ -161,22 +170,24 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
                     Allowed
                 }
             }
-            sys::T_ExplainStmt => explained(node::<sys::ExplainStmt>(statement).query)?,
+            sys::T_ExplainStmt => explained(node::<sys::ExplainStmt>(statement).query, context)?,
             sys::T_ReindexStmt | sys::T_ClusterStmt => {
-                if pgr_shim_in_block() {
-                    Refused("Run it outside a transaction block.")
-                } else {
+                // Not in a transaction that also changes rows: its strong locks are for this member.
+                if context == sys::PROCESS_UTILITY_TOPLEVEL && !pgr_shim_in_block() {
                     Allowed
+                } else {
+                    Refused("Run it by itself, not in a transaction block or a function.")
                 }
             }
             sys::T_LockStmt => {
                 let lock = node::<sys::LockStmt>(statement);
-                if lock.mode < sys::ShareLock as c_int || all_temporary(lock.relations)? {
+                // From this mode on some mode conflicts with itself or with changes of rows.
+                if lock.mode < sys::ShareUpdateExclusiveLock as c_int
+                    || all_temporary(lock.relations)?
+                {
                     Allowed
                 } else {
-                    Refused(
-                        "Locks of SHARE mode and stronger would have to be taken on all members. Lock rows with SELECT ... FOR UPDATE.",
-                    )
+                    Refused(LOCK_HINT)
                 }
             }
             sys::T_TruncateStmt => {
@@ -200,19 +211,41 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
             sys::T_CreateTrigStmt => on_old(node::<sys::CreateTrigStmt>(statement).relation)?,
             sys::T_RuleStmt => on_old(node::<sys::RuleStmt>(statement).relation)?,
             sys::T_RenameStmt => {
-                let relation = node::<sys::RenameStmt>(statement).relation;
-                if relation.is_null() {
-                    Refused(SCHEMA_HINT)
+                let rename = node::<sys::RenameStmt>(statement);
+                if rename.relation.is_null() {
+                    Refused(hint(rename.renameType))
                 } else {
-                    on_old(relation)?
+                    on_old(rename.relation)?
                 }
             }
             sys::T_DropStmt => {
                 let drop = node::<sys::DropStmt>(statement);
                 temporary_if(
-                    all_objects_temporary(drop.removeType, drop.objects)?,
+                    all_objects_temporary(drop.removeType, nodes(drop.objects))?,
                     SCHEMA_HINT,
                 )
+            }
+            sys::T_CommentStmt => {
+                let comment = node::<sys::CommentStmt>(statement);
+                temporary_if(
+                    all_objects_temporary(comment.objtype, std::iter::once(comment.object))?,
+                    hint(comment.objtype),
+                )
+            }
+            sys::T_GrantStmt => {
+                let grant = node::<sys::GrantStmt>(statement);
+                let relations = grant.targtype == sys::ACL_TARGET_OBJECT
+                    && [sys::OBJECT_TABLE, sys::OBJECT_SEQUENCE].contains(&grant.objtype);
+                temporary_if(
+                    relations && all_temporary(grant.objects)?,
+                    hint(grant.objtype),
+                )
+            }
+            sys::T_AlterOwnerStmt => {
+                Refused(hint(node::<sys::AlterOwnerStmt>(statement).objectType))
+            }
+            sys::T_CreateSubscriptionStmt | sys::T_AlterSubscriptionStmt => {
+                Refused(SUBSCRIPTION_HINT)
             }
             sys::T_CreateRoleStmt
             | sys::T_AlterRoleStmt
@@ -231,12 +264,35 @@ fn verdict(statement: *mut sys::Node) -> Result<Verdict> {
     }
 }
 
+/// ALTER DATABASE: START and STOP REPLICATION, or an option of this server's.
+fn membership(alter: &sys::AlterDatabaseStmt) -> Verdict {
+    let ours = nodes(alter.options).next().is_some_and(|option| {
+        // SAFETY: a list of options with names; only START has one in a namespace.
+        unsafe {
+            let option = node::<sys::DefElem>(option);
+            !option.defnamespace.is_null() || CStr::from_ptr(option.defname) == c"stop"
+        }
+    });
+    if ours { Allowed } else { Refused(SERVER_HINT) }
+}
+
+/// How to change an object of this kind, which is not replicated.
+fn hint(kind: sys::ObjectType) -> &'static str {
+    match kind {
+        sys::OBJECT_DATABASE
+        | sys::OBJECT_ROLE
+        | sys::OBJECT_TABLESPACE
+        | sys::OBJECT_PARAMETER_ACL => SERVER_HINT,
+        _ => SCHEMA_HINT,
+    }
+}
+
 fn temporary_if(temporary: bool, hint: &'static str) -> Verdict {
     if temporary { Local } else { Refused(hint) }
 }
 
 /// EXPLAIN ANALYZE runs what it explains.
-fn explained(query: *mut sys::Node) -> Result<Verdict> {
+fn explained(query: *mut sys::Node, context: sys::ProcessUtilityContext) -> Result<Verdict> {
     // SAFETY: an analyzed EXPLAIN holds a Query; the tag is looked at first.
     unsafe {
         if query.is_null() || (*query).type_ != sys::T_Query {
@@ -246,7 +302,7 @@ fn explained(query: *mut sys::Node) -> Result<Verdict> {
         if inner.is_null() {
             Ok(Allowed)
         } else {
-            verdict(inner)
+            verdict(inner, context)
         }
     }
 }
@@ -294,19 +350,13 @@ fn all_temporary(relations: *const sys::List) -> Result<bool> {
     Ok(true)
 }
 
-/// Do all objects of a DROP that exist belong to the session's temporary schema?
-fn all_objects_temporary(kind: sys::ObjectType, objects: *const sys::List) -> Result<bool> {
-    let relations = [
-        sys::OBJECT_TABLE,
-        sys::OBJECT_INDEX,
-        sys::OBJECT_SEQUENCE,
-        sys::OBJECT_VIEW,
-    ];
-    if !relations.contains(&kind) {
-        return Ok(false);
-    }
-    for object in nodes(objects) {
-        // SAFETY: for these kinds an object is a list of names.
+/// Do all these objects that exist belong to the session's temporary tables?
+fn all_objects_temporary(
+    kind: sys::ObjectType,
+    objects: impl Iterator<Item = *mut sys::Node>,
+) -> Result<bool> {
+    for object in objects {
+        // SAFETY: an object of a statement about this kind.
         let found = guard::call(0, |out, e| unsafe {
             pgr_shim_object_persistence(kind, object, out, e)
         })?;
@@ -338,7 +388,8 @@ pub fn large_object() -> Result<()> {
 pub fn notify() -> Result<()> {
     Err(
         PgError::new("0A000", "notifications are not replicated yet")
-            .hint("Send notifications from a database that is not replicated."),
+            .detail("Sessions that listen on other members would not be notified.")
+            .hint("Insert into a table that those who wait look at."),
     )
 }
 
@@ -350,6 +401,36 @@ pub fn foreign(name: &str) -> Result<()> {
         format!("cannot change foreign table \"{name}\" from a replicated database"),
     )
     .hint("Change it from a database that is not replicated, or connect to its server."))
+}
+
+/// A table of this `relpersistence` is about to be truncated, by whatever way.
+pub fn truncate(persistence: c_char, name: &str) -> Result<()> {
+    if persistence != PERMANENT {
+        return Ok(());
+    }
+    Err(PgError::new(
+        "0A000",
+        format!("cannot truncate table \"{name}\" in a replicated database"),
+    )
+    .hint("Use DELETE."))
+}
+
+/// A statement is about to change rows of this relation.
+pub fn catalog(oid: u32, name: &str) -> Result<()> {
+    if oid >= FIRST_NORMAL_OID {
+        return Ok(());
+    }
+    Err(PgError::new(
+        "0A000",
+        format!("cannot modify system catalog \"{name}\" in a replicated database"),
+    )
+    .detail("Rows of catalogs are not replicated.")
+    .hint(SCHEMA_HINT))
+}
+
+/// A transaction that has captured something is about to be prepared, by whatever way.
+pub fn prepare() -> Result<()> {
+    Err(PgError::new("0A000", "two-phase commit is not replicated yet").hint(PREPARE_HINT))
 }
 
 /// DROP DATABASE.

@@ -1,0 +1,110 @@
+//! What a database must be like to be replicated.
+
+use crate::pg::guard::{self, PgError, Result};
+use crate::pg::sys;
+use std::ffi::{CStr, c_char, c_int};
+use std::ptr;
+
+unsafe extern "C" {
+    fn pgr_shim_sql_first(
+        sql: *const c_char,
+        out: *mut *const c_char,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
+}
+
+/// Something that must not be there.
+struct Obstacle {
+    /// Names it. Runs with nothing but `pg_catalog` in the search path.
+    query: &'static CStr,
+    code: &'static str,
+    message: &'static str,
+    reason: &'static str,
+    hint: &'static str,
+}
+
+const OBSTACLES: &[Obstacle] = &[
+    Obstacle {
+        query: c"SELECT 'prepared transaction ' || quote_literal(gid) FROM pg_prepared_xacts WHERE database = current_database()",
+        code: "55000",
+        message: "there are prepared transactions in this database",
+        reason: "Two-phase commit is not replicated.",
+        hint: "End those in pg_prepared_xacts with COMMIT PREPARED or ROLLBACK PREPARED first.",
+    },
+    Obstacle {
+        query: c"SELECT 'table ' || c.oid::regclass FROM pg_class c JOIN pg_am a ON a.oid = c.relam \
+            WHERE a.amtype = 't' AND a.amname <> 'heap' AND c.relpersistence = 'p'",
+        code: "0A000",
+        message: "this database has tables under an access method that is not replicated",
+        reason: "Changes are captured in tables under the access method \"heap\".",
+        hint: "ALTER TABLE ... SET ACCESS METHOD heap, before replication starts.",
+    },
+    Obstacle {
+        query: c"SELECT 'subscription ' || quote_ident(s.subname) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+            WHERE d.datname = current_database()",
+        code: "0A000",
+        message: "this database has subscriptions",
+        reason: "A subscription's position is not replicated, and every copy of the database would have it.",
+        hint: "DROP SUBSCRIPTION, before replication starts, or subscribe in another database.",
+    },
+    Obstacle {
+        query: c"SELECT 'table ' || c.oid::regclass FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class p ON p.oid = k.confrelid \
+            WHERE k.contype = 'f' AND c.relpersistence = 'u' AND p.relpersistence = 'p'",
+        code: "0A000",
+        message: "this database has unlogged tables that refer to replicated ones",
+        reason: "What other members change would not be checked against rows that are here only.",
+        hint: "ALTER TABLE ... SET LOGGED, or drop the foreign key, before replication starts.",
+    },
+    Obstacle {
+        query: c"SELECT 'table ' || c.oid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent \
+            WHERE c.relpersistence = 'u' AND p.relpersistence = 'p'",
+        code: "0A000",
+        message: "this database has unlogged partitions or children of replicated tables",
+        reason: "Unlogged tables are not replicated.",
+        hint: "ALTER TABLE ... SET LOGGED, or detach them, before replication starts.",
+    },
+    Obstacle {
+        query: c"SELECT 'constraint ' || quote_ident(k.conname) || ' of table ' || k.conrelid::regclass \
+            FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_constraint k ON k.conrelid = i.indrelid \
+            WHERE (i.indisprimary OR i.indisreplident) AND c.relpersistence = 'p' AND k.contype = 'n' AND NOT k.convalidated \
+            AND k.conkey[1] = ANY ((i.indkey::int2[])[0 : i.indnkeyatts - 1])",
+        code: "0A000",
+        message: "this database has replica identities with columns that may be null",
+        reason: "A row is named by its identity.",
+        hint: "ALTER TABLE ... VALIDATE CONSTRAINT, before replication starts.",
+    },
+    // Some statements go through several transactions, of which replication may not miss one.
+    Obstacle {
+        query: c"SELECT 'index ' || c.oid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+            WHERE NOT i.indisvalid AND c.relkind = 'i' AND c.relpersistence = 'p' \
+            UNION ALL SELECT 'partition ' || inhrelid::regclass FROM pg_inherits WHERE inhdetachpending",
+        code: "55000",
+        message: "this database has indexes or partitions that are not valid",
+        reason: "A statement with CONCURRENTLY is at work on them, or did not finish.",
+        hint: "Wait for it, or REINDEX or drop the index, or ALTER TABLE ... DETACH PARTITION ... FINALIZE.",
+    },
+];
+
+/// Refuses what would not be replicated, or not be the same on all members.
+pub fn check() -> Result<()> {
+    for obstacle in OBSTACLES {
+        let Some(name) = first(obstacle.query)? else {
+            continue;
+        };
+        return Err(PgError::new(obstacle.code, obstacle.message)
+            .detail(format!("{} There is {name}.", obstacle.reason))
+            .hint(obstacle.hint));
+    }
+    Ok(())
+}
+
+/// What the first row of a query says.
+fn first(sql: &CStr) -> Result<Option<String>> {
+    // SAFETY: a C string and a place for the answer.
+    let text = guard::call(ptr::null(), |out, e| unsafe {
+        pgr_shim_sql_first(sql.as_ptr(), out, e)
+    })?;
+    // SAFETY: null, or a C string in the memory of the statement.
+    let text = unsafe { super::optional(text) };
+    Ok(text.map(|t| t.to_string_lossy().into_owned()))
+}
