@@ -87,7 +87,8 @@ pub fn apply(
             } => {
                 applier.update(relation, &identity, |i| changed.has(i), &new)?;
             }
-            Entry::Delete(identity) => applier.delete(relation, &identity)?,
+            Entry::Delete(identity) => applier.delete(relation, &identity, false)?,
+            Entry::Leave(identity) => applier.delete(relation, &identity, true)?,
         }
     }
     if !inserts.is_empty() {

@@ -152,8 +152,8 @@ impl<'t> Applier<'t> {
         })
     }
 
-    /// Deletes the row that `identity` names.
-    pub fn delete(&mut self, oid: u32, identity: &TupleBytes) -> Result<()> {
+    /// Deletes the row that `identity` names. `leaves`: it goes to another partition.
+    pub fn delete(&mut self, oid: u32, identity: &TupleBytes, leaves: bool) -> Result<()> {
         let memory = self.memory;
         memory.reset();
         memory.within(|| {
@@ -162,7 +162,7 @@ impl<'t> Applier<'t> {
                 let table = self.tables.get(oid)?;
                 let tid = heap::slot_tuple(table.found)?.tid();
                 let cid = transaction::command_id()?;
-                let outcome = heap::delete(table.handle, tid, cid)?;
+                let outcome = heap::delete(table.handle, tid, cid, leaves)?;
                 heap::slot_clear(table.found)?;
                 if outcome == Outcome::Done {
                     self.written = true;

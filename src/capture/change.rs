@@ -64,11 +64,13 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     }
     transaction::enter()?;
     if relation.intent.get() != transaction::state_number() {
-        let (mode, flags) = if relation.exclusive {
-            (LockMode::Update, KEY_RELATION | KEY_FROM_SINCE)
+        let mode = if relation.exclusive {
+            LockMode::Update
         } else {
-            (LockMode::KeyShare, KEY_RELATION)
+            LockMode::KeyShare
         };
+        let since = if relation.unmet { KEY_FROM_SINCE } else { 0 };
+        let flags = KEY_RELATION | since;
         transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
         relation.intent.set(transaction::state_number());
     }
@@ -230,8 +232,8 @@ fn update_row(
     })
 }
 
-/// A row was deleted.
-pub fn delete(rel: Handle, old: Tuple) -> Result<()> {
+/// A row was deleted. `leaves`: its new version is inserted into another partition.
+pub fn delete(rel: Handle, old: Tuple, leaves: bool) -> Result<()> {
     let Some(relation) = begin(rel)? else {
         return Ok(());
     };
@@ -253,7 +255,13 @@ pub fn delete(rel: Handle, old: Tuple) -> Result<()> {
             bitmap: s.identity.bitmap(),
             data: s.identity.data(),
         };
-        transaction::entries(&relation, |b| b.delete(&identity))
+        transaction::entries(&relation, |b| {
+            if leaves {
+                b.leave(&identity)
+            } else {
+                b.delete(&identity)
+            }
+        })
     })
 }
 

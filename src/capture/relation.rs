@@ -48,6 +48,8 @@ pub struct Relation {
     /// Some constraint can't be told by a hash (exclusion, no hash function), so that writers of
     /// the relation exclude each other.
     pub exclusive: bool,
+    /// ... and apply would not meet what it forbids (exclusion, deferrable).
+    pub unmet: bool,
     /// Serial number of the transaction state in which the relation's key was last appended.
     pub intent: Cell<u64>,
     valid: Cell<bool>,
@@ -237,6 +239,7 @@ fn build(rel: Handle) -> Result<Relation> {
         identity_columns: Vec::new(),
         uniques: Vec::new(),
         exclusive: false,
+        unmet: false,
         intent: Cell::new(0),
         valid: Cell::new(true),
         _context: None,
@@ -274,7 +277,7 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
         rel.identity_columns = keys.iter().map(|k| *k as u16 - 1).collect();
     }
     if form.indisexclusion {
-        rel.exclusive = true;
+        (rel.exclusive, rel.unmet) = (true, true);
         return Ok(());
     }
     if !form.indisunique || !form.indislive {
@@ -293,6 +296,7 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
             Some(hash) => hashes.push((hash, relation::index_collation(index, i))),
             None => {
                 rel.exclusive = true;
+                rel.unmet |= !form.indimmediate;
                 return Ok(());
             }
         }

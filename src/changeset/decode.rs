@@ -2,7 +2,8 @@
 //! copied, no memory is taken for what a length claims.
 
 use super::encode::{
-    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_RELATION, ENTRY_UPDATE, HEADER_BYTES,
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION, ENTRY_UPDATE,
+    HEADER_BYTES,
 };
 use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
@@ -143,6 +144,9 @@ pub enum Entry<'a> {
     Delete(TupleBytes<'a>),
     /// Many new rows.
     Batch(Rows<'a>),
+    /// A row that has gone to another partition: its replica identity. Who waits for it must not
+    /// take it for deleted.
+    Leave(TupleBytes<'a>),
 }
 
 impl<'a> Changeset<'a> {
@@ -344,6 +348,7 @@ impl<'a> Cursor<'a> {
                     left: count,
                 })
             }
+            ENTRY_LEAVE => Entry::Leave(self.tuple(natts_max)?),
             _ => return None,
         })
     }
@@ -382,7 +387,7 @@ impl<'a> Iterator for Entries<'a> {
             self.natts_max = Some(natts);
         }
         self.failed = entry.is_none();
-        let error = if (ENTRY_RELATION..=ENTRY_BATCH).contains(&kind) {
+        let error = if (ENTRY_RELATION..=ENTRY_LEAVE).contains(&kind) {
             DecodeError::Entry(at)
         } else {
             DecodeError::Kind(kind, at)

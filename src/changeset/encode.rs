@@ -9,7 +9,7 @@ use crate::limits::CHANGESET_BYTES_MAX;
 /// Bytes of [`Header`] on the wire.
 pub const HEADER_BYTES: usize = 96;
 
-/// Entry kinds. 6 to 11 are kept for truncate, sequence, DDL, notify and large object.
+/// Entry kinds. 7 to 11 are kept for truncate, sequence, DDL, notify and large object.
 pub const ENTRY_RELATION: u8 = 1;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_INSERT: u8 = 2;
@@ -19,6 +19,8 @@ pub const ENTRY_UPDATE: u8 = 3;
 pub const ENTRY_DELETE: u8 = 4;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_BATCH: u8 = 5;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_LEAVE: u8 = 6;
 
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
@@ -168,6 +170,12 @@ impl<S: Sink> Builder<S> {
     pub fn delete(&mut self, identity: &TupleBytes<'_>) -> Result<(), Full> {
         self.fits_relation(identity);
         self.entry(ENTRY_DELETE, |pen| pen.tuple(identity))
+    }
+
+    /// A row that goes to another partition, where it is inserted.
+    pub fn leave(&mut self, identity: &TupleBytes<'_>) -> Result<(), Full> {
+        self.fits_relation(identity);
+        self.entry(ENTRY_LEAVE, |pen| pen.tuple(identity))
     }
 
     /// Many new rows of the current relation.

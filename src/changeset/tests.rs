@@ -165,6 +165,7 @@ enum Step {
     Relation(u32),
     Insert(Vec<u8>),
     Delete(Vec<u8>),
+    Leave(Vec<u8>),
     Update(Vec<u8>, u16),
     Batch(Vec<Vec<u8>>),
     Key(u64),
@@ -179,6 +180,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             (1..4u32).prop_map(Step::Relation),
             data().prop_map(Step::Insert),
             data().prop_map(Step::Delete),
+            data().prop_map(Step::Leave),
             (data(), 1..20u16).prop_map(|(d, n)| Step::Update(d, n)),
             prop::collection::vec(data(), 0..4).prop_map(Step::Batch),
             any::<u64>().prop_map(Step::Key),
@@ -276,13 +278,14 @@ proptest! {
         let (mut relation, mut rows, mut keys) = (0, Vec::<(u32, Vec<u8>)>::new(), Vec::<u64>::new());
         let mut marks = Vec::new();
         for step in steps {
-            if relation == 0 && matches!(step, Step::Insert(_) | Step::Delete(_) | Step::Update(..) | Step::Batch(_)) {
+            if relation == 0 && matches!(step, Step::Insert(_) | Step::Delete(_) | Step::Leave(_) | Step::Update(..) | Step::Batch(_)) {
                 continue;
             }
             match step {
                 Step::Relation(r) => { b.relation(Oid(r), 7, 20).unwrap(); relation = r; }
                 Step::Insert(d) => { b.insert(&row(4, None, &d)).unwrap(); rows.push((relation, d)); }
                 Step::Delete(d) => { b.delete(&row(1, Some(&[1]), &d)).unwrap(); rows.push((relation, d)); }
+                Step::Leave(d) => { b.leave(&row(1, Some(&[1]), &d)).unwrap(); rows.push((relation, d)); }
                 Step::Update(d, n) => {
                     let bits = vec![0xa5; bitmap_bytes(n)];
                     b.update(&row(1, None, b"id"), Bitmap(&bits), &row(n, Some(&bits), &d)).unwrap();
@@ -314,7 +317,7 @@ proptest! {
         for entry in c.entries() {
             match entry.unwrap() {
                 Entry::Relation { oid, .. } => current = oid.0,
-                Entry::Insert(t) | Entry::Delete(t) | Entry::Update { new: t, .. } => seen.push((current, t.data.to_vec())),
+                Entry::Insert(t) | Entry::Delete(t) | Entry::Leave(t) | Entry::Update { new: t, .. } => seen.push((current, t.data.to_vec())),
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
             }
         }

@@ -53,11 +53,10 @@ unsafe extern "C" fn pgr_do_capture_update(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn pgr_do_capture_delete(rel: sys::Relation, old: sys::HeapTuple, _moved: bool) {
+unsafe extern "C" fn pgr_do_capture_delete(rel: sys::Relation, old: sys::HeapTuple, moved: bool) {
     // SAFETY: open, and in place, as long as this call lasts.
     let (rel, old) = unsafe { (Handle::from_raw(rel), Tuple::from_raw(old)) };
-    // A row that goes to another partition is a delete here and an insert there.
-    boundary(|| change::delete(rel, old));
+    boundary(|| change::delete(rel, old, moved));
 }
 
 #[unsafe(no_mangle)]

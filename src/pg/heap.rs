@@ -58,6 +58,7 @@ unsafe extern "C" {
         rel: Handle,
         tid: *mut sys::ItemPointerData,
         cid: u32,
+        leaves: bool,
         result: *mut sys::TM_Result,
         e: Edata,
     ) -> c_int;
@@ -440,11 +441,19 @@ pub fn update(
     Ok((outcome(result)?, indexes))
 }
 
-/// Deletes the row at `tid`; waits for those who have it locked.
-pub fn delete(rel: Handle, mut tid: sys::ItemPointerData, cid: u32) -> Result<Outcome> {
+/// Deletes the row at `tid`; waits for those who have it locked. If it `leaves` for another
+/// partition, those who wait for it are told.
+pub fn delete(
+    rel: Handle,
+    mut tid: sys::ItemPointerData,
+    cid: u32,
+    leaves: bool,
+) -> Result<Outcome> {
     let mut result = sys::TM_Ok;
     // SAFETY: an open relation.
-    guard::call0(|e| unsafe { pgr_shim_heap_delete(rel, &raw mut tid, cid, &raw mut result, e) })?;
+    guard::call0(|e| unsafe {
+        pgr_shim_heap_delete(rel, &raw mut tid, cid, leaves, &raw mut result, e)
+    })?;
     outcome(result)
 }
 

@@ -427,13 +427,13 @@ pgr_shim_heap_update(Relation rel, ItemPointer tid, HeapTuple tuple, CommandId c
 }
 
 int
-pgr_shim_heap_delete(Relation rel, ItemPointer tid, CommandId cid,
+pgr_shim_heap_delete(Relation rel, ItemPointer tid, CommandId cid, bool leaves,
 					 TM_Result *result, ErrorData **edata)
 {
 	TM_FailureData failure;
 
 	GUARD(*result = heap_delete(rel, tid, cid, InvalidSnapshot, true,
-								&failure, false));
+								&failure, leaves));
 }
 
 int

@@ -64,12 +64,11 @@ pub fn serve() -> Result<()> {
         let detail = describe();
         let failed_block = backend::abort_block()?;
         remember(&detail);
+        // An answer within a batch may go unread, as that to a driver's Close does: the failed block
+        // says it again to each of its commands.
+        backend::set_victim(failed_block);
         // What the client sends next may rely on what is gone: portals, or the implicit transaction.
-        if backend::is_in_batch() || !failed_block {
-            backend::set_untold(true);
-        } else {
-            backend::set_victim(true);
-        }
+        backend::set_untold(backend::is_in_batch() || !failed_block);
         return Ok(());
     }
     backend::lock_error_cleanup();

@@ -1,0 +1,83 @@
+//! Isolation levels across members: specifications in `specs`, a job queue and a bank, in one group
+//! of three. Speaks TAP. See `README.md`.
+
+mod bank;
+mod expectation;
+mod jobs;
+mod members;
+mod parser;
+mod placement;
+mod run;
+mod session;
+mod spec;
+#[path = "../cluster/support.rs"]
+#[allow(dead_code)]
+mod support;
+mod tester;
+
+use members::Members;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The specifications, by name.
+fn specs() -> Vec<spec::Spec> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/isolation/specs");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("the folder of the specifications")
+        .map(|entry| entry.expect("a folder's entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "spec"))
+        .collect();
+    files.sort();
+    let read = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file).expect("a specification can be read");
+        let name = file.file_stem().and_then(|n| n.to_str()).expect("a name");
+        parser::parse(name, &text).unwrap_or_else(|e| panic!("{e}"))
+    };
+    files.iter().map(read).collect()
+}
+
+fn main() {
+    // Parts of names; options of the usual harness mean nothing here.
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let is_wanted =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+    let specs: Vec<spec::Spec> = specs().into_iter().filter(|s| is_wanted(&s.name)).collect();
+
+    let mut options = support::options(3);
+    options.configuration.push_str("deadlock_timeout = 100ms\n");
+    let group = support::group_with("isolation", options, include_str!("schema.sql"));
+    let mut members = Members::new(&group);
+    let (mut number, mut failed) = (0, 0);
+    let mut tell = |name: &str, start: Instant, outcome: Result<usize, String>| {
+        number += 1;
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(runs) => println!("ok {number} - {name} # {runs} runs, {seconds:.1} s"),
+            Err(error) => {
+                failed += 1;
+                println!("not ok {number} - {name}");
+                for line in error.lines() {
+                    println!("# {line}");
+                }
+            }
+        }
+    };
+    for spec in &specs {
+        let start = Instant::now();
+        tell(&spec.name, start, tester::test(spec, &mut members));
+    }
+    for (name, test) in [("jobs", jobs::test as fn(&_) -> _), ("bank", bank::test)] {
+        if is_wanted(name) {
+            let start = Instant::now();
+            tell(name, start, test(&group));
+        }
+    }
+    let start = Instant::now();
+    tell("indexes", start, members.check_indexes());
+    println!("1..{number}");
+    // Before the group goes, so that its logs are shown.
+    assert_eq!(failed, 0, "of {number}");
+}
