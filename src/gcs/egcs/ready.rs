@@ -11,7 +11,7 @@ use crate::gcs::{Event, Output};
 use crate::ids::{Gid, MemberId, MessageId};
 use crate::limits::PIPELINE_ENTRIES_MAX;
 use bytes::Bytes;
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType, Snapshot};
 
 impl Node {
     /// Lets Raft and the queues produce everything that follows from the inputs so far.
@@ -164,22 +164,27 @@ impl Node {
         if !rd.snapshot().is_empty() {
             match self.install(rd.snapshot()) {
                 Some((checkpoint, mark)) => {
-                    records.push(Record::Restore(checkpoint.clone(), self.hard_state));
-                    self.hard_state_logged = self.hard_state;
+                    self.hard_state_logged = self.hard_state_at(checkpoint.index);
+                    records.push(Record::Restore(checkpoint.clone(), self.hard_state_logged));
                     then = Then::Restore(Box::new(checkpoint), mark);
                 }
                 None => return,
             }
         }
         let entries = rd.take_entries();
-        // The commit index never needs a write of its own, but entries never go without it: a
-        // member that has an entry must know that all membership changes before are committed.
-        if self.hard_state != self.hard_state_logged && (rd.must_sync() || !entries.is_empty()) {
-            records.push(Record::HardState(self.hard_state));
-            self.hard_state_logged = self.hard_state;
+        if entries.is_empty() && rd.must_sync() {
+            self.log_hard_state(self.hard_state.commit, &mut records);
         }
         self.raft.mut_store().append(&entries);
-        records.extend(entries.iter().map(|e| Record::Entry(store::from_raft(e))));
+        // The commit index never needs a write of its own, but entries never go without it: a
+        // member that has a membership change must know that all before are committed. It covers
+        // nothing that follows it: torn there, the log still has what that supersedes.
+        for (i, e) in entries.iter().enumerate() {
+            if i == 0 || e.get_entry_type() != EntryType::EntryNormal {
+                self.log_hard_state(e.index - 1, &mut records);
+            }
+            records.push(Record::Entry(store::from_raft(e)));
+        }
 
         let number = rd.number();
         let messages = rd.take_persisted_messages();
@@ -226,6 +231,22 @@ impl Node {
         {
             self.catching_up = CatchUp::Done;
             self.emit(Event::CaughtUp);
+        }
+    }
+
+    /// The hard state as a log that ends with this entry may have it.
+    fn hard_state_at(&self, index: u64) -> HardState {
+        HardState {
+            commit: self.hard_state.commit.min(index),
+            ..self.hard_state
+        }
+    }
+
+    fn log_hard_state(&mut self, index: u64, records: &mut Vec<Record>) {
+        let state = self.hard_state_at(index);
+        if state != self.hard_state_logged {
+            records.push(Record::HardState(state));
+            self.hard_state_logged = state;
         }
     }
 

@@ -6,7 +6,7 @@ use crate::gcs::egcs::log::Checkpoint;
 use crate::gcs::egcs::mem_disk::MemDisk;
 use crate::gcs::egcs::members::{JoinReply, JoinRequest};
 use crate::gcs::egcs::reader::DiskReader;
-use crate::gcs::egcs::recover::{self, LogError};
+use crate::gcs::egcs::recover::{self, LogError, Recovered};
 use crate::gcs::egcs::writer::{Step, Writer};
 use crate::gcs::egcs::{Config, Node};
 use crate::gcs::{Gcs, Input, Output, View};
@@ -270,6 +270,27 @@ impl Cluster {
         for other in self.up() {
             self.step(other, Input::PeerDown(id));
         }
+    }
+
+    /// What a server's log would hold after this many bytes of its planned writes; none if they are
+    /// not as many.
+    pub fn torn(&self, id: MemberId, mut bytes: usize) -> Option<Recovered> {
+        let server = &self.servers[&id];
+        let disk = server.disk.snapshot();
+        for step in server.steps.iter().flat_map(|(_, steps)| steps) {
+            let mut step = step.clone();
+            let mut whole = true;
+            if let Step::Write { bytes: written, .. } = &mut step {
+                whole = written.len() <= bytes;
+                written.truncate(bytes);
+                bytes -= written.len();
+            }
+            recover::perform(&disk, &[step]).unwrap();
+            if !whole {
+                return Some(recover::recover(&disk, GROUP, id).unwrap().0);
+            }
+        }
+        None
     }
 
     pub fn step(&mut self, id: MemberId, input: Input) {

@@ -1,10 +1,13 @@
 //! Groups in bad weather: every run first has faults without bound, then the faults end and the
 //! group must come level. What a seed does wrong, it does wrong again.
 
-use super::cluster::{Cluster, Faults, id};
+use super::cluster::{Cluster, Faults, GROUP, id};
+use crate::gcs::egcs::log::Entry;
+use crate::gcs::egcs::recover;
 use crate::gcs::{Input, Output};
 use crate::ids::{Gid, MemberId};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 fn payload(n: u64) -> Bytes {
     Bytes::from(n.to_le_bytes().to_vec())
@@ -419,4 +422,45 @@ fn lone_voter_is_silent_until_its_term_is_durable() {
     c.multicast(learner, payload(5)).unwrap();
     let before = c.history.len();
     c.run_until("both serve", |c| c.level() && c.history.len() > before);
+}
+
+/// Wherever its write of other entries is torn, a member that led knows of no commit that it lacks.
+#[test]
+fn torn_log_does_not_take_superseded_entries_for_committed() {
+    let mut c = Cluster::of(22, 3);
+    let old = c.leader().unwrap();
+    for other in [1, 2, 3].map(id).into_iter().filter(|m| *m != old) {
+        c.cut.extend([(old, other), (other, old)]);
+    }
+    c.multicast(old, payload(1)).unwrap();
+    c.run_until("another leads", |c| c.leader().is_some_and(|l| l != old));
+    let new = c.leader().unwrap();
+    for n in 2..6 {
+        c.multicast(new, payload(n)).unwrap();
+        c.settle();
+    }
+    let log = |c: &Cluster, id| {
+        let disk = c.servers[&id].disk.snapshot();
+        recover::recover(&disk, GROUP, id).unwrap().0
+    };
+    let right: BTreeMap<u64, u64> = log(&c, new)
+        .tail
+        .iter()
+        .map(|e| (e.index, e.term))
+        .collect();
+    let differs = |e: &Entry| right.get(&e.index).is_some_and(|term| *term != e.term);
+    let has_other_entries = |c: &Cluster| log(c, old).tail.iter().any(differs);
+    assert!(has_other_entries(&c));
+    c.cut.clear();
+    for _ in 0..100 {
+        c.tick_all();
+        while c.pass_one() {}
+        for torn in (0..).step_by(8).map_while(|n| c.torn(old, n)) {
+            let commit = torn.hard_state.commit;
+            let mut committed = torn.tail.iter().filter(|e| e.index <= commit);
+            assert!(!committed.any(differs), "committed: {commit}");
+        }
+        c.settle();
+    }
+    assert!(!has_other_entries(&c));
 }
