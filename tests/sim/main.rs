@@ -157,7 +157,7 @@ fn plants_are_caught() {
     caught(
         Plant::DeliverBeforeDisk,
         300,
-        &["lost", "delivered", "ends at", "history"],
+        &["lost", "delivered", "ends at", "history", "committed here"],
     );
     caught(
         Plant::NoDependencies,
