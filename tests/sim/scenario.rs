@@ -134,7 +134,7 @@ impl Scenario {
                 queue_bytes: rng.pick(&[400, 1 << 20]),
             },
             keep_bytes,
-            segment_bytes: rng.pick(&[256, 2 << 10, 64 << 10]),
+            segment_bytes: rng.pick(&[2 << 10, 8 << 10, 64 << 10]),
         }
     }
 }
