@@ -32,6 +32,10 @@ const _: () = assert!(KEEPALIVE_TICKS * 3 < SILENCE_TICKS);
 pub const POOL_BLOCK_BYTES: usize = 8 << 10;
 /// Keys that the certifier retains; beyond it the oldest go and late windows fail with 40001.
 pub const CERTIFIER_KEYS_MAX: usize = 4 << 20;
+/// Keys of what a SERIALIZABLE transaction has read; beyond it whole relations take their place.
+pub const READ_KEYS_MAX: usize = 16 << 10;
+/// Keys that one search of a SERIALIZABLE transaction is taken down as.
+pub const READ_POINTS_MAX: usize = 256;
 /// Delivered messages between two checkpoints of the certification state, at least.
 pub const CHECKPOINT_EVERY_MESSAGES: u64 = 10_000;
 /// Most transactions of one member between multicast and verdict.
@@ -93,5 +97,6 @@ const _: () = assert!(FRAME_PART_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_WHOLE_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(OUTBOX_BYTES_MAX >= CHANGESET_BYTES_MAX);
+const _: () = assert!(READ_KEYS_MAX * KEY_BYTES < CHANGESET_BYTES_MAX / 16);
 // The largest writeset leaves room for others in the certifier's index.
 const _: () = assert!(CHANGESET_BYTES_MAX / KEY_BYTES < CERTIFIER_KEYS_MAX);

@@ -2,6 +2,7 @@
 
 use super::hash::{KeyHash, NULL_VALUE, VALUE_SEED, What};
 use super::layout::{self, Span, Writer};
+use super::read;
 use super::relation::{self, Kind, Relation, Source, Unique};
 use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
@@ -17,8 +18,8 @@ use std::rc::Rc;
 
 /// Working memory of one capture, used again for the next.
 #[derive(Default)]
-struct Scratch {
-    old: Vec<Span>,
+pub(super) struct Scratch {
+    pub(super) old: Vec<Span>,
     new: Vec<Span>,
     changed: Vec<bool>,
     /// The same as bits.
@@ -35,7 +36,7 @@ thread_local! {
 }
 
 /// Runs `f` with working memory, and with CurrentMemoryContext one that is reset.
-fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> Result<T>) -> Result<T> {
+pub(super) fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> Result<T>) -> Result<T> {
     let mut scratch = SCRATCH.take().unwrap_or_default();
     let memory = match scratch.memory.take() {
         Some(memory) => memory,
@@ -56,7 +57,10 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     let relation = relation::lookup(rel)?;
     match relation.kind {
         Kind::Ignored => return Ok(None),
-        Kind::Local => {
+        Kind::Local | Kind::Unlogged => {
+            if relation.kind == Kind::Unlogged && read::is_tracked() {
+                return Err(unjudged(&relation));
+            }
             transaction::local_effect()?;
             return Ok(None);
         }
@@ -288,7 +292,7 @@ pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
 }
 
 /// The tuple with all columns that the relation has now, its parts, and where its values lie.
-fn whole<'a>(
+pub(super) fn whole<'a>(
     rel: Handle,
     relation: &Relation,
     tuple: Tuple,
@@ -404,6 +408,16 @@ fn need_identity(rel: Handle, relation: &Relation, verb: &str, what: &str) -> Re
         ),
     )
     .hint("Give the table a primary key that is not deferrable, or a unique index by ALTER TABLE ... REPLICA IDENTITY USING INDEX: before replication starts, or while it is stopped."))
+}
+
+/// What unlogged tables hold is of one member, and no key of theirs is certified.
+fn unjudged(relation: &Relation) -> PgError {
+    let name = &relation.name;
+    PgError::new(
+        "0A000",
+        format!("cannot change unlogged table \"{name}\" in a SERIALIZABLE transaction of a replicated database"),
+    )
+    .hint("Use REPEATABLE READ, or a table that is replicated.")
 }
 
 fn null_identity(relation: &Relation) -> PgError {

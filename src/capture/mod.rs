@@ -3,9 +3,12 @@
 pub mod hash;
 pub mod layout;
 pub mod marks;
+pub mod read_set;
 
 #[cfg(feature = "server")]
 pub mod change;
+#[cfg(feature = "server")]
+pub mod read;
 #[cfg(feature = "server")]
 pub mod relation;
 #[cfg(feature = "server")]

@@ -20,8 +20,10 @@ pub const FIRST_NORMAL_OID: u32 = 16384;
 pub enum Kind {
     /// Rows are captured.
     Replicated,
-    /// Temporary or unlogged: the transaction has an effect that its changeset doesn't carry.
+    /// Temporary: the transaction has an effect that its changeset doesn't carry.
     Local,
+    /// The same, of a table that other sessions see.
+    Unlogged,
     /// Nothing that other members would see by its rows: catalogs, TOAST tables, materialized
     /// views, the new heap of a rewrite.
     Ignored,
@@ -41,6 +43,8 @@ pub struct Relation {
     pub fingerprint: u64,
     /// Columns (from 0) that name its rows; without any there are only inserts.
     pub identity_columns: Vec<u16>,
+    /// The index over them, 0 for none.
+    pub identity_index: u32,
     /// How they make a key; without it (no hash function) the relation is `exclusive`.
     identity: Option<Columns>,
     /// Its unique indexes but the identity.
@@ -70,6 +74,8 @@ struct KeyColumn {
 
 /// A unique index other than the identity.
 pub struct Unique {
+    /// Its OID on this member.
+    pub index: u32,
     /// Of its definition.
     pub digest: u64,
     /// Checked at once, or at the end of the statement or transaction.
@@ -123,6 +129,11 @@ impl Columns {
         Ok(Some(hash.finish()))
     }
 
+    /// How the values of each are hashed.
+    pub fn hashes(&self) -> impl ExactSizeIterator<Item = (HashProc, u32)> {
+        self.0.iter().map(|c| (c.hash, c.collation))
+    }
+
     /// Whether one of them is among the changed ones.
     #[must_use]
     pub fn any(&self, changed: &[bool]) -> bool {
@@ -135,6 +146,12 @@ impl Relation {
     #[must_use]
     pub fn own_key(&self) -> u64 {
         KeyHash::new(self.oid, What::Relation).finish()
+    }
+
+    /// How the values of the identity make a key.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Columns> {
+        self.identity.as_ref()
     }
 
     /// Key of a row's identity; `None` if the relation has none.
@@ -235,6 +252,7 @@ fn build(rel: Handle) -> Result<Relation> {
         kind: kind(oid, form),
         attrs: columns.iter().map(|c| c.attr).collect(),
         fingerprint: relation::fingerprint(&columns),
+        identity_index: 0,
         identity: None,
         identity_columns: Vec::new(),
         uniques: Vec::new(),
@@ -261,10 +279,12 @@ fn kind(oid: u32, form: &sys::FormData_pg_class) -> Kind {
     let relkind = form.relkind as u8;
     if oid < FIRST_NORMAL_OID || relkind != b'r' || form.relrewrite != 0 {
         Kind::Ignored
-    } else if form.relpersistence as u8 == b'p' {
-        Kind::Replicated
     } else {
-        Kind::Local
+        match form.relpersistence as u8 {
+            b'p' => Kind::Replicated,
+            b'u' => Kind::Unlogged,
+            _ => Kind::Local,
+        }
     }
 }
 
@@ -274,6 +294,7 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
     let heap_columns = relation::index_columns(index);
     let keys = &heap_columns[..form.indnkeyatts as usize];
     if identity {
+        rel.identity_index = relation::oid(index);
         rel.identity_columns = keys.iter().map(|k| *k as u16 - 1).collect();
     }
     if form.indisexclusion {
@@ -330,6 +351,7 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
         }
     };
     rel.uniques.push(Unique {
+        index: relation::oid(index),
         digest: digest(index, keys, &hashes, definition.as_deref()),
         deferrable: !form.indimmediate,
         nulls_not_distinct: form.indnullsnotdistinct,

@@ -1,6 +1,7 @@
 //! The changeset of the current transaction, under construction in imessage memory.
 
 use super::marks::Marks;
+use super::read;
 use super::relation::Relation;
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
@@ -77,20 +78,17 @@ pub fn enter() -> Result<()> {
 }
 
 fn start() -> Result<()> {
-    if transaction::is_serializable() {
-        return Err(PgError::new(
-            "0A000",
-            "cannot write or lock rows in a SERIALIZABLE transaction of a replicated database",
-        )
-        .hint("Use REPEATABLE READ, which is snapshot isolation over all members."));
-    }
+    read::check_snapshot()?;
     watch_transactions()?;
     channel::attach(false)?;
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let (control, slot) = (shared.control(), shared.slot(me));
     slot.ticket
         .store(transaction::local_id().into(), Ordering::SeqCst);
-    since::publish(control, slot);
+    // That of a read set is lower.
+    if !read::is_tracked() {
+        since::publish(control, slot);
+    }
     let sink = || ChainWriter::new(shared.pool(), Class::Local, me);
     with(|state| state.builder = Some(Builder::new(sink(), sink())));
     next_number();
@@ -141,10 +139,18 @@ pub fn entries(
 }
 
 fn append(add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>) -> Result<()> {
-    let (result, bytes) = with(|state| match &mut state.builder {
-        Some(builder) => (add(builder), builder.total_bytes()),
+    with(|state| match &mut state.builder {
+        Some(builder) => append_to(builder, add),
         None => unreachable!("enter() comes first"),
-    });
+    })
+}
+
+fn append_to(
+    builder: &mut ChainBuilder,
+    add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>,
+) -> Result<()> {
+    let result = add(builder);
+    let bytes = builder.total_bytes();
     match result {
         Ok(()) if bytes <= CHANGESET_BYTES_MAX => Ok(()),
         Ok(()) => Err(too_large(bytes)),
@@ -196,6 +202,16 @@ pub fn take() -> Option<Pending> {
     })
 }
 
+impl Pending {
+    /// Adds what the transaction has read, if it is SERIALIZABLE.
+    pub fn add_reads(&mut self) -> Result<()> {
+        for key in read::take() {
+            append_to(&mut self.builder, |b| b.key(key))?;
+        }
+        Ok(())
+    }
+}
+
 /// The end of a transaction or subtransaction, as xact.h has the events.
 extern "C" fn on_xact(event: sys::XactEvent, _arg: *mut c_void) {
     if event == sys::XACT_EVENT_PRE_PREPARE && with(|state| state.builder.is_some()) {
@@ -204,6 +220,7 @@ extern "C" fn on_xact(event: sys::XactEvent, _arg: *mut c_void) {
     if event == sys::XACT_EVENT_COMMIT || event == sys::XACT_EVENT_ABORT {
         boundary_nofail(|| {
             discard();
+            read::discard();
             worker::ended();
         });
     }

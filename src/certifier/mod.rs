@@ -14,7 +14,7 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
@@ -173,8 +173,9 @@ impl Certifier {
         let mut depends_on = floor;
         for key in keys {
             let lock_only = key.flags & KEY_LOCK_ONLY != 0;
+            let read = key.flags & KEY_READ != 0;
             let since = key.since.min(snapshot);
-            let written_above = if key.flags & KEY_FROM_SINCE != 0 {
+            let written_above = if read || key.flags & KEY_FROM_SINCE != 0 {
                 since
             } else {
                 snapshot
@@ -182,7 +183,7 @@ impl Certifier {
             // Starting from the floor, what is not above it has no say, purged or not.
             let mut winner = floor;
             self.index.visit(key.hash, |slot, gid| {
-                if !slot.conflicts(key.mode) {
+                if !slot.conflicts(key.mode) || read && slot.is_lock_only() {
                     return;
                 }
                 let bound = if slot.is_lock_only() {
@@ -193,7 +194,7 @@ impl Certifier {
                 if gid > bound {
                     winner = winner.max(gid);
                 }
-                if !slot.is_lock_only() && !lock_only {
+                if !slot.is_lock_only() && !lock_only && !read {
                     depends_on = depends_on.max(gid);
                 }
             });
@@ -207,8 +208,10 @@ impl Certifier {
             if since < floor {
                 return Err(Verdict::BelowFloor);
             }
-            self.pending
-                .push((key.hash, Slot::new(key.mode, lock_only)));
+            if !read {
+                self.pending
+                    .push((key.hash, Slot::new(key.mode, lock_only)));
+            }
         }
         Ok(depends_on)
     }

@@ -2,7 +2,7 @@
 //! through all of it each time. Written from the rules in `README.md`, not from the code beside it.
 
 use super::{Certifier, Config, Verdict};
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, MemberId};
 use proptest::prelude::*;
@@ -34,7 +34,11 @@ impl Reference {
                         continue;
                     }
                     let only_locked = other.flags & KEY_LOCK_ONLY != 0;
-                    let window = if only_locked || mine.flags & KEY_FROM_SINCE != 0 {
+                    let read = mine.flags & KEY_READ != 0;
+                    if other.flags & KEY_READ != 0 || read && only_locked {
+                        continue;
+                    }
+                    let window = if only_locked || read || mine.flags & KEY_FROM_SINCE != 0 {
                         since
                     } else {
                         snapshot
@@ -46,7 +50,7 @@ impl Reference {
                             origin: MemberId(*winner),
                         };
                     }
-                    if !only_locked && mine.flags & KEY_LOCK_ONLY == 0 {
+                    if !only_locked && mine.flags & KEY_LOCK_ONLY == 0 && !read {
                         depends_on = depends_on.max(gid);
                     }
                 }
@@ -71,6 +75,7 @@ impl Reference {
             .map(|(_, keys)| {
                 let entries: BTreeSet<_> = keys
                     .iter()
+                    .filter(|k| k.flags & KEY_READ == 0)
                     .map(|k| (k.hash, k.mode, k.flags & KEY_LOCK_ONLY))
                     .collect();
                 1 + entries.len() as u64
@@ -85,10 +90,18 @@ impl Reference {
     }
 }
 
+const FLAGS: [u8; 5] = [
+    0,
+    KEY_LOCK_ONLY,
+    KEY_FROM_SINCE,
+    KEY_LOCK_ONLY | KEY_FROM_SINCE,
+    KEY_READ,
+];
+
 #[derive(Clone, Debug)]
 enum Step {
     /// A changeset whose snapshot GID is so old, with keys: hash, mode, flags, age of `since`.
-    Certify(u16, u64, Vec<(u64, usize, u8, u64)>),
+    Certify(u16, u64, Vec<(u64, usize, usize, u64)>),
     /// From a broken origin: a snapshot GID so far ahead.
     Ahead(u16, u64),
     Report(u16, u64),
@@ -99,7 +112,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let member = || 1..5u16;
-    let key = (0..6u64, 0..4usize, 0..4u8, 0..5u64);
+    let key = (0..6u64, 0..4usize, 0..FLAGS.len(), 0..5u64);
     let keys = prop::collection::vec(key, 0..5);
     prop_oneof![
         16 => (member(), 0..6u64, keys).prop_map(|(m, age, keys)| Step::Certify(m, age, keys)),
@@ -153,8 +166,7 @@ proptest! {
                             since: Gid(snapshot.saturating_sub(age)),
                             relation: 100 + hash as u32,
                             mode: LockMode::ALL[mode],
-                            flags: [0, KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_LOCK_ONLY | KEY_FROM_SINCE]
-                                [flags as usize],
+                            flags: FLAGS[flags],
                         })
                         .collect();
                     let expected = reference.certify(origin, snapshot, &keys);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::changeset::LockMode::{self, KeyShare, NoKeyUpdate, Share, Update};
+use crate::changeset::key::KEY_READ;
 
 fn key(hash: u64, mode: LockMode, flags: u8, since: u64) -> Key {
     Key {
@@ -160,6 +161,50 @@ fn a_deferred_check_is_judged_by_when_it_looked() {
         certify(&mut c, 2, 1, &[key(4, Update, KEY_FROM_SINCE, 1)]),
         2,
         1,
+    );
+}
+
+#[test]
+fn what_was_read_is_as_it_was_or_the_reader_loses() {
+    let read = |hash, mode, since| key(hash, mode, KEY_READ, since);
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[key(5, NoKeyUpdate, 0, 0)]), 1, 0);
+    // Applied at the reader's origin before it multicast, and yet its snapshot is older.
+    let writes = key(6, Update, 0, 1);
+    loses(
+        certify(&mut c, 2, 1, &[read(5, Share, 0), writes]),
+        105,
+        1,
+        1,
+    );
+    passes(certify(&mut c, 2, 1, &[read(5, Share, 1), writes]), 2, 0);
+    // Its reads are nothing that a later writer would have to know.
+    passes(certify(&mut c, 3, 1, &[key(5, NoKeyUpdate, 0, 1)]), 3, 1);
+}
+
+#[test]
+fn a_reader_does_not_mind_locks() {
+    let mut c = group();
+    passes(
+        certify(&mut c, 1, 0, &[key(5, Update, KEY_LOCK_ONLY, 0)]),
+        1,
+        0,
+    );
+    passes(certify(&mut c, 2, 0, &[key(5, Share, KEY_READ, 0)]), 2, 0);
+}
+
+#[test]
+fn a_reader_whose_snapshot_is_forgotten_loses() {
+    let mut c = group();
+    for i in 0..5 {
+        passes(certify(&mut c, 1, i, &[key(i, Update, 0, i)]), i + 1, 0);
+    }
+    for m in 1..=3 {
+        c.report_low(MemberId(m), Gid(4));
+    }
+    assert_eq!(
+        certify(&mut c, 2, 5, &[key(50, Share, KEY_READ, 3)]),
+        Verdict::BelowFloor
     );
 }
 

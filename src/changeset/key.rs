@@ -41,15 +41,19 @@ pub const KEY_FROM_SINCE: u8 = 2;
 pub const KEY_RELATION: u8 = 4;
 /// The key of a unique index that is not the row's identity.
 pub const KEY_UNIQUE: u8 = 8;
+/// The key was read by a SERIALIZABLE transaction: checked from `since` (its snapshot) against what
+/// was written, and nobody is checked against it.
+pub const KEY_READ: u8 = 16;
 /// All of them; a key with any other bit is refused.
-pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE;
+pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE | KEY_READ;
 
 /// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
     /// Hash of relation, key definition and key values.
     pub hash: u64,
-    /// The origin's `last_committed_gid` right after the lock was taken.
+    /// The origin's `last_committed_gid` right after the lock was taken; of a read, a GID that its
+    /// snapshot shows.
     pub since: Gid,
     /// Relation, to name it in an error's DETAIL; not part of the verdict.
     pub relation: u32,

@@ -8,6 +8,7 @@ mod commit;
 mod consistency;
 mod ddl;
 mod helper;
+mod read;
 mod server;
 mod stat;
 mod version;

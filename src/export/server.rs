@@ -1,7 +1,7 @@
 //! Start of the server and of its processes, settings, the gate.
 
 use crate::pg::guard::{boundary, boundary_nofail};
-use crate::pg::{bgworker, coordinator, guc, shmem, starting, sys};
+use crate::pg::{bgworker, coordinator, guc, shmem, starting, sys, transaction};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::Ordering;
 
@@ -23,7 +23,6 @@ pub static mut pgr_epoch_seen: u32 = 0;
 unsafe extern "C" {
     static pgr_is_helper: bool;
     fn pgr_shim_in_recovery() -> bool;
-    fn pgr_shim_has_xid() -> bool;
     fn pgr_shim_exit(code: c_int) -> !;
 }
 
@@ -56,8 +55,7 @@ fn derive() {
 
 /// Derives [`enabled`] anew, unless the transaction has an XID: it is captured as a whole or not.
 pub fn refresh() {
-    // SAFETY: reads the state of this process.
-    if !unsafe { pgr_shim_has_xid() } {
+    if !transaction::has_xid() {
         derive();
     }
 }

@@ -137,6 +137,12 @@ pub fn set_awaits_shown(awaits: bool) {
     unsafe { sys::pgr_awaits_shown = awaits };
 }
 
+/// What the current transaction reads is to be taken down ([`crate::capture::read`]).
+pub fn set_reads(reads: bool) {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_reads = reads };
+}
+
 /// Holds back cancel and termination (`HOLD_INTERRUPTS`); gives them back when dropped.
 pub struct HeldInterrupts(u32);
 

@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod owner;
 pub mod positions;
 pub mod relation;
+pub mod search;
 pub mod shmem;
 pub mod starting;
 pub mod stat;

@@ -17,6 +17,7 @@ unsafe extern "C" {
     fn pgr_shim_xid(out: *mut u64, e: Edata) -> c_int;
     fn pgr_shim_on_xact(xact: sys::XactCallback, subxact: sys::SubXactCallback, e: Edata) -> c_int;
     fn pgr_shim_local_xid() -> u32;
+    fn pgr_shim_has_xid() -> bool;
     fn pgr_shim_before_exit(callback: Option<extern "C" fn(c_int, sys::Datum)>, e: Edata) -> c_int;
     fn pgr_shim_report_statistics(e: Edata) -> c_int;
 }
@@ -114,6 +115,20 @@ pub fn isolation() -> u8 {
 #[must_use]
 pub fn is_serializable() -> bool {
     u32::from(isolation()) >= sys::XACT_SERIALIZABLE
+}
+
+/// Whether the transaction was declared READ ONLY.
+#[must_use]
+pub fn is_read_only() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { sys::XactReadOnly }
+}
+
+/// Whether the transaction has an XID, so that it has changed something.
+#[must_use]
+pub fn has_xid() -> bool {
+    // SAFETY: reads the state of this process.
+    unsafe { pgr_shim_has_xid() }
 }
 
 /// Whether it used temporary objects, which die with the session.

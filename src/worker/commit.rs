@@ -4,6 +4,7 @@ use super::channel::{self, control, set_phase, slot};
 use super::gate::{self, LOOK_AROUND};
 use super::phase::Phase;
 use super::{consistency, victim};
+use crate::capture::read;
 use crate::capture::relation::described;
 use crate::capture::transaction::{self as captured, Pending};
 use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, Header};
@@ -30,14 +31,18 @@ thread_local! {
 /// The last step of a transaction that may fail. True: it commits now, its turn has come (or it
 /// needs none). False: its local work is to be rolled back, a helper commits it.
 pub fn pre_commit() -> Result<bool> {
-    let Some(pending) = captured::take() else {
+    let Some(mut pending) = captured::take() else {
+        read::check_uncaptured()?;
         return Ok(true);
     };
     // From here on this transaction is no victim but by its verdict.
     guard::check_interrupts()?;
     if !has_group()? {
+        read::check_alone()?;
         return Ok(true);
     }
+    read::check_grouped()?;
+    pending.add_reads()?;
     let local_effects = pending.local_effects || transaction::used_temporary_objects();
     let _held = backend::HeldInterrupts::new();
     let sent = multicast(pending, local_effects)?;
@@ -262,8 +267,13 @@ pub fn state() -> Option<GroupState> {
 }
 
 fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {
+    let what = if transaction::is_serializable() {
+        "data that this one had read or changed,"
+    } else {
+        "the same data"
+    };
     serialization().detail(format!(
-        "A transaction of member {origin} (GID {gid}) concurrently changed the same data of {}.",
+        "A transaction of member {origin} (GID {gid}) concurrently changed {what} of {}.",
         described(relation)
     ))
 }

@@ -2,7 +2,7 @@
 
 use postgres_r::certifier::{Certifier, Config, Verdict};
 use postgres_r::changeset::key::{
-    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
+    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
 };
 use postgres_r::ids::{Gid, MemberId};
 use std::collections::HashMap;
@@ -85,13 +85,14 @@ impl Interpreter {
         }
     }
 
-    /// `write|lock RELATION[/ROW] MODE [since=GID] [deferred]`
+    /// `write|lock|read RELATION[/ROW] MODE [since=GID] [deferred]`
     fn key(&mut self, line: &str, snapshot: Gid) -> Result<Key> {
         let mut words = line.split_whitespace();
-        let lock_only = match words.next() {
+        let usage = match words.next() {
             Some("write") => 0,
             Some("lock") => KEY_LOCK_ONLY,
-            other => return Err(format!("write or lock, not {other:?}")),
+            Some("read") => KEY_READ,
+            other => return Err(format!("write, lock or read, not {other:?}")),
         };
         let name = words.next().ok_or("a key has a name")?;
         let mode = match words.next() {
@@ -111,7 +112,7 @@ impl Interpreter {
             since: snapshot,
             relation: self.relation(relation),
             mode,
-            flags: lock_only | kind,
+            flags: usage | kind,
         };
         for word in words {
             if word == "deferred" {

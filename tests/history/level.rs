@@ -81,11 +81,10 @@ impl FromStr for Level {
     }
 }
 
-/// `HISTORY_LEVELS`, or what the short run has time for. SERIALIZABLE transactions that write are
-/// refused (0A000), so that no run has them.
+/// `HISTORY_LEVELS`, or what the short run has time for.
 pub fn chosen() -> Vec<Level> {
     let text =
-        std::env::var("HISTORY_LEVELS").unwrap_or_else(|_| "repeatable-read,read-committed".into());
+        std::env::var("HISTORY_LEVELS").unwrap_or_else(|_| "serializable,repeatable-read,read-committed".into());
     let parse = |name: &str| {
         name.trim()
             .parse()

@@ -1,0 +1,300 @@
+//! What a SERIALIZABLE transaction of a replicated database reads: from searches to keys.
+//!
+//! On one server PostgreSQL watches for dangerous structures of conflicts between transactions that
+//! it runs itself (predicate.c). A group can't, for they run on several; it certifies that
+//! what a writing transaction has read is still so at its place in the order. So predicate.c is left
+//! out of it, and its searches are taken down here.
+
+use super::change::{whole, with_scratch};
+use super::hash::{KeyHash, NULL_VALUE, VALUE_SEED, What};
+use super::read_set::ReadSet;
+use super::relation::{self, FIRST_NORMAL_OID, Kind, Relation, Source};
+use super::transaction::watch_transactions;
+use crate::changeset::{Key, LockMode};
+use crate::export;
+use crate::imsg::since;
+use crate::limits::READ_POINTS_MAX;
+use crate::pg::guard::{PgError, Result};
+use crate::pg::heap;
+use crate::pg::relation::{Handle, HashProc, Tuple};
+use crate::pg::search::{self, ScanKeys, Searched};
+use crate::pg::starting::{self, Stage};
+use crate::pg::{backend, relation as pg_relation, shmem, sys, transaction};
+use crate::worker::channel::{self, control};
+use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
+use std::sync::atomic::Ordering;
+
+/// How the current transaction's snapshot was taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Snapshot {
+    /// No SERIALIZABLE one, or by predicate.c, or by one that changes nothing.
+    Other,
+    /// What it shows is known, and what is read of it is taken down.
+    Tracked,
+    /// It is that of another transaction.
+    Imported,
+}
+
+thread_local! {
+    static SNAPSHOT: Cell<Snapshot> = const { Cell::new(Snapshot::Other) };
+    /// Borrowed only for moments in which nothing of PostgreSQL runs.
+    static READS: ManuallyDrop<RefCell<Option<ReadSet>>> =
+        const { ManuallyDrop::new(RefCell::new(None)) };
+}
+
+/// A SERIALIZABLE transaction is about to take its snapshot. False: predicate.c serves it, for there
+/// is no group (yet).
+pub fn begin(imported: bool) -> Result<bool> {
+    // The stage before the database, which is set before it ends.
+    if starting::stage() != Stage::None
+        || control().database.load(Ordering::SeqCst) != backend::database()
+    {
+        return Ok(false);
+    }
+    // A transaction that changes nothing is at its place in the order by its snapshot alone.
+    if transaction::is_read_only() {
+        return Ok(true);
+    }
+    watch_transactions()?;
+    if imported {
+        SNAPSHOT.set(Snapshot::Imported);
+        return Ok(true);
+    }
+    channel::attach(false)?;
+    // Before the snapshot: it shows all up to there, and perhaps more.
+    let since = since::publish(control(), shmem::shared().slot(shmem::my_slot()));
+    READS.with(|reads| *reads.borrow_mut() = Some(ReadSet::new(since)));
+    SNAPSHOT.set(Snapshot::Tracked);
+    backend::set_reads(true);
+    Ok(true)
+}
+
+/// Whether reads of the current transaction are taken down.
+pub fn is_tracked() -> bool {
+    SNAPSHOT.get() == Snapshot::Tracked
+}
+
+/// The transaction is over.
+pub fn discard() {
+    SNAPSHOT.set(Snapshot::Other);
+    READS.with(|reads| *reads.borrow_mut() = None);
+    backend::set_reads(false);
+}
+
+/// The keys of all that was read.
+pub fn take() -> Vec<Key> {
+    READS.with(|reads| {
+        reads
+            .borrow_mut()
+            .take()
+            .map_or_else(Vec::new, |r| r.keys().collect())
+    })
+}
+
+fn with<T>(f: impl FnOnce(&mut ReadSet) -> T) -> Option<T> {
+    READS.with(|reads| reads.borrow_mut().as_mut().map(f))
+}
+
+/* ---------------- what the transaction may do ---------------- */
+
+/// Before the transaction changes anything.
+pub fn check_snapshot() -> Result<()> {
+    if SNAPSHOT.get() == Snapshot::Imported {
+        return Err(PgError::new(
+            "0A000",
+            "cannot write or lock rows in a SERIALIZABLE transaction with an imported snapshot in a replicated database",
+        )
+        .hint("Use REPEATABLE READ, or take a snapshot of its own."));
+    }
+    Ok(())
+}
+
+/// COMMIT of a transaction of which nothing was captured.
+pub fn check_uncaptured() -> Result<()> {
+    if is_tracked() && !export::enabled() && transaction::has_xid() {
+        return Err(moved());
+    }
+    Ok(())
+}
+
+/// COMMIT without a group.
+pub fn check_alone() -> Result<()> {
+    if is_tracked() { Err(moved()) } else { Ok(()) }
+}
+
+/// COMMIT with a group.
+pub fn check_grouped() -> Result<()> {
+    if transaction::is_serializable() && !is_tracked() {
+        return Err(moved());
+    }
+    Ok(())
+}
+
+/// Nobody has watched all that it read.
+fn moved() -> PgError {
+    PgError::new(
+        "40001",
+        "could not serialize access because replication of the database began or ended",
+    )
+    .hint("The transaction might succeed if retried.")
+}
+
+/* ---------------- what it reads ---------------- */
+
+/// A table is read from one end to the other.
+pub fn table(rel: Handle) -> Result<()> {
+    let oid = pg_relation::oid(rel);
+    if is_known(oid) {
+        return Ok(());
+    }
+    let relation = relation::lookup(rel)?;
+    if relation.kind == Kind::Replicated {
+        with(|reads| reads.whole(oid, relation.own_key()));
+    }
+    Ok(())
+}
+
+/// A row was fetched by its place in the heap.
+pub fn row(rel: Handle, row: Tuple) -> Result<()> {
+    let oid = pg_relation::oid(rel);
+    if is_known(oid) {
+        return Ok(());
+    }
+    let relation = relation::lookup(rel)?;
+    if relation.kind != Kind::Replicated {
+        return Ok(());
+    }
+    let key = with_scratch(|s| {
+        let (_, row) = whole(rel, &relation, row, &mut s.old)?;
+        relation.row_key(&s.old, row.data)
+    })?;
+    add(&relation, key.as_slice(), LockMode::Share);
+    Ok(())
+}
+
+/// An index scan begins, or begins anew: it may find what its keys allow, there or not.
+pub fn index(index: Handle, keys: ScanKeys) -> Result<()> {
+    let table = pg_relation::index_form(index).indrelid;
+    if is_known(table) {
+        return Ok(());
+    }
+    let relation = of_index(index)?;
+    if relation.kind != Kind::Replicated {
+        return Ok(());
+    }
+    let points = with_scratch(|_| match search::searched(index, keys)? {
+        None => Ok(Some(Vec::new())),
+        Some(searched) => points(&relation, pg_relation::oid(index), &searched),
+    })?;
+    match points {
+        Some(points) => points
+            .iter()
+            .for_each(|key| add(&relation, &[*key], LockMode::Share)),
+        None => add(&relation, &[], LockMode::Share),
+    }
+    Ok(())
+}
+
+/// A row could not be inserted, or was not, because one with these values is in a unique index: that
+/// it is there was read.
+pub fn duplicate(index: Handle, values: &[sys::Datum], nulls: &[bool]) -> Result<()> {
+    let table = pg_relation::index_form(index).indrelid;
+    if is_known(table) {
+        return Ok(());
+    }
+    let relation = of_index(index)?;
+    if relation.kind != Kind::Replicated {
+        return Ok(());
+    }
+    let key = with_scratch(|_| entry(&relation, pg_relation::oid(index), values, nulls))?;
+    // Whatever leaves the value there may happen.
+    add(&relation, key.as_slice(), LockMode::KeyShare);
+    Ok(())
+}
+
+/// Nothing more need be said of a relation.
+fn is_known(oid: u32) -> bool {
+    oid < FIRST_NORMAL_OID || with(|reads| reads.has_whole(oid)) != Some(false)
+}
+
+/// The table of an index that is being searched.
+fn of_index(index: Handle) -> Result<std::rc::Rc<Relation>> {
+    let table = pg_relation::index_form(index).indrelid;
+    // Who searches the index holds a lock on both.
+    let rel = pg_relation::open(table, 0)?
+        .ok_or_else(|| heap::internal(format!("index of a missing relation {table}")))?;
+    let relation = relation::lookup(rel)?;
+    pg_relation::close(rel, 0)?;
+    Ok(relation)
+}
+
+/// Keys that were read; without any, the whole relation.
+fn add(relation: &Relation, keys: &[u64], mode: LockMode) {
+    let (oid, own) = (relation.oid, relation.own_key());
+    with(|reads| {
+        if keys.is_empty() {
+            reads.whole(oid, own);
+        }
+        for key in keys {
+            reads.key(oid, own, *key, mode);
+        }
+    });
+}
+
+/// Keys of the rows that a search names in full by their identity; `None` if it does not.
+fn points(relation: &Relation, index: u32, searched: &[Searched]) -> Result<Option<Vec<u64>>> {
+    let Some(columns) = relation.identity() else {
+        return Ok(None);
+    };
+    let hashes = columns.hashes();
+    if index != relation.identity_index || searched.len() < hashes.len() {
+        return Ok(None);
+    }
+    let mut keys = vec![KeyHash::new(relation.oid, What::Row)];
+    for ((hash, collation), column) in hashes.zip(searched) {
+        if keys.len() * column.values.len() > READ_POINTS_MAX {
+            return Ok(None);
+        }
+        let mut longer = Vec::with_capacity(keys.len() * column.values.len());
+        for value in column.values {
+            let value = heap::hash(column.hash.unwrap_or(hash), collation, *value, VALUE_SEED)?;
+            longer.extend(keys.iter().map(|key| key.add(value)));
+        }
+        keys = longer;
+    }
+    Ok(Some(keys.into_iter().map(KeyHash::finish).collect()))
+}
+
+/// Key of an entry of a unique index; `None` if it has none of its own.
+fn entry(
+    relation: &Relation,
+    index: u32,
+    values: &[sys::Datum],
+    nulls: &[bool],
+) -> Result<Option<u64>> {
+    let (what, hashes): (_, Vec<(HashProc, u32)>) = match relation.identity() {
+        Some(columns) if index == relation.identity_index => {
+            (What::Row, columns.hashes().collect())
+        }
+        _ => match relation.uniques.iter().find(|u| u.index == index) {
+            Some(unique) => (
+                What::Unique(unique.digest),
+                match &unique.source {
+                    Source::Columns(columns) => columns.hashes().collect(),
+                    Source::Computed { columns, .. } => columns.clone(),
+                },
+            ),
+            None => return Ok(None),
+        },
+    };
+    let mut key = KeyHash::new(relation.oid, what);
+    for ((hash, collation), (value, null)) in hashes.into_iter().zip(values.iter().zip(nulls)) {
+        key = key.add(if *null {
+            NULL_VALUE
+        } else {
+            heap::hash(hash, collation, *value, VALUE_SEED)?
+        });
+    }
+    Ok(Some(key.finish()))
+}

@@ -1,0 +1,92 @@
+//! Searches in indexes: which values a scan looks for.
+
+use super::guard::{self, Result};
+use super::relation::{Handle, HashProc};
+use super::sys;
+use std::ffi::c_int;
+
+const COLUMNS_MAX: usize = sys::INDEX_MAX_KEYS as usize;
+
+/// `PgrSearched` of shim_search.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PgrSearched {
+    values: *const sys::Datum,
+    n: c_int,
+    hash: *mut sys::FmgrInfo,
+}
+
+unsafe extern "C" {
+    fn pgr_shim_index_search_values(
+        index: Handle,
+        keys: *const sys::ScanKeyData,
+        nkeys: c_int,
+        out: *mut PgrSearched,
+        count: *mut c_int,
+        nothing: *mut bool,
+        e: *mut *mut sys::ErrorData,
+    ) -> c_int;
+}
+
+/// The keys of an index scan, as its executor has them.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanKeys {
+    first: *const sys::ScanKeyData,
+    n: c_int,
+}
+
+impl ScanKeys {
+    /// Those that PostgreSQL has.
+    ///
+    /// # Safety
+    /// They are `n` scan keys that stay in place as long as this is used.
+    #[must_use]
+    pub unsafe fn from_raw(first: *const sys::ScanKeyData, n: c_int) -> ScanKeys {
+        ScanKeys { first, n }
+    }
+}
+
+/// The values that a search allows in one column; in the memory context in which it was worked out.
+#[derive(Clone, Copy, Debug)]
+pub struct Searched<'a> {
+    /// Any of these, none of them null.
+    pub values: &'a [sys::Datum],
+    /// How they hash, if they are of another type than the column.
+    pub hash: Option<HashProc>,
+}
+
+/// The values that a scan allows in each of the leading columns of an index that it compares with
+/// equal ones, by way of the current memory context; `None` if it can find nothing (it compares with
+/// null).
+pub fn searched<'a>(index: Handle, keys: ScanKeys) -> Result<Option<Vec<Searched<'a>>>> {
+    let none = PgrSearched {
+        values: std::ptr::null(),
+        n: 0,
+        hash: std::ptr::null_mut(),
+    };
+    let mut out = [none; COLUMNS_MAX];
+    let (mut count, mut nothing) = (0, false);
+    // SAFETY: an open index has at most INDEX_MAX_KEYS columns, for which there is room; the keys are
+    // as `ScanKeys` says.
+    guard::call0(|e| unsafe {
+        let (count, nothing) = (&raw mut count, &raw mut nothing);
+        pgr_shim_index_search_values(
+            index,
+            keys.first,
+            keys.n,
+            out.as_mut_ptr(),
+            count,
+            nothing,
+            e,
+        )
+    })?;
+    if nothing {
+        return Ok(None);
+    }
+    let column = |s: &PgrSearched| Searched {
+        // SAFETY: the shim made an array of n values, palloc'd in the current context.
+        values: unsafe { std::slice::from_raw_parts(s.values, s.n as usize) },
+        hash: (!s.hash.is_null()).then_some(HashProc(s.hash)),
+    };
+    Ok(Some(out[..count as usize].iter().map(column).collect()))
+}

@@ -1,0 +1,140 @@
+/*
+ * Searches in indexes: which values a scan looks for.
+ */
+#include "shim.h"
+
+#include "access/genam.h"
+#include "access/hash.h"
+#include "access/skey.h"
+#include "access/stratnum.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
+
+#include "shim_search.h"
+
+#define GUARD(statement) PGR_GUARD(edata, statement)
+
+extern int	pgr_shim_index_search_values(Relation index, ScanKey keys, int nkeys,
+										 PgrSearched *out, int *count, bool *nothing,
+										 ErrorData **edata);
+
+/*
+ * The extended hash function for values of another type that hash as those of
+ * the column do where the two are equal; NULL if there is none.
+ */
+static FmgrInfo *
+cross_type_hash(Relation index, int column, Oid subtype, StrategyNumber equal)
+{
+	Oid			family = index->rd_opfamily[column];
+	Oid			own = index->rd_opcintype[column];
+	Oid			operator = get_opfamily_member(family, own, subtype, equal);
+	TypeCacheEntry *mine = lookup_type_cache(own, TYPECACHE_HASH_EXTENDED_PROC);
+	TypeCacheEntry *other = lookup_type_cache(subtype,
+											  TYPECACHE_HASH_EXTENDED_PROC_FINFO);
+
+	if (!OidIsValid(operator) || !OidIsValid(mine->hash_opf) ||
+		mine->hash_opf != other->hash_opf ||
+		get_opfamily_member(mine->hash_opf, own, subtype,
+							HTEqualStrategyNumber) != operator ||
+		!OidIsValid(other->hash_extended_proc))
+		return NULL;
+	return &other->hash_extended_proc_finfo;
+}
+
+/*
+ * The values that equality with "key" allows in a column.  False if it is
+ * something else than equality.
+ */
+static bool
+searched_values(Relation index, int column, ScanKey key, PgrSearched *out,
+				bool *nothing)
+{
+	StrategyNumber equal = IndexAmTranslateCompareType(COMPARE_EQ,
+													   index->rd_rel->relam,
+													   index->rd_opfamily[column],
+													   true);
+	Oid			subtype = key->sk_subtype;
+
+	if (key->sk_attno != column + 1 || key->sk_strategy != equal ||
+		equal == InvalidStrategy ||
+		(key->sk_flags & (SK_ROW_HEADER | SK_ROW_MEMBER | SK_ORDER_BY |
+						  SK_SEARCHNULL | SK_SEARCHNOTNULL)) != 0)
+		return false;
+	if (key->sk_flags & SK_ISNULL)
+	{
+		/* operators of indexes are strict */
+		*nothing = true;
+		return true;
+	}
+	out->hash = NULL;
+	if (OidIsValid(subtype) && subtype != index->rd_opcintype[column])
+	{
+		out->hash = cross_type_hash(index, column, subtype, equal);
+		if (out->hash == NULL)
+			return false;
+	}
+	if (key->sk_flags & SK_SEARCHARRAY)
+	{
+		ArrayType  *array = DatumGetArrayTypeP(key->sk_argument);
+		int16		len;
+		bool		by_value;
+		char		align;
+		Datum	   *elements;
+		bool	   *nulls;
+		int			n;
+
+		get_typlenbyvalalign(ARR_ELEMTYPE(array), &len, &by_value, &align);
+		deconstruct_array(array, ARR_ELEMTYPE(array), len, by_value, align,
+						  &elements, &nulls, &n);
+		out->values = elements;
+		out->n = 0;
+		for (int i = 0; i < n; i++)
+		{
+			if (!nulls[i])
+				elements[out->n++] = elements[i];
+		}
+		if (out->n == 0)
+			*nothing = true;
+	}
+	else
+	{
+		out->values = palloc_object(Datum);
+		out->values[0] = key->sk_argument;
+		out->n = 1;
+	}
+	return true;
+}
+
+/*
+ * For each of the leading columns of an index that the scan compares with equal
+ * values, these values, in memory of the current context.
+ */
+static int
+index_search_values(Relation index, ScanKey keys, int nkeys, PgrSearched *out,
+					bool *nothing)
+{
+	int			columns = IndexRelationGetNumberOfKeyAttributes(index);
+	int			column;
+
+	*nothing = false;
+	for (column = 0; column < columns; column++)
+	{
+		bool		found = false;
+
+		for (int i = 0; !found && i < nkeys; i++)
+			found = searched_values(index, column, &keys[i], &out[column], nothing);
+		if (!found || *nothing)
+			break;
+	}
+	return column;
+}
+
+int
+pgr_shim_index_search_values(Relation index, ScanKey keys, int nkeys,
+							 PgrSearched *out, int *count, bool *nothing,
+							 ErrorData **edata)
+{
+	GUARD(*count = index_search_values(index, keys, nkeys, out, nothing));
+}
