@@ -80,6 +80,13 @@ pub fn discard() {
     SNAPSHOT.set(Snapshot::Other);
     READS.with(|reads| *reads.borrow_mut() = None);
     backend::set_reads(false);
+    backend::set_unread(0);
+}
+
+/// A subtransaction was rolled back, and with it any check that was under way. What it had read
+/// stays: who rolled it back knows it.
+pub fn subtransaction_aborted() {
+    backend::set_unread(0);
 }
 
 /// The keys of all that was read.
@@ -215,7 +222,9 @@ pub fn duplicate(index: Handle, values: &[sys::Datum], nulls: &[bool]) -> Result
 
 /// Nothing more need be said of a relation.
 fn is_known(oid: u32) -> bool {
-    oid < FIRST_NORMAL_OID || with(|reads| reads.has_whole(oid)) != Some(false)
+    oid < FIRST_NORMAL_OID
+        || oid == backend::unread()
+        || with(|reads| reads.has_whole(oid)) != Some(false)
 }
 
 /// The table of an index that is being searched.

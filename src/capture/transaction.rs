@@ -260,6 +260,7 @@ extern "C" fn on_subxact(
             if cut {
                 next_number();
             }
+            read::subtransaction_aborted();
             victim::subtransaction_aborted();
         }
         _ => {}

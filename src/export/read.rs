@@ -11,6 +11,10 @@ use std::ffi::c_int;
 #[unsafe(no_mangle)]
 pub static mut pgr_reads: bool = false;
 
+/// See postgres_r.h.
+#[unsafe(no_mangle)]
+pub static mut pgr_unread: sys::Oid = 0;
+
 #[unsafe(no_mangle)]
 extern "C" fn pgr_do_serializable(imported: bool) -> bool {
     boundary(|| read::begin(imported))

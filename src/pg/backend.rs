@@ -143,6 +143,19 @@ pub fn set_reads(reads: bool) {
     unsafe { sys::pgr_reads = reads };
 }
 
+/// The table whose reads don't count now, 0 for none.
+#[must_use]
+pub fn unread() -> u32 {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_unread }
+}
+
+/// Sets what [`unread`] says.
+pub fn set_unread(table: u32) {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_unread = table };
+}
+
 /// Holds back cancel and termination (`HOLD_INTERRUPTS`); gives them back when dropped.
 pub struct HeldInterrupts(u32);
 

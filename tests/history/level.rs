@@ -83,8 +83,8 @@ impl FromStr for Level {
 
 /// `HISTORY_LEVELS`, or what the short run has time for.
 pub fn chosen() -> Vec<Level> {
-    let text =
-        std::env::var("HISTORY_LEVELS").unwrap_or_else(|_| "serializable,repeatable-read,read-committed".into());
+    let text = std::env::var("HISTORY_LEVELS")
+        .unwrap_or_else(|_| "serializable,repeatable-read,read-committed".into());
     let parse = |name: &str| {
         name.trim()
             .parse()

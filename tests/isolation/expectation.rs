@@ -11,6 +11,8 @@ pub type Outcome = BTreeMap<String, String>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Condition {
     Level(Level),
+    /// `rr`: REPEATABLE READ, and what has its snapshots.
+    Snapshot,
     /// All sessions on one member.
     One,
     /// Not all on one.
@@ -36,6 +38,7 @@ impl Expectation {
     pub fn applies(&self, level: Level, placement: &Placement) -> bool {
         self.conditions.iter().all(|condition| match *condition {
             Condition::Level(wanted) => wanted == level,
+            Condition::Snapshot => level != Level::ReadCommitted,
             Condition::One => placement.is_one(),
             Condition::Apart => !placement.is_one(),
             Condition::Together(a, b) => placement.together(a, b),

@@ -249,6 +249,12 @@ impl Parser {
             let found = self.spec.session_named(name);
             found.ok_or_else(|| format!("there is no session {name}"))
         };
+        if word == "rr" {
+            return Ok(Condition::Snapshot);
+        }
+        if word == "si" {
+            return Ok(Condition::Level(Level::RepeatableRead));
+        }
         if let Some(level) = Level::named(word) {
             return Ok(Condition::Level(level));
         }
@@ -270,7 +276,11 @@ impl Parser {
     fn finish(mut self) -> Result<Spec, String> {
         let sessions = self.spec.sessions.len();
         if self.spec.levels.is_empty() {
-            self.spec.levels = vec![Level::ReadCommitted, Level::RepeatableRead];
+            self.spec.levels = vec![
+                Level::ReadCommitted,
+                Level::RepeatableRead,
+                Level::Serializable,
+            ];
         }
         self.spec.placements = if self.placements.is_empty() {
             Placement::usual(sessions)
