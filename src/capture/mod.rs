@@ -3,10 +3,13 @@
 pub mod hash;
 pub mod layout;
 pub mod marks;
+pub mod table_mode;
 
 #[cfg(feature = "server")]
 pub mod change;
 #[cfg(feature = "server")]
 pub mod relation;
+#[cfg(feature = "server")]
+pub mod table_lock;
 #[cfg(feature = "server")]
 pub mod transaction;

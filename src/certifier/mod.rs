@@ -14,7 +14,7 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_WRITES_ONLY};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
@@ -173,6 +173,7 @@ impl Certifier {
         let mut depends_on = floor;
         for key in keys {
             let lock_only = key.flags & KEY_LOCK_ONLY != 0;
+            let writes_only = key.flags & KEY_WRITES_ONLY != 0;
             let since = key.since.min(snapshot);
             let written_above = if key.flags & KEY_FROM_SINCE != 0 {
                 since
@@ -182,7 +183,7 @@ impl Certifier {
             // Starting from the floor, what is not above it has no say, purged or not.
             let mut winner = floor;
             self.index.visit(key.hash, |slot, gid| {
-                if !slot.conflicts(key.mode) {
+                if !slot.conflicts(key.mode) || writes_only && slot.is_lock_only() {
                     return;
                 }
                 let bound = if slot.is_lock_only() {

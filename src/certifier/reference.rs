@@ -2,7 +2,7 @@
 //! through all of it each time. Written from the rules in `README.md`, not from the code beside it.
 
 use super::{Certifier, Config, Verdict};
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_WRITES_ONLY};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, MemberId};
 use proptest::prelude::*;
@@ -34,6 +34,9 @@ impl Reference {
                         continue;
                     }
                     let only_locked = other.flags & KEY_LOCK_ONLY != 0;
+                    if only_locked && mine.flags & KEY_WRITES_ONLY != 0 {
+                        continue;
+                    }
                     let window = if only_locked || mine.flags & KEY_FROM_SINCE != 0 {
                         since
                     } else {
@@ -99,7 +102,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let member = || 1..5u16;
-    let key = (0..6u64, 0..4usize, 0..4u8, 0..5u64);
+    let key = (0..6u64, 0..4usize, 0..8u8, 0..5u64);
     let keys = prop::collection::vec(key, 0..5);
     prop_oneof![
         16 => (member(), 0..6u64, keys).prop_map(|(m, age, keys)| Step::Certify(m, age, keys)),
@@ -153,8 +156,11 @@ proptest! {
                             since: Gid(snapshot.saturating_sub(age)),
                             relation: 100 + hash as u32,
                             mode: LockMode::ALL[mode],
-                            flags: [0, KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_LOCK_ONLY | KEY_FROM_SINCE]
-                                [flags as usize],
+                            flags: [KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_WRITES_ONLY]
+                                .into_iter()
+                                .enumerate()
+                                .map(|(bit, flag)| if flags >> bit & 1 == 1 { flag } else { 0 })
+                                .sum(),
                         })
                         .collect();
                     let expected = reference.certify(origin, snapshot, &keys);

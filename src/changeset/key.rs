@@ -41,8 +41,12 @@ pub const KEY_FROM_SINCE: u8 = 2;
 pub const KEY_RELATION: u8 = 4;
 /// The key of a unique index that is not the row's identity.
 pub const KEY_UNIQUE: u8 = 8;
+/// Checked against written entries only: of those that bear it some go together that keep the same
+/// others out (LOCK TABLE IN SHARE MODE).
+pub const KEY_WRITES_ONLY: u8 = 16;
 /// All of them; a key with any other bit is refused.
-pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE;
+pub const KEY_FLAGS: u8 =
+    KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE | KEY_WRITES_ONLY;
 
 /// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

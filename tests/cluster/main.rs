@@ -8,6 +8,7 @@ mod consistency;
 mod crash;
 mod group;
 mod load;
+mod locks;
 mod network;
 mod order;
 mod pipeline;
