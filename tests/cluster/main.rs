@@ -14,5 +14,6 @@ mod order;
 mod pipeline;
 mod refused;
 mod rows;
+mod savepoints;
 mod start;
 mod support;
