@@ -4,6 +4,7 @@ use super::hash::{KeyHash, NULL_VALUE, VALUE_SEED, What};
 use super::layout::{self, Span, Writer};
 use super::read;
 use super::relation::{self, Kind, Relation, Source, Unique};
+use super::table_lock;
 use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
@@ -68,14 +69,13 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     }
     transaction::enter()?;
     if relation.intent.get() != transaction::state_number() {
-        let mode = if relation.exclusive {
-            LockMode::Update
-        } else {
-            LockMode::KeyShare
-        };
-        let since = if relation.unmet { KEY_FROM_SINCE } else { 0 };
-        let flags = KEY_RELATION | since;
-        transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
+        table_lock::writes(relation.oid)?;
+        if relation.exclusive {
+            let mode = LockMode::Update;
+            let since = if relation.unmet { KEY_FROM_SINCE } else { 0 };
+            let flags = KEY_RELATION | since;
+            transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
+        }
         relation.intent.set(transaction::state_number());
     }
     Ok(Some(relation))
@@ -272,11 +272,18 @@ pub fn delete(rel: Handle, old: Tuple, leaves: bool) -> Result<()> {
 /// A row was locked, by SELECT FOR ..., a foreign key's check, ON CONFLICT and the like.
 pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
     let relation = relation::lookup(rel)?;
-    // Rows without identity are only ever inserted: nothing could conflict with the lock.
-    if relation.kind != Kind::Replicated || relation.identity_columns.is_empty() {
+    if relation.kind != Kind::Replicated {
         return Ok(());
     }
     transaction::enter()?;
+    if relation.row_intent.get() != transaction::state_number() {
+        table_lock::locks_rows(relation.oid)?;
+        relation.row_intent.set(transaction::state_number());
+    }
+    // Rows without identity are only ever inserted: nothing could conflict with their locks.
+    if relation.identity_columns.is_empty() {
+        return Ok(());
+    }
     let flags = KEY_LOCK_ONLY;
     with_scratch(|s| {
         let (_, row) = whole(rel, &relation, tuple, &mut s.old)?;

@@ -11,8 +11,10 @@ pub const NULL_VALUE: u64 = 0x9ae1_6a3b_2f90_404f;
 /// What of a relation a key names; mixed into the hash so that kinds never meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
-    /// The relation itself.
+    /// The relation itself, as its writers see it.
     Relation,
+    /// Locks of the whole relation, and of any of its rows.
+    Locks,
     /// A row, by its identity.
     Row,
     /// An entry of a unique index, by the digest of the index's definition.
@@ -31,6 +33,7 @@ impl KeyHash {
             What::Relation => (1, 0),
             What::Row => (2, 0),
             What::Unique(digest) => (3, digest),
+            What::Locks => (4, 0),
         };
         KeyHash(kind).add(relation as u64).add(digest)
     }
@@ -113,7 +116,14 @@ mod tests {
     fn kinds_relations_values_and_their_order_are_told_apart() {
         let mut seen = HashSet::new();
         for relation in 0..50 {
-            for what in [What::Relation, What::Row, What::Unique(0), What::Unique(1)] {
+            let kinds = [
+                What::Relation,
+                What::Locks,
+                What::Row,
+                What::Unique(0),
+                What::Unique(1),
+            ];
+            for what in kinds {
                 for a in 0..20 {
                     for b in 0..20 {
                         let hash = KeyHash::new(relation, what).add(a).add(b).finish();
@@ -130,11 +140,13 @@ mod tests {
             KeyHash::new(16384, What::Relation).finish(),
             GOLDEN_RELATION
         );
+        assert_eq!(KeyHash::new(16384, What::Locks).finish(), GOLDEN_LOCKS);
         assert_eq!(KeyHash::new(16384, What::Row).add(42).finish(), GOLDEN_ROW);
         assert_eq!(Digest::new().bytes(b"a definition").finish(), GOLDEN_DIGEST);
     }
 
     const GOLDEN_RELATION: u64 = 0x9912_9937_780a_a450;
+    const GOLDEN_LOCKS: u64 = 0xe2d9_cedc_42aa_5a57;
     const GOLDEN_ROW: u64 = 0x8aeb_bdb8_ca5d_c073;
     const GOLDEN_DIGEST: u64 = 0xcdc8_3ed8_c337_6c3c;
 }

@@ -4,6 +4,7 @@ pub mod hash;
 pub mod layout;
 pub mod marks;
 pub mod read_set;
+pub mod table_mode;
 
 #[cfg(feature = "server")]
 pub mod change;
@@ -11,5 +12,7 @@ pub mod change;
 pub mod read;
 #[cfg(feature = "server")]
 pub mod relation;
+#[cfg(feature = "server")]
+pub mod table_lock;
 #[cfg(feature = "server")]
 pub mod transaction;

@@ -9,18 +9,17 @@ use super::change::{whole, with_scratch};
 use super::hash::{KeyHash, NULL_VALUE, VALUE_SEED, What};
 use super::read_set::ReadSet;
 use super::relation::{self, FIRST_NORMAL_OID, Kind, Relation, Source};
-use super::transaction::watch_transactions;
+use super::transaction as captured;
 use crate::changeset::{Key, LockMode};
 use crate::export;
-use crate::imsg::since;
 use crate::limits::READ_POINTS_MAX;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap;
 use crate::pg::relation::{Handle, HashProc, Tuple};
 use crate::pg::search::{self, ScanKeys, Searched};
 use crate::pg::starting::{self, Stage};
-use crate::pg::{backend, relation as pg_relation, shmem, sys, transaction};
-use crate::worker::channel::{self, control};
+use crate::pg::{backend, relation as pg_relation, sys, transaction};
+use crate::worker::channel::control;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::sync::atomic::Ordering;
@@ -56,14 +55,13 @@ pub fn begin(imported: bool) -> Result<bool> {
     if transaction::is_read_only() {
         return Ok(true);
     }
-    watch_transactions()?;
+    captured::announce()?;
     if imported {
         SNAPSHOT.set(Snapshot::Imported);
         return Ok(true);
     }
-    channel::attach(false)?;
     // Before the snapshot: it shows all up to there, and perhaps more.
-    let since = since::publish(control(), shmem::shared().slot(shmem::my_slot()));
+    let since = captured::now();
     READS.with(|reads| *reads.borrow_mut() = Some(ReadSet::new(since)));
     SNAPSHOT.set(Snapshot::Tracked);
     backend::set_reads(true);

@@ -56,6 +56,8 @@ pub struct Relation {
     pub unmet: bool,
     /// Serial number of the transaction state in which the relation's key was last appended.
     pub intent: Cell<u64>,
+    /// The same of the key that says that rows are locked.
+    pub row_intent: Cell<u64>,
     valid: Cell<bool>,
     /// Owns what `Unique::Computed` points to.
     _context: Option<Context>,
@@ -259,6 +261,7 @@ fn build(rel: Handle) -> Result<Relation> {
         exclusive: false,
         unmet: false,
         intent: Cell::new(0),
+        row_intent: Cell::new(0),
         valid: Cell::new(true),
         _context: None,
     };

@@ -5,7 +5,7 @@ use super::read;
 use super::relation::Relation;
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
-use crate::ids::Oid;
+use crate::ids::{Gid, Oid};
 use crate::imsg::{ChainWriter, Class, since};
 use crate::limits::{CHANGESET_BYTES_MAX, POOL_BLOCK_BYTES};
 use crate::pg::guard::{PgError, Result, boundary, boundary_nofail};
@@ -46,6 +46,8 @@ thread_local! {
     /// Another number for every state from which keys may be missing that were there before.
     static NUMBER: Cell<u64> = const { Cell::new(1) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    /// The transaction (local id) that [`announce`] announced last.
+    static ANNOUNCED: Cell<u32> = const { Cell::new(0) };
 }
 
 fn with<T>(f: impl FnOnce(&mut State) -> T) -> T {
@@ -79,20 +81,34 @@ pub fn enter() -> Result<()> {
 
 fn start() -> Result<()> {
     read::check_snapshot()?;
-    watch_transactions()?;
-    channel::attach(false)?;
+    announce()?;
     let (shared, me) = (shmem::shared(), shmem::my_slot());
-    let (control, slot) = (shared.control(), shared.slot(me));
-    slot.ticket
-        .store(transaction::local_id().into(), Ordering::SeqCst);
-    // That of a read set is lower.
-    if !read::is_tracked() {
-        since::publish(control, slot);
-    }
     let sink = || ChainWriter::new(shared.pool(), Class::Local, me);
     with(|state| state.builder = Some(Builder::new(sink(), sink())));
     next_number();
     Ok(())
+}
+
+/// Says how far back the windows of the transaction can reach, and which it is. Once a transaction,
+/// before the first `since` is read.
+pub fn announce() -> Result<()> {
+    let id = transaction::local_id();
+    if ANNOUNCED.get() == id {
+        return Ok(());
+    }
+    watch_transactions()?;
+    channel::attach(false)?;
+    let (shared, me) = (shmem::shared(), shmem::my_slot());
+    let (control, slot) = (shared.control(), shared.slot(me));
+    slot.ticket.store(id.into(), Ordering::SeqCst);
+    since::publish(control, slot);
+    ANNOUNCED.set(id);
+    Ok(())
+}
+
+/// `last_committed_gid` now.
+pub fn now() -> Gid {
+    shmem::shared().control().visible.passed()
 }
 
 /// Has us told of the ends of transactions. Once a process.
@@ -113,7 +129,11 @@ pub fn local_effect() -> Result<()> {
 
 /// Appends a key; its `since` is now, when the lock that it stands for is held.
 pub fn key(relation: u32, hash: u64, usage: KeyUse) -> Result<()> {
-    let since = shmem::shared().control().visible.passed();
+    key_since(relation, hash, usage, now())
+}
+
+/// Appends a key whose lock was taken at `since`, in this transaction.
+pub fn key_since(relation: u32, hash: u64, usage: KeyUse, since: Gid) -> Result<()> {
     let KeyUse { mode, flags } = usage;
     append(|builder| {
         builder.key(Key {

@@ -14,7 +14,7 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
@@ -174,6 +174,7 @@ impl Certifier {
         for key in keys {
             let lock_only = key.flags & KEY_LOCK_ONLY != 0;
             let read = key.flags & KEY_READ != 0;
+            let writes_only = read || key.flags & KEY_WRITES_ONLY != 0;
             let since = key.since.min(snapshot);
             let written_above = if read || key.flags & KEY_FROM_SINCE != 0 {
                 since
@@ -183,7 +184,7 @@ impl Certifier {
             // Starting from the floor, what is not above it has no say, purged or not.
             let mut winner = floor;
             self.index.visit(key.hash, |slot, gid| {
-                if !slot.conflicts(key.mode) || read && slot.is_lock_only() {
+                if !slot.conflicts(key.mode) || writes_only && slot.is_lock_only() {
                     return;
                 }
                 let bound = if slot.is_lock_only() {

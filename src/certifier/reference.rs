@@ -2,7 +2,7 @@
 //! through all of it each time. Written from the rules in `README.md`, not from the code beside it.
 
 use super::{Certifier, Config, Verdict};
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, MemberId};
 use proptest::prelude::*;
@@ -35,7 +35,10 @@ impl Reference {
                     }
                     let only_locked = other.flags & KEY_LOCK_ONLY != 0;
                     let read = mine.flags & KEY_READ != 0;
-                    if other.flags & KEY_READ != 0 || read && only_locked {
+                    if other.flags & KEY_READ != 0 {
+                        continue;
+                    }
+                    if only_locked && (read || mine.flags & KEY_WRITES_ONLY != 0) {
                         continue;
                     }
                     let window = if only_locked || read || mine.flags & KEY_FROM_SINCE != 0 {
@@ -90,18 +93,19 @@ impl Reference {
     }
 }
 
-const FLAGS: [u8; 5] = [
-    0,
-    KEY_LOCK_ONLY,
-    KEY_FROM_SINCE,
-    KEY_LOCK_ONLY | KEY_FROM_SINCE,
-    KEY_READ,
-];
+/// Any of those that a key of a write or a lock can have, or those of a read.
+fn flags_of(choice: u8) -> u8 {
+    let bits = [KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_WRITES_ONLY];
+    match choice {
+        8 => KEY_READ,
+        _ => (0..3).map(|bit| (choice >> bit & 1) * bits[bit]).sum(),
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
     /// A changeset whose snapshot GID is so old, with keys: hash, mode, flags, age of `since`.
-    Certify(u16, u64, Vec<(u64, usize, usize, u64)>),
+    Certify(u16, u64, Vec<(u64, usize, u8, u64)>),
     /// From a broken origin: a snapshot GID so far ahead.
     Ahead(u16, u64),
     Report(u16, u64),
@@ -112,7 +116,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let member = || 1..5u16;
-    let key = (0..6u64, 0..4usize, 0..FLAGS.len(), 0..5u64);
+    let key = (0..6u64, 0..4usize, 0..9u8, 0..5u64);
     let keys = prop::collection::vec(key, 0..5);
     prop_oneof![
         16 => (member(), 0..6u64, keys).prop_map(|(m, age, keys)| Step::Certify(m, age, keys)),
@@ -166,7 +170,7 @@ proptest! {
                             since: Gid(snapshot.saturating_sub(age)),
                             relation: 100 + hash as u32,
                             mode: LockMode::ALL[mode],
-                            flags: FLAGS[flags],
+                            flags: flags_of(flags),
                         })
                         .collect();
                     let expected = reference.certify(origin, snapshot, &keys);

@@ -41,11 +41,15 @@ pub const KEY_FROM_SINCE: u8 = 2;
 pub const KEY_RELATION: u8 = 4;
 /// The key of a unique index that is not the row's identity.
 pub const KEY_UNIQUE: u8 = 8;
+/// Checked against written entries only: of those that bear it some go together that keep the same
+/// others out (LOCK TABLE IN SHARE MODE).
+pub const KEY_WRITES_ONLY: u8 = 16;
 /// The key was read by a SERIALIZABLE transaction: checked from `since` (its snapshot) against what
 /// was written, and nobody is checked against it.
-pub const KEY_READ: u8 = 16;
+pub const KEY_READ: u8 = 32;
 /// All of them; a key with any other bit is refused.
-pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE | KEY_READ;
+pub const KEY_FLAGS: u8 =
+    KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE | KEY_WRITES_ONLY | KEY_READ;
 
 /// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,6 +1,6 @@
 //! Changes and locks of rows, as heapam.c reports them.
 
-use crate::capture::change;
+use crate::capture::{change, table_lock};
 use crate::changeset::LockMode;
 use crate::pg::guard::boundary;
 use crate::pg::heap::{self, Slot};
@@ -74,4 +74,14 @@ unsafe extern "C" fn pgr_do_capture_lock(
         _ => LockMode::Update,
     };
     boundary(|| change::lock(rel, tuple, mode));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_do_table_locked(relation: u32, mode: c_int, children: bool) {
+    boundary(|| table_lock::locked(relation, mode, children));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_do_relation_locked(relation: u32, mode: c_int) {
+    boundary(|| table_lock::granted(relation, mode));
 }

@@ -44,6 +44,13 @@ unsafe extern "C" {
     fn pgr_shim_index_info(index: Handle, out: *mut Info, e: Edata) -> c_int;
     fn pgr_shim_lock_relation(oid: u32, mode: c_int, e: Edata) -> c_int;
     fn pgr_shim_relation_name(oid: u32, out: *mut *mut c_char, e: Edata) -> c_int;
+    fn pgr_shim_relation_kind(
+        oid: u32,
+        persistence: *mut c_char,
+        kind: *mut c_char,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_inheritors(oid: u32, out: *mut *mut sys::List, e: Edata) -> c_int;
     fn pgr_shim_on_relcache(callback: sys::RelcacheCallbackFunction, e: Edata) -> c_int;
 }
 
@@ -235,15 +242,40 @@ pub fn indexes(rel: Handle) -> Result<Vec<u32>> {
     let mut list = std::ptr::null_mut();
     // SAFETY: an open relation.
     guard::call0(|e| unsafe { pgr_shim_index_list(rel, &raw mut list, e) })?;
+    // SAFETY: the answer is a list of OIDs.
+    Ok(unsafe { oids(list) })
+}
+
+/// OIDs of the relations below one, which are not locked, and its own.
+pub fn inheritors(oid: u32) -> Result<Vec<u32>> {
+    let mut list = std::ptr::null_mut();
+    // SAFETY: writes to a live local.
+    guard::call0(|e| unsafe { pgr_shim_inheritors(oid, &raw mut list, e) })?;
+    // SAFETY: the answer is a list of OIDs.
+    Ok(unsafe { oids(list) })
+}
+
+/// # Safety
+/// Null, or a list of OIDs in memory of the current context, which frees it.
+unsafe fn oids(list: *const sys::List) -> Vec<u32> {
     if list.is_null() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    // SAFETY: an OID list of `length` cells, palloc'd in the current context, which frees it.
-    let oids = unsafe {
+    // SAFETY: by the caller; it has `length` cells.
+    unsafe {
         let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
         cells.iter().map(|c| c.oid_value).collect()
-    };
-    Ok(oids)
+    }
+}
+
+/// `relpersistence` and `relkind` of a relation; zeros if there is none.
+pub fn persistence_and_kind(oid: u32) -> Result<(u8, u8)> {
+    let (mut persistence, mut kind) = (0, 0);
+    // SAFETY: writes to live locals.
+    guard::call0(|e| unsafe {
+        pgr_shim_relation_kind(oid, &raw mut persistence, &raw mut kind, e)
+    })?;
+    Ok((persistence as u8, kind as u8))
 }
 
 /// Heap column (from 1; 0 for an expression) of each column of an index.

@@ -16,6 +16,7 @@
 #include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "fmgr.h"
@@ -275,6 +276,22 @@ int
 pgr_shim_relation_name(Oid relid, char **out, ErrorData **edata)
 {
 	GUARD(*out = IsTransactionState() ? get_rel_name(relid) : NULL);
+}
+
+/* 0 if there is no such relation. */
+int
+pgr_shim_relation_kind(Oid relid, char *persistence, char *kind,
+					   ErrorData **edata)
+{
+	GUARD(*kind = get_rel_relkind(relid);
+		  *persistence = *kind != 0 ? get_rel_persistence(relid) : 0);
+}
+
+/* The relation and those below it, which are not locked. */
+int
+pgr_shim_inheritors(Oid relid, List **out, ErrorData **edata)
+{
+	GUARD(*out = find_all_inheritors(relid, NoLock, NULL));
 }
 
 int
@@ -706,6 +723,12 @@ LocalTransactionId
 pgr_shim_local_xid(void)
 {
 	return MyProc->vxid.lxid;
+}
+
+bool
+pgr_shim_in_vacuum(void)
+{
+	return (MyProc->statusFlags & PROC_IN_VACUUM) != 0;
 }
 
 static void

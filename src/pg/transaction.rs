@@ -18,6 +18,7 @@ unsafe extern "C" {
     fn pgr_shim_on_xact(xact: sys::XactCallback, subxact: sys::SubXactCallback, e: Edata) -> c_int;
     fn pgr_shim_local_xid() -> u32;
     fn pgr_shim_has_xid() -> bool;
+    fn pgr_shim_in_vacuum() -> bool;
     fn pgr_shim_before_exit(callback: Option<extern "C" fn(c_int, sys::Datum)>, e: Edata) -> c_int;
     fn pgr_shim_report_statistics(e: Edata) -> c_int;
 }
@@ -89,6 +90,13 @@ pub fn report_statistics() -> Result<()> {
 pub fn local_id() -> u32 {
     // SAFETY: a variable of this process's PGPROC.
     unsafe { pgr_shim_local_xid() }
+}
+
+/// Whether this process runs VACUUM, in a transaction of its own.
+#[must_use]
+pub fn in_vacuum() -> bool {
+    // SAFETY: a flag of this process's PGPROC, which only the process sets.
+    unsafe { pgr_shim_in_vacuum() }
 }
 
 /// Has `callback` called when the process ends in an orderly way, while it still has its slot.

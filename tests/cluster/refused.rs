@@ -28,9 +28,6 @@ const REFUSED: &[&str] = &[
     "SELECT lo_from_bytea(0, 'x')",
     "NOTIFY x",
     "SELECT pg_notify('x', 'y')",
-    "LOCK TABLE t IN SHARE MODE",
-    "LOCK TABLE t",
-    "LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE",
     "UPDATE pg_class SET reltuples = 1 WHERE relname = 't'",
     "DELETE FROM pg_description",
     "COPY pg_description FROM PROGRAM 'true'",
@@ -110,6 +107,7 @@ const ALLOWED: &[&[&str]] = &[
         "COMMIT",
     ],
     &["BEGIN", "LOCK TABLE t IN ROW EXCLUSIVE MODE", "COMMIT"],
+    &["BEGIN", "LOCK TABLE t, keyless, unlogged NOWAIT", "COMMIT"],
     &["LISTEN x", "UNLISTEN x"],
     &["INSERT INTO keyless VALUES (3)"],
     &[

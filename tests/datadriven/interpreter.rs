@@ -1,5 +1,7 @@
 //! The language of the transcripts; `README.md` describes it.
 
+use postgres_r::capture::hash::What;
+use postgres_r::capture::table_mode;
 use postgres_r::certifier::{Certifier, Config, Verdict};
 use postgres_r::changeset::key::{
     KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
@@ -74,10 +76,13 @@ impl Interpreter {
             ("commit", [member, snapshot]) => {
                 let origin = member_id(member)?;
                 let snapshot = Gid(named(snapshot, "snapshot")?);
-                let keys = lines
-                    .iter()
-                    .map(|line| self.key(line, snapshot))
-                    .collect::<Result<Vec<Key>>>()?;
+                let mut keys = Vec::new();
+                for line in &lines {
+                    match line.trim().strip_prefix("table ") {
+                        Some(lock) => self.table_lock(lock, snapshot, &mut keys)?,
+                        None => keys.push(self.key(line, snapshot)?),
+                    }
+                }
                 let verdict = self.certifier.certify(origin, snapshot, keys.into_iter());
                 Ok(self.show(verdict))
             }
@@ -122,6 +127,36 @@ impl Interpreter {
             }
         }
         Ok(key)
+    }
+
+    /// `RELATION MODE [since=GID]`
+    fn table_lock(&mut self, line: &str, snapshot: Gid, keys: &mut Vec<Key>) -> Result<()> {
+        let mut words = line.split_whitespace();
+        let relation = words.next().ok_or("a lock names its table")?;
+        let mode = match words.next() {
+            Some("row-share") => table_mode::ROW_SHARE,
+            Some("row-exclusive") => table_mode::ROW_EXCLUSIVE,
+            Some("share-update-exclusive") => table_mode::SHARE_UPDATE_EXCLUSIVE,
+            Some("share") => table_mode::SHARE,
+            Some("share-row-exclusive") => table_mode::SHARE_ROW_EXCLUSIVE,
+            Some("exclusive") => table_mode::EXCLUSIVE,
+            other => return Err(format!("no such mode of a table's lock: {other:?}")),
+        };
+        let since = words.next().map_or(Ok(snapshot.0), |w| named(w, "since"))?;
+        for &(what, mode, flags) in table_mode::keys(mode) {
+            let hash = match what {
+                What::Relation => self.hash(relation),
+                _ => self.hash(&format!("locks of {relation}")),
+            };
+            keys.push(Key {
+                hash,
+                since: Gid(since),
+                relation: self.relation(relation),
+                mode,
+                flags,
+            });
+        }
+        Ok(())
     }
 
     fn hash(&mut self, name: &str) -> u64 {

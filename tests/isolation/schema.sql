@@ -6,6 +6,7 @@ CREATE EXTENSION amcheck;
 CREATE EXTENSION citext;
 
 CREATE TABLE item (id int4 PRIMARY KEY, v int4 NOT NULL);
+CREATE VIEW item_view AS SELECT * FROM item;
 
 CREATE TABLE parent (id int4 PRIMARY KEY, code int4 UNIQUE, v int4 NOT NULL DEFAULT 0);
 CREATE TABLE child (id int4 PRIMARY KEY, parent int4 NOT NULL REFERENCES parent);

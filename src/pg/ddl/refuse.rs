@@ -45,8 +45,6 @@ const SUBSCRIPTION_HINT: &str = "A subscription's position is not replicated, an
 
 const PREPARE_HINT: &str = "Use COMMIT: a commit is atomic on all members of the group.";
 
-const LOCK_HINT: &str = "The lock would exclude transactions of this member only. Have those that must exclude each other update one row: of two on different members the second fails at COMMIT with 40001.";
-
 const SERVER_HINT: &str = "What belongs to the whole server is not replicated: run it on every member, in a database that is not replicated.";
 
 /// Sets `ProcessUtility_hook`. In the postmaster, before any library can.
@@ -155,6 +153,7 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
             | sys::T_CheckPointStmt
             | sys::T_AlterSystemStmt
             | sys::T_ConstraintsSetStmt
+            | sys::T_LockStmt
             | sys::T_NotifyStmt => Allowed,
             sys::T_AlterDatabaseStmt => membership(node(statement)),
             sys::T_VariableSetStmt
@@ -177,17 +176,6 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
                     Allowed
                 } else {
                     Refused("Run it by itself, not in a transaction block or a function.")
-                }
-            }
-            sys::T_LockStmt => {
-                let lock = node::<sys::LockStmt>(statement);
-                // From this mode on some mode conflicts with itself or with changes of rows.
-                if lock.mode < sys::ShareUpdateExclusiveLock as c_int
-                    || all_temporary(lock.relations)?
-                {
-                    Allowed
-                } else {
-                    Refused(LOCK_HINT)
                 }
             }
             sys::T_TruncateStmt => {

@@ -1,0 +1,118 @@
+//! From the mode of a lock of a table to the keys that stand for it.
+//!
+//! Writers emit one key, that of the relation, weak, so that a change of a row costs no more for it.
+//! A lock that keeps writers out has that key too, strong, checked against writers only. What locks do
+//! to each other is said under a key of their own: row lockers weakly, SHARE as a mode that goes
+//! together with itself, the others as modes that don't.
+
+use super::hash::What;
+use crate::changeset::LockMode;
+use crate::changeset::LockMode::{KeyShare, NoKeyUpdate, Share, Update};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_WRITES_ONLY};
+
+/// PostgreSQL's number of the mode (storage/lockdefs.h).
+pub const ROW_SHARE: i32 = 2;
+/// See [`ROW_SHARE`].
+pub const ROW_EXCLUSIVE: i32 = 3;
+/// See [`ROW_SHARE`].
+pub const SHARE_UPDATE_EXCLUSIVE: i32 = 4;
+/// See [`ROW_SHARE`].
+pub const SHARE: i32 = 5;
+/// See [`ROW_SHARE`].
+pub const SHARE_ROW_EXCLUSIVE: i32 = 6;
+/// See [`ROW_SHARE`].
+pub const EXCLUSIVE: i32 = 7;
+/// See [`ROW_SHARE`].
+pub const ACCESS_EXCLUSIVE: i32 = 8;
+
+/// Which of the relation's keys, how strongly, with which flags.
+pub type TableKey = (What, LockMode, u8);
+
+/// Of who writes rows.
+pub const WRITER: TableKey = (What::Relation, KeyShare, KEY_RELATION);
+/// Of who locks rows.
+pub const ROW_LOCKER: TableKey = (What::Locks, KeyShare, LOCK);
+
+const LOCK: u8 = KEY_RELATION | KEY_LOCK_ONLY;
+/// Apply meets the lock only where the lock is on the relation whose row it is: with ONLY on a
+/// partitioned table it is not, so the moment of the lock counts.
+const NO_WRITER: TableKey = (
+    What::Relation,
+    Update,
+    LOCK | KEY_WRITES_ONLY | KEY_FROM_SINCE,
+);
+
+/// The keys of a lock. ACCESS SHARE has none: a reader has its snapshot, wherever it is.
+#[must_use]
+pub const fn keys(mode: i32) -> &'static [TableKey] {
+    match mode {
+        ROW_SHARE => &[ROW_LOCKER],
+        ROW_EXCLUSIVE => &[WRITER],
+        SHARE_UPDATE_EXCLUSIVE => &[(What::Locks, NoKeyUpdate, LOCK)],
+        SHARE => &[(What::Locks, Share, LOCK), NO_WRITER],
+        SHARE_ROW_EXCLUSIVE => &[(What::Locks, NoKeyUpdate, LOCK), NO_WRITER],
+        EXCLUSIVE | ACCESS_EXCLUSIVE => &[(What::Locks, Update, LOCK), NO_WRITER],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hash::KeyHash;
+    use super::*;
+    use crate::certifier::{Certifier, Config, Verdict};
+    use crate::changeset::Key;
+    use crate::ids::{Gid, MemberId};
+
+    /// LockConflicts of storage/lmgr/lock.c, without ACCESS SHARE.
+    const CONFLICTS: [(i32, &[i32]); 7] = [
+        (ROW_SHARE, &[7, 8]),
+        (ROW_EXCLUSIVE, &[5, 6, 7, 8]),
+        (SHARE_UPDATE_EXCLUSIVE, &[4, 5, 6, 7, 8]),
+        (SHARE, &[3, 4, 6, 7, 8]),
+        (SHARE_ROW_EXCLUSIVE, &[3, 4, 5, 6, 7, 8]),
+        (EXCLUSIVE, &[2, 3, 4, 5, 6, 7, 8]),
+        (ACCESS_EXCLUSIVE, &[2, 3, 4, 5, 6, 7, 8]),
+    ];
+
+    fn writeset(mode: i32, since: u64) -> impl Iterator<Item = Key> {
+        keys(mode).iter().map(move |&(what, mode, flags)| Key {
+            hash: KeyHash::new(16384, what).finish(),
+            since: Gid(since),
+            relation: 16384,
+            mode,
+            flags,
+        })
+    }
+
+    /// Certifies a lock of one member, and then of another that was taken at `since`.
+    fn second(first: i32, mode: i32, since: u64) -> Verdict {
+        let mut certifier = Certifier::new(Config { keys_max: 100 });
+        let verdict = certifier.certify(MemberId(1), Gid(0), writeset(first, 0));
+        assert!(matches!(verdict, Verdict::Pass { .. }));
+        certifier.certify(MemberId(2), Gid(since), writeset(mode, since))
+    }
+
+    #[test]
+    fn locks_exclude_each_other_across_members_as_they_do_on_one() {
+        for (mode, conflicting) in CONFLICTS {
+            for (first, _) in CONFLICTS {
+                let excluded = matches!(second(first, mode, 0), Verdict::Conflict { .. });
+                assert_eq!(
+                    excluded,
+                    conflicting.contains(&first),
+                    "{mode} after {first}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_lock_taken_after_the_other_was_given_back_is_no_conflict() {
+        for (mode, _) in CONFLICTS {
+            for (first, _) in CONFLICTS {
+                assert!(matches!(second(first, mode, 1), Verdict::Pass { .. }));
+            }
+        }
+    }
+}
