@@ -65,6 +65,43 @@ fn run(warm: u64, count: u64) -> (Duration, Certifier) {
     (cpu() - start, certifier)
 }
 
+/// Resident memory of this process, in MB.
+fn resident() -> f64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages: f64 = pages
+        .split(' ')
+        .nth(1)
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    pages * 4096.0 / 1e6
+}
+
+/// Lets so many transactions be in flight and then purges them, again and again: what is resident
+/// after each round.
+fn rounds(transactions: u64) -> Vec<f64> {
+    const KEYS: u64 = 3;
+    let mut certifier = Certifier::new(Config {
+        keys_max: ((KEYS + 1) * transactions) as usize,
+    });
+    certifier.member_added(MemberId(1), Gid::ZERO);
+    (0..5)
+        .map(|round| {
+            let start = certifier.last_gid();
+            for number in 0..transactions {
+                let number = round * transactions + number;
+                let keys = (0..KEYS).map(|k| key(number * KEYS + k, start));
+                let verdict = certifier.certify(MemberId(1), start, keys);
+                assert!(matches!(black_box(verdict), Verdict::Pass { .. }));
+            }
+            assert_eq!(certifier.retained(), (KEYS + 1) * transactions);
+            certifier.report_low(MemberId(1), certifier.last_gid());
+            assert_eq!(certifier.retained(), 0);
+            resident()
+        })
+        .collect()
+}
+
 fn main() {
     let full = std::env::args().any(|arg| arg == "--bench");
     let (sizes, count) = if full {
@@ -72,6 +109,11 @@ fn main() {
     } else {
         (&[1_000][..], 4_000)
     };
+    let transactions = if full { 1_000_000 } else { 1_000 };
+    println!(
+        "{transactions:>9} transactions in flight, then purged, MB resident after each round:"
+    );
+    println!("{:>9} {:.0?}", "", rounds(transactions));
     for &warm in sizes {
         let (elapsed, certifier) = run(warm, count);
         let rate = count as f64 / elapsed.as_secs_f64() / 1e6;

@@ -8,6 +8,7 @@ use crate::server::Server;
 use crate::session::{Phase, Statement, Tried};
 use crate::world::Context;
 use postgres_r::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS};
+use postgres_r::changeset::key::KEY_READ;
 use postgres_r::coordinator::message::ENVELOPE_BYTES;
 use postgres_r::coordinator::{Event, Outcome};
 use postgres_r::group_state::GroupState;
@@ -101,7 +102,7 @@ impl Server {
             return self.multicast(ctx, slot);
         };
         let tried = if locked {
-            t.execute(&self.db, statement)
+            t.execute(&self.db, statement, plant)
         } else {
             t.lock(&mut self.db, owner, statement, plant)
         };
@@ -120,7 +121,7 @@ impl Server {
                     let mark = t.mark();
                     let other = Statement::random(&mut ctx.rng, &self.db);
                     if t.lock(&mut self.db, owner, other, plant) == Tried::Locked {
-                        t.execute(&self.db, other);
+                        t.execute(&self.db, other, plant);
                     }
                     t.rollback_to(mark, &mut self.db, owner);
                 }
@@ -156,7 +157,8 @@ impl Server {
         let ticket = session.ticket;
         let t = session.transaction.as_mut().expect("a transaction commits");
         if ctx.scenario.plant == Plant::LateSince {
-            t.keys.iter_mut().for_each(|k| k.since = snapshot);
+            let locked = t.keys.iter_mut().filter(|k| k.flags & KEY_READ == 0);
+            locked.for_each(|k| k.since = snapshot);
         }
         let message = model::encode(
             ENVELOPE_BYTES,

@@ -5,6 +5,7 @@
 
 use crate::database::row_value_hash;
 use crate::model::{self, Change, Row, Table};
+use crate::reference::Reference;
 use postgres_r::coordinator::message::{self, Message};
 use postgres_r::gcs::Delivery;
 use postgres_r::ids::{Gid, MemberId, MessageId};
@@ -20,6 +21,7 @@ pub enum Told {
 
 #[derive(Default)]
 pub struct Checker {
+    reference: Reference,
     /// By position: the message and its checksum.
     order: Vec<(MessageId, u64)>,
     /// By position: GID and digest after the verdict.
@@ -38,11 +40,12 @@ pub struct Checker {
 }
 
 impl Checker {
-    pub fn new() -> Checker {
+    pub fn new(keys_max: usize) -> Checker {
         let rows: BTreeMap<Row, u64> = model::initial().into_iter().collect();
         Checker {
             hash: rows.iter().fold(0, |h, (r, v)| h ^ row_value_hash(*r, *v)),
             rows,
+            reference: Reference::new(keys_max),
             ..Checker::default()
         }
     }
@@ -86,11 +89,19 @@ impl Checker {
                 self.verdicts.push((gid, digest));
                 let last = self.history.len() as u64;
                 assert!(gid.0 == last || gid.0 == last + 1, "GID {gid} after {last}");
-                if gid.0 > last {
-                    let Ok(Message::Changeset(_, bytes)) = message::parse(&d.payload) else {
-                        panic!("position {} is no changeset and has GID {gid}", d.seq);
-                    };
-                    self.extend(gid, &bytes);
+                let passed = (gid.0 > last).then_some(gid);
+                match message::parse(&d.payload) {
+                    Ok(Message::Changeset(report, bytes)) => {
+                        self.reference.reported(report.low);
+                        self.reference.judge(&bytes, passed);
+                        if passed.is_some() {
+                            self.extend(gid, &bytes);
+                        }
+                    }
+                    Ok(Message::Status(report, _)) if passed.is_none() => {
+                        self.reference.reported(report.low);
+                    }
+                    other => assert!(passed.is_none(), "{other:?} has GID {gid}"),
                 }
             }
         }
@@ -134,7 +145,7 @@ impl Checker {
                         assert_eq!(
                             value & 0xffff_ffff,
                             read,
-                            "GID {gid}: {row:?} mirrors what was locked"
+                            "GID {gid}: {row:?} mirrors what was locked or read"
                         );
                     }
                     Table::Unique => {

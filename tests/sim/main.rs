@@ -10,6 +10,7 @@ mod host;
 mod link;
 mod model;
 mod network;
+mod reference;
 mod rng;
 mod scenario;
 mod server;
@@ -149,6 +150,7 @@ fn plants_are_caught() {
         &["orphan", "mirrors", "in the way"],
     );
     caught(Plant::LateSince, 1000, &["orphan"]);
+    caught(Plant::NoReadKeys, 300, &["mirrors"]);
     caught(
         Plant::NoUniqueKeys,
         300,
@@ -168,6 +170,6 @@ fn plants_are_caught() {
     caught(
         Plant::WrongVerdict,
         100,
-        &["another verdict", "another checkpoint"],
+        &["another verdict", "another checkpoint", "the reference"],
     );
 }

@@ -13,6 +13,8 @@ pub enum Plant {
     LateSince,
     /// Unique keys do not reach the writeset.
     NoUniqueKeys,
+    /// What was only read does not reach the writeset.
+    NoReadKeys,
     /// The log is said to be durable before it is.
     DeliverBeforeDisk,
     /// Helpers start without waiting for what their changeset depends on.

@@ -7,7 +7,7 @@ use crate::model::{
 };
 use crate::rng::Rng;
 use crate::scenario::Plant;
-use postgres_r::changeset::key::{KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
+use postgres_r::changeset::key::{KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_UNIQUE};
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::Gid;
 
@@ -23,6 +23,8 @@ pub enum Statement {
     DeleteChild(Row, u64),
     /// SELECT a counter FOR SHARE, write it down.
     Mirror(u32, u32),
+    /// The same without a lock, at SERIALIZABLE.
+    Glance(u32, u32),
 }
 
 /// One lock that a statement takes and the key that it becomes.
@@ -130,7 +132,7 @@ impl Statement {
             }
         };
         let parent = |rng: &mut Rng| rng.below(PARENTS.into()) as u32;
-        match rng.below(10) {
+        match rng.below(11) {
             0..=2 => Statement::Increment(counter(rng)),
             3 => Statement::InsertUnique(fresh, rng.below(UNIQUE_VALUES)),
             4 => match any(rng, Table::Unique) {
@@ -144,7 +146,8 @@ impl Statement {
                 Some((row, value)) => Statement::DeleteChild(row, value),
                 None => Statement::InsertChild(fresh, parent(rng)),
             },
-            _ => Statement::Mirror(rng.below(MIRRORS.into()) as u32, counter(rng)),
+            9 => Statement::Mirror(rng.below(MIRRORS.into()) as u32, counter(rng)),
+            _ => Statement::Glance(rng.below(MIRRORS.into()) as u32, counter(rng)),
         }
     }
 
@@ -186,6 +189,7 @@ impl Statement {
                 only(row(Table::Counter, c), LockMode::Share),
                 write(row(Table::Mirror, m), LockMode::NoKeyUpdate),
             ],
+            Self::Glance(m, _) => vec![write(row(Table::Mirror, m), LockMode::NoKeyUpdate)],
         }
     }
 }
@@ -231,7 +235,7 @@ impl Transaction {
     }
 
     /// Checks what the statement needs, under its locks, and writes.
-    pub fn execute(&mut self, db: &Database, statement: Statement) -> Tried {
+    pub fn execute(&mut self, db: &Database, statement: Statement, plant: Plant) -> Tried {
         let change = match statement {
             Statement::Increment(c) => {
                 let row = row(Table::Counter, c);
@@ -254,12 +258,25 @@ impl Transaction {
             }
             Statement::InsertChild(id, p) => (self.read(db, row(Table::Parent, p)))
                 .map(|_| Change::Put(row(Table::Child, id), u64::from(p))),
-            Statement::Mirror(m, c) => (self.read(db, row(Table::Counter, c)))
-                .map(|value| Change::Put(row(Table::Mirror, m), mirrored(c, value))),
+            Statement::Mirror(m, c) | Statement::Glance(m, c) => (self
+                .read(db, row(Table::Counter, c)))
+            .map(|value| Change::Put(row(Table::Mirror, m), mirrored(c, value))),
         };
         let Some(change) = change else {
             return Tried::Failed;
         };
+        if let Statement::Glance(_, c) = statement
+            && plant != Plant::NoReadKeys
+        {
+            let read = row(Table::Counter, c);
+            self.keys.push(Key {
+                hash: row_hash(read),
+                since: db.committed,
+                relation: read.table.oid(),
+                mode: LockMode::Share,
+                flags: KEY_READ,
+            });
+        }
         self.keys.push(Key {
             hash: relation_hash(change.row().table),
             since: db.committed,

@@ -230,8 +230,8 @@ impl World {
         let ctx = Context {
             now: 0,
             rng,
+            check: Checker::new(scenario.pace.keys_max),
             scenario,
-            check: Checker::new(),
             clients_done: false,
             healed: false,
             served: BTreeSet::new(),
