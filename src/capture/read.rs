@@ -202,20 +202,43 @@ pub fn index(index: Handle, keys: ScanKeys) -> Result<()> {
 }
 
 /// A row could not be inserted, or was not, because one with these values is in a unique index: that
-/// it is there was read.
-pub fn duplicate(index: Handle, values: &[sys::Datum], nulls: &[bool]) -> Result<()> {
-    let table = pg_relation::index_form(index).indrelid;
-    if is_known(table) {
-        return Ok(());
-    }
-    let relation = of_index(index)?;
+/// it is there was read. If the transaction had looked for it before and has come after its snapshot,
+/// that is what it fails for, as on one server: it may succeed if retried.
+pub fn duplicate(
+    rel: Handle,
+    index: Handle,
+    tid: Option<sys::ItemPointerData>,
+    values: &[sys::Datum],
+    nulls: &[bool],
+) -> Result<()> {
+    let relation = relation::lookup(rel)?;
     if relation.kind != Kind::Replicated {
         return Ok(());
     }
     let key = with_scratch(|_| entry(&relation, pg_relation::oid(index), values, nulls))?;
+    let looked = with(|reads| reads.covers(relation.oid, key)) == Some(true);
+    if looked
+        && let Some(tid) = tid
+        && search::is_newer(rel, tid)?
+    {
+        return Err(overtaken(&relation));
+    }
     // Whatever leaves the value there may happen.
     add(&relation, key.as_slice(), LockMode::KeyShare);
     Ok(())
+}
+
+/// The transaction is doomed: what it has read is not so any more.
+fn overtaken(relation: &Relation) -> PgError {
+    PgError::new(
+        "40001",
+        "could not serialize access due to read/write dependencies among transactions",
+    )
+    .detail(format!(
+        "A row that this transaction had not found was inserted into table \"{}\" meanwhile.",
+        relation.name
+    ))
+    .hint("The transaction might succeed if retried.")
 }
 
 /// Nothing more need be said of a relation.

@@ -45,6 +45,13 @@ impl ReadSet {
         self.relations.get(&relation).is_some_and(|r| r.whole)
     }
 
+    /// Whether this key of a relation was read, alone or with the whole relation.
+    #[must_use]
+    pub fn covers(&self, relation: u32, key: Option<u64>) -> bool {
+        let is_in = |r: &Reads| r.whole || key.is_some_and(|k| r.keys.contains_key(&k));
+        self.relations.get(&relation).is_some_and(is_in)
+    }
+
     /// The whole relation, whose own key is `own`, was searched.
     pub fn whole(&mut self, relation: u32, own: u64) {
         let reads = self.of(relation, own);
@@ -143,6 +150,7 @@ mod tests {
             (2, 5, Share),
         ];
         assert_eq!(keys(&set), expected);
+        assert!(set.covers(1, Some(5)) && !set.covers(1, Some(6)) && !set.covers(1, None));
         assert_eq!(set.count, 2);
     }
 
@@ -154,6 +162,7 @@ mod tests {
         set.key(1, 1001, 6, Share);
         assert_eq!(keys(&set), [(1, 1001, Update)]);
         assert!(set.has_whole(1) && !set.has_whole(2));
+        assert!(set.covers(1, None) && set.covers(1, Some(6)) && !set.covers(2, Some(6)));
         assert_eq!(set.count, 0);
     }
 

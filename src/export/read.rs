@@ -47,13 +47,15 @@ unsafe extern "C" fn pgr_do_read_index(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pgr_do_read_duplicate(
+    rel: sys::Relation,
     index: sys::Relation,
+    tid: *const sys::ItemPointerData,
     values: *const sys::Datum,
     nulls: *const bool,
 ) {
     boundary(|| {
         // SAFETY: open as long as this call lasts.
-        let index = unsafe { Handle::from_raw(index) };
+        let (rel, index) = unsafe { (Handle::from_raw(rel), Handle::from_raw(index)) };
         let n = index_form(index).indnkeyatts as usize;
         // SAFETY: an entry of the index has a value, or a null, for each of its columns.
         let (values, nulls) = unsafe {
@@ -62,6 +64,8 @@ unsafe extern "C" fn pgr_do_read_duplicate(
                 std::slice::from_raw_parts(nulls, n),
             )
         };
-        read::duplicate(index, values, nulls)
+        // SAFETY: null, or where a row lies that is in the way.
+        let tid = unsafe { tid.as_ref() }.copied();
+        read::duplicate(rel, index, tid, values, nulls)
     });
 }

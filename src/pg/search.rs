@@ -17,6 +17,12 @@ struct PgrSearched {
 }
 
 unsafe extern "C" {
+    fn pgr_shim_is_newer(
+        rel: Handle,
+        tid: *const sys::ItemPointerData,
+        out: *mut bool,
+        e: *mut *mut sys::ErrorData,
+    ) -> c_int;
     fn pgr_shim_index_search_values(
         index: Handle,
         keys: *const sys::ScanKeyData,
@@ -26,6 +32,15 @@ unsafe extern "C" {
         nothing: *mut bool,
         e: *mut *mut sys::ErrorData,
     ) -> c_int;
+}
+
+/// Whether the row that an index has under this TID is newer than the transaction's snapshot, and not
+/// its own.
+pub fn is_newer(rel: Handle, tid: sys::ItemPointerData) -> Result<bool> {
+    // SAFETY: an open table; the shim copies the TID.
+    guard::call(false, |out, e| unsafe {
+        pgr_shim_is_newer(rel, &raw const tid, out, e)
+    })
 }
 
 /// The keys of an index scan, as its executor has them.

@@ -7,15 +7,19 @@
 #include "access/hash.h"
 #include "access/skey.h"
 #include "access/stratnum.h"
+#include "access/tableam.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
 #include "shim_search.h"
 
 #define GUARD(statement) PGR_GUARD(edata, statement)
 
+extern int	pgr_shim_is_newer(Relation rel, const ItemPointerData *tid, bool *out,
+							  ErrorData **edata);
 extern int	pgr_shim_index_search_values(Relation index, ScanKey keys, int nkeys,
 										 PgrSearched *out, int *count, bool *nothing,
 										 ErrorData **edata);
@@ -137,4 +141,25 @@ pgr_shim_index_search_values(Relation index, ScanKey keys, int nkeys,
 							 ErrorData **edata)
 {
 	GUARD(*count = index_search_values(index, keys, nkeys, out, nothing));
+}
+
+/*
+ * Is the row that an index has under "tid" newer than the transaction's
+ * snapshot?  What the transaction itself has written is not, whichever command
+ * wrote it.
+ */
+static bool
+is_newer(Relation rel, ItemPointerData tid)
+{
+	SnapshotData snapshot = *GetTransactionSnapshot();
+
+	snapshot.curcid = InvalidCommandId;
+	return !table_index_fetch_tuple_check(rel, &tid, &snapshot, NULL);
+}
+
+int
+pgr_shim_is_newer(Relation rel, const ItemPointerData *tid, bool *out,
+				  ErrorData **edata)
+{
+	GUARD(*out = is_newer(rel, *tid));
 }

@@ -272,7 +272,14 @@ fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {
     } else {
         "the same data"
     };
-    serialization().detail(format!(
+    let own = origin.0 == control().member.load(Ordering::Relaxed) as u16;
+    could_not_serialize(match own {
+        // Of two that write the same one waits for the other here.
+        true if transaction::is_serializable() => "read/write dependencies among transactions",
+        true => "concurrent update",
+        false => ON_ANOTHER_MEMBER,
+    })
+    .detail(format!(
         "A transaction of member {origin} (GID {gid}) concurrently changed {what} of {}.",
         described(relation)
     ))
@@ -280,11 +287,14 @@ fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {
 
 /// What a victim gets, whether it lost here or in certification.
 pub fn serialization() -> PgError {
-    PgError::new(
-        "40001",
-        "could not serialize access due to concurrent update on another member",
-    )
-    .hint("The transaction might succeed if retried.")
+    could_not_serialize(ON_ANOTHER_MEMBER)
+}
+
+const ON_ANOTHER_MEMBER: &str = "concurrent update on another member";
+
+fn could_not_serialize(why: &str) -> PgError {
+    PgError::new("40001", format!("could not serialize access due to {why}"))
+        .hint("The transaction might succeed if retried.")
 }
 
 fn too_old() -> PgError {
