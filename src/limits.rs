@@ -36,6 +36,14 @@ pub const CERTIFIER_KEYS_MAX: usize = 4 << 20;
 pub const READ_KEYS_MAX: usize = 16 << 10;
 /// Keys that one search of a SERIALIZABLE transaction is taken down as.
 pub const READ_POINTS_MAX: usize = 256;
+/// Relations of one reservation. They fit in one imessage.
+pub const RESERVED_RELATIONS_MAX: usize = 8;
+/// Changesets of other members that a reservation outlasts.
+pub const RESERVATION_ENTRIES: u32 = 10_000;
+/// Ticks after which any member ends a reservation, in the order: its member may be gone.
+pub const RESERVATION_TICKS: u32 = 100;
+/// Transactions of a session that lose in a row, before the next is for a reservation.
+pub const LOSSES_BEFORE_RESERVATION: u32 = 8;
 /// Delivered messages between two checkpoints of the certification state, at least.
 pub const CHECKPOINT_EVERY_MESSAGES: u64 = 10_000;
 /// Most transactions of one member between multicast and verdict.

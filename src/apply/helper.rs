@@ -143,7 +143,7 @@ impl Helper {
                 );
                 send(ToCoordinator::HelperFailed {
                     gid: job.gid,
-                    sqlstate: pack(&sqlstate),
+                    sqlstate: guard::pack_sqlstate(&sqlstate),
                 })
             }
         }
@@ -203,11 +203,4 @@ pub fn pre_commit() -> Result<bool> {
     }
     gate::enter(cause.gid);
     Ok(true)
-}
-
-/// An SQLSTATE as `MAKE_SQLSTATE` packs it.
-fn pack(sqlstate: &str) -> u32 {
-    sqlstate.bytes().rev().fold(0, |packed, c| {
-        packed << 6 | u32::from(c.wrapping_sub(b'0') & 0x3f)
-    })
 }

@@ -68,7 +68,7 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
         Kind::Replicated => {}
     }
     transaction::enter()?;
-    if relation.intent.get() != transaction::state_number() {
+    if !transaction::keeps(relation.intent.get()) {
         table_lock::writes(relation.oid)?;
         if relation.exclusive {
             let mode = LockMode::Update;
@@ -76,7 +76,7 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
             let flags = KEY_RELATION | since;
             transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
         }
-        relation.intent.set(transaction::state_number());
+        relation.intent.set(transaction::place());
     }
     Ok(Some(relation))
 }
@@ -276,9 +276,9 @@ pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
         return Ok(());
     }
     transaction::enter()?;
-    if relation.row_intent.get() != transaction::state_number() {
+    if !transaction::keeps(relation.row_intent.get()) {
         table_lock::locks_rows(relation.oid)?;
-        relation.row_intent.set(transaction::state_number());
+        relation.row_intent.set(transaction::place());
     }
     // Rows without identity are only ever inserted: nothing could conflict with their locks.
     if relation.identity_columns.is_empty() {

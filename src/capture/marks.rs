@@ -61,9 +61,88 @@ impl<M: Copy> Default for Marks<M> {
     }
 }
 
+/// Cuts that are told apart.
+const CUTS_MAX: usize = 32;
+
+/// Which keys of the changeset are still there, by when and where they were appended: what was said
+/// before a savepoint need not be said again after its rollback.
+#[derive(Debug)]
+pub struct Cuts {
+    /// Counts changesets and cuts.
+    number: u64,
+    /// When the current changeset began.
+    begun: u64,
+    /// When it was cut, and to how many keys. Both ascend: what a later cut took away makes no
+    /// difference to an earlier one that left more.
+    cuts: Vec<(u64, u32)>,
+}
+
+/// When and where a key was appended; the default is nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    number: u64,
+    /// Keys up to it.
+    keys: u32,
+}
+
+impl Cuts {
+    /// Of no changeset.
+    #[must_use]
+    pub const fn new() -> Cuts {
+        Cuts {
+            number: 1,
+            begun: 1,
+            cuts: Vec::new(),
+        }
+    }
+
+    /// Another changeset begins.
+    pub fn begin(&mut self) {
+        self.number += 1;
+        self.begun = self.number;
+        self.cuts.clear();
+    }
+
+    /// So many keys are left after a rollback.
+    pub fn cut(&mut self, keys: u32) {
+        self.number += 1;
+        while self.cuts.last().is_some_and(|last| last.1 >= keys) {
+            self.cuts.pop();
+        }
+        self.cuts.push((self.number, keys));
+        if self.cuts.len() > CUTS_MAX {
+            // One cut as late as the second and as deep as the first: some key may be taken for gone
+            // that is not.
+            let (_, deepest) = self.cuts.remove(0);
+            self.cuts[0].1 = deepest;
+        }
+    }
+
+    /// That of a key that was just appended as the last of so many, or said to be among them.
+    #[must_use]
+    pub fn place(&self, keys: u32) -> Place {
+        let number = self.number;
+        Place { number, keys }
+    }
+
+    /// Whether a key is still there.
+    #[must_use]
+    pub fn keeps(&self, place: Place) -> bool {
+        let first = self.cuts.iter().find(|cut| cut.0 > place.number);
+        place.number >= self.begun && first.is_none_or(|cut| place.keys <= cut.1)
+    }
+}
+
+impl Default for Cuts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// A changeset that is only its length.
     struct Model {
@@ -143,5 +222,53 @@ mod tests {
         }
         m.rollback(2);
         assert!(m.entries.is_empty());
+    }
+
+    #[test]
+    fn a_loop_of_many_says_once_what_was_said_before_it() {
+        let mut cuts = Cuts::new();
+        let said = cuts.place(1);
+        for keys in 1..100_000 {
+            cuts.cut(keys);
+            assert!(cuts.keeps(said));
+            assert!(cuts.cuts.len() <= CUTS_MAX);
+        }
+        cuts.cut(0);
+        assert!(!cuts.keeps(said));
+    }
+
+    proptest! {
+        /// A changeset that is only the numbers of its keys: some are appended, or it is cut, or
+        /// another begins.
+        #[test]
+        fn a_key_is_there_or_counts_as_gone(steps in prop::collection::vec((0..8u8, 0..20usize), 1..200)) {
+            let mut cuts = Cuts::new();
+            let (mut keys, mut places) = (Vec::new(), Vec::new());
+            let mut rollbacks = 0;
+            for (step, at) in steps {
+                match step {
+                    0 => {
+                        keys.clear();
+                        cuts.begin();
+                        rollbacks = 0;
+                    }
+                    1 | 2 => {
+                        keys.truncate(at);
+                        cuts.cut(keys.len() as u32);
+                        rollbacks += 1;
+                    }
+                    _ => {
+                        keys.push(places.len());
+                        places.push(cuts.place(keys.len() as u32));
+                    }
+                }
+                for (key, place) in places.iter().enumerate() {
+                    let there = keys.contains(&key);
+                    prop_assert!(there || !cuts.keeps(*place), "key {} counts as there", key);
+                    prop_assert!(!there || cuts.keeps(*place) || rollbacks > CUTS_MAX, "key {}", key);
+                }
+            }
+            prop_assert!(!cuts.keeps(Place::default()));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::hash::{Digest, KeyHash, NULL_VALUE, VALUE_SEED, What};
 use super::layout::{Attr, Span};
+use super::marks::Place;
 use crate::pg::guard::Result;
 use crate::pg::heap::{self, Context};
 use crate::pg::relation::{self, Column, Handle, HashProc, Info};
@@ -54,10 +55,10 @@ pub struct Relation {
     pub exclusive: bool,
     /// ... and apply would not meet what it forbids (exclusion, deferrable).
     pub unmet: bool,
-    /// Serial number of the transaction state in which the relation's key was last appended.
-    pub intent: Cell<u64>,
-    /// The same of the key that says that rows are locked.
-    pub row_intent: Cell<u64>,
+    /// Where the relation's key was last appended.
+    pub intent: Cell<Place>,
+    /// Where the key was that says that rows are locked.
+    pub row_intent: Cell<Place>,
     valid: Cell<bool>,
     /// Owns what `Unique::Computed` points to.
     _context: Option<Context>,
@@ -260,8 +261,8 @@ fn build(rel: Handle) -> Result<Relation> {
         uniques: Vec::new(),
         exclusive: false,
         unmet: false,
-        intent: Cell::new(0),
-        row_intent: Cell::new(0),
+        intent: Cell::default(),
+        row_intent: Cell::default(),
         valid: Cell::new(true),
         _context: None,
     };

@@ -47,6 +47,18 @@ pub fn granted(relation: u32, mode: i32) -> Result<()> {
     Ok(())
 }
 
+/// Visits what the transaction has locked to change rows, with its indexes.
+pub fn each_granted(mut visit: impl FnMut(u32)) {
+    GRANTED.with(|granted| {
+        let granted = granted.borrow();
+        let granted = granted.iter().filter(|g| g.transaction == local_id());
+        let locks = granted.flat_map(|g| g.at.keys());
+        for (relation, _) in locks.filter(|(_, mode)| *mode == ROW_EXCLUSIVE) {
+            visit(*relation);
+        }
+    });
+}
+
 /// `since` of a lock in this mode that the transaction holds.
 fn since(relation: u32, mode: i32) -> Gid {
     GRANTED
@@ -76,9 +88,12 @@ pub fn locks_rows(relation: u32) -> Result<()> {
 /// LOCK TABLE has locked this relation; `children`: those below it follow.
 pub fn locked(relation: u32, mode: i32, children: bool) -> Result<()> {
     let keys = table_mode::keys(mode);
-    // What others do to an unlogged or temporary table, they do on their own member.
+    if keys.is_empty() || relation < FIRST_NORMAL_OID {
+        return Ok(());
+    }
     let (persistence, kind) = relation::persistence_and_kind(relation)?;
-    if keys.is_empty() || relation < FIRST_NORMAL_OID || persistence != b'p' {
+    // What others do to an unlogged or temporary table, they do on their own member.
+    if persistence != b'p' {
         return Ok(());
     }
     transaction::enter()?;

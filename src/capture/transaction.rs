@@ -1,6 +1,6 @@
 //! The changeset of the current transaction, under construction in imessage memory.
 
-use super::marks::Marks;
+use super::marks::{Cuts, Marks, Place};
 use super::read;
 use super::relation::Relation;
 use crate::changeset::encode::{Builder, Full, Mark};
@@ -31,6 +31,7 @@ pub struct KeyUse {
 struct State {
     builder: Option<ChainBuilder>,
     marks: Marks<Mark>,
+    cuts: Cuts,
     local_effects: bool,
 }
 
@@ -40,11 +41,10 @@ thread_local! {
         ManuallyDrop::new(RefCell::new(State {
             builder: None,
             marks: Marks::new(),
+            cuts: Cuts::new(),
             local_effects: false,
         }))
     };
-    /// Another number for every state from which keys may be missing that were there before.
-    static NUMBER: Cell<u64> = const { Cell::new(1) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     /// The transaction (local id) that [`announce`] announced last.
     static ANNOUNCED: Cell<u32> = const { Cell::new(0) };
@@ -54,13 +54,17 @@ fn with<T>(f: impl FnOnce(&mut State) -> T) -> T {
     STATE.with(|state| f(&mut state.borrow_mut()))
 }
 
-fn next_number() {
-    NUMBER.set(NUMBER.get() + 1);
+/// Whether a key that was once the last, or among those before, is still there.
+pub fn keeps(place: Place) -> bool {
+    with(|state| state.cuts.keeps(place))
 }
 
-/// As long as this does not change, keys once appended are still there.
-pub fn state_number() -> u64 {
-    NUMBER.get()
+/// That of the key that was just appended.
+pub fn place() -> Place {
+    with(|state| {
+        let keys = state.builder.as_ref().map_or(0, |b| b.counts().0);
+        state.cuts.place(keys)
+    })
 }
 
 /// Before anything is captured: begins a changeset if there is none, and marks where the current
@@ -84,8 +88,10 @@ fn start() -> Result<()> {
     announce()?;
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let sink = || ChainWriter::new(shared.pool(), Class::Local, me);
-    with(|state| state.builder = Some(Builder::new(sink(), sink())));
-    next_number();
+    with(|state| {
+        state.builder = Some(Builder::new(sink(), sink()));
+        state.cuts.begin();
+    });
     Ok(())
 }
 
@@ -253,9 +259,6 @@ pub fn discard() {
         state.local_effects = false;
         state.builder.take()
     });
-    if builder.is_some() {
-        next_number();
-    }
     drop(builder);
 }
 
@@ -268,18 +271,14 @@ extern "C" fn on_subxact(
     boundary_nofail(|| match event {
         sys::SUBXACT_EVENT_COMMIT_SUB => with(|state| state.marks.released(ended, parent)),
         sys::SUBXACT_EVENT_ABORT_SUB => {
-            let cut = with(|state| match state.marks.rolled_back(ended) {
-                Some(mark) => {
-                    if let Some(builder) = &mut state.builder {
-                        builder.rollback(mark);
-                    }
-                    true
+            with(|state| {
+                if let Some(mark) = state.marks.rolled_back(ended)
+                    && let Some(builder) = &mut state.builder
+                {
+                    builder.rollback(mark);
+                    state.cuts.cut(builder.counts().0);
                 }
-                None => false,
             });
-            if cut {
-                next_number();
-            }
             read::subtransaction_aborted();
             victim::subtransaction_aborted();
         }

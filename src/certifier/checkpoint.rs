@@ -1,25 +1,31 @@
 //! The state as bytes: what a restart and a joining member begin with.
 //!
 //! Little endian: magic u32, version u32, bound u64, last GID u64, floor u64, digest u64, counts of
-//! members u64 and entries u64; then the members by number (number u64, low u64), the GIDs above
-//! the floor in order (origin u32, count of entries u32), the entries' hashes (u64 each), the
+//! members u64, entries u64 and turns of reservations u64; then the members by number (number u64,
+//! low u64), the turns by member (see below), the GIDs above the floor in order (origin u32, count of entries u32), the entries' hashes (u64 each), the
 //! entries' slots (a byte each), and the CRC32 of everything before it.
+//!
+//! A turn: member u64, position u64 (0: it rests), changesets of others seen, or left, u32, count of
+//! relations u32, relations (u32 each, as many as a reservation can have, 0 behind the last).
 //!
 //! It depends on the state alone, not on how far purging has come: members that processed the same
 //! order write the same bytes, the one that started from a checkpoint among them.
 
 use super::history::History;
 use super::index::{GID_MAX, Index, Slot};
+use super::reservation::{Reservations, Turn};
 use super::{Certifier, Config};
 use crate::ids::{Gid, MemberId};
+use crate::limits::RESERVED_RELATIONS_MAX;
 use std::collections::BTreeMap;
 use std::fmt;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PGRS");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 4 + 4 + 7 * 8;
 const CRC_BYTES: usize = 4;
 const MEMBER_BYTES: usize = 16;
+const TURN_BYTES: usize = 24 + 4 * RESERVED_RELATIONS_MAX;
 const COMMIT_BYTES: usize = 8;
 
 /// These bytes are no state of certification that this server can go on from.
@@ -65,6 +71,7 @@ impl Certifier {
         out.reserve(
             HEAD_BYTES
                 + self.lows.len() * MEMBER_BYTES
+                + self.reservations.turns().len() * TURN_BYTES
                 + gids as usize * COMMIT_BYTES
                 + hashes.len() * 9
                 + CRC_BYTES,
@@ -78,13 +85,16 @@ impl Certifier {
             self.digest,
             self.lows.len() as u64,
             hashes.len() as u64,
-            0,
+            self.reservations.turns().len() as u64,
         ] {
             out.extend_from_slice(&word.to_le_bytes());
         }
         for (member, low) in &self.lows {
             out.extend_from_slice(&u64::from(member.0).to_le_bytes());
             out.extend_from_slice(&low.0.to_le_bytes());
+        }
+        for (member, turn) in self.reservations.turns() {
+            encode_turn(*member, turn, out);
         }
         for (origin, count) in self.history.commits_above(self.floor) {
             let count = u32::try_from(count).expect("a changeset is smaller than 4 GiB");
@@ -123,9 +133,7 @@ impl Certifier {
         let digest = input.u64()?;
         let members = input.u64()?;
         let entries = input.u64()?;
-        if input.u64()? != 0 {
-            return Err(Inconsistent("a word that is kept for later is set"));
-        }
+        let turns = input.u64()?;
         if floor > last || last > GID_MAX {
             return Err(Inconsistent("floor and last GID"));
         }
@@ -154,6 +162,13 @@ impl Certifier {
         if lows.values().min().is_some_and(|low| *low > floor) {
             return Err(Inconsistent("the floor is below all reports"));
         }
+
+        let turns = input.rows::<TURN_BYTES>(turns)?;
+        let turns = turns
+            .map(|row| decode_turn(Input(row)))
+            .collect::<Result<_, _>>()?;
+        let reservations =
+            Reservations::from_turns(turns).ok_or(Inconsistent("the reservations"))?;
 
         let commits = input.rows::<COMMIT_BYTES>(gids)?;
         let mut hashes = input.rows::<8>(entries)?;
@@ -191,9 +206,54 @@ impl Certifier {
             digest,
             history,
             index,
+            reservations,
             pending: Vec::new(),
         })
     }
+}
+
+fn encode_turn(member: MemberId, turn: &Turn, out: &mut Vec<u8>) {
+    let (relations, position, count) = match turn {
+        Turn::Holds {
+            relations,
+            position,
+            seen,
+        } => (&relations[..], *position, *seen),
+        Turn::Rests { left } => (&[][..], 0, *left),
+    };
+    out.extend_from_slice(&u64::from(member.0).to_le_bytes());
+    out.extend_from_slice(&position.to_le_bytes());
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&(relations.len() as u32).to_le_bytes());
+    for i in 0..RESERVED_RELATIONS_MAX {
+        let relation = relations.get(i).copied().unwrap_or(0);
+        out.extend_from_slice(&relation.to_le_bytes());
+    }
+}
+
+fn decode_turn(mut row: Input<'_>) -> Result<(MemberId, Turn), DecodeError> {
+    let wrong = DecodeError::Inconsistent("a reservation");
+    let member = u16::try_from(row.u64()?).map_err(|_| wrong)?;
+    let (position, count) = (row.u64()?, row.u32()?);
+    let length = row.u32()? as usize;
+    let mut relations = Vec::new();
+    for i in 0..RESERVED_RELATIONS_MAX {
+        match row.u32()? {
+            relation if i < length => relations.push(relation),
+            0 => {}
+            _ => return Err(wrong),
+        }
+    }
+    let turn = match (position, relations.len() == length) {
+        (0, true) if length == 0 => Turn::Rests { left: count },
+        (1.., true) => Turn::Holds {
+            relations,
+            position,
+            seen: count,
+        },
+        _ => return Err(wrong),
+    };
+    Ok((MemberId(member), turn))
 }
 
 /// Takes from the front, never beyond the end.

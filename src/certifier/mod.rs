@@ -8,6 +8,7 @@ mod history;
 mod index;
 #[cfg(test)]
 mod reference;
+mod reservation;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
+use reservation::Reservations;
 use std::collections::BTreeMap;
 
 /// What all members of a group must agree on.
@@ -48,6 +50,13 @@ pub enum Verdict {
         /// Where the winner ran.
         origin: MemberId,
     },
+    /// It writes, or locks rows of, what another member has reserved.
+    Reserved {
+        /// What is reserved.
+        relation: u32,
+        /// Who has it.
+        member: MemberId,
+    },
     /// One of its windows reaches to where nothing is retained any more (or, from a broken origin,
     /// names a GID that nobody has been given).
     BelowFloor,
@@ -67,6 +76,7 @@ pub struct Certifier {
     digest: u64,
     history: History,
     index: Index,
+    reservations: Reservations,
     /// Entries of the changeset being judged; empty in between.
     pending: Vec<(u64, Slot)>,
 }
@@ -90,19 +100,21 @@ impl Certifier {
             digest: 0,
             history: History::new(Gid::ZERO),
             index: Index::with_capacity(0),
+            reservations: Reservations::default(),
             pending: Vec::new(),
         }
     }
 
     /// Judges the next changeset of the order. `snapshot` is its origin's last committed GID when
-    /// it multicast it; `keys` its writeset.
+    /// it multicast it; `keys` its writeset. If it is what its member made a reservation for,
+    /// [`Certifier::reservation_used`] follows.
     pub fn certify(
         &mut self,
         origin: MemberId,
         snapshot: Gid,
         keys: impl Iterator<Item = Key>,
     ) -> Verdict {
-        let verdict = match self.judge(snapshot, keys) {
+        let verdict = match self.judge(origin, snapshot, keys) {
             Ok(depends_on) => Verdict::Pass {
                 gid: self.enter(origin),
                 depends_on,
@@ -111,6 +123,7 @@ impl Certifier {
         };
         self.pending.clear();
         self.pending.shrink_to(PENDING_KEPT);
+        self.reservations.judged(origin);
         self.extend_digest(verdict);
         verdict
     }
@@ -136,7 +149,29 @@ impl Certifier {
     /// A member left: it holds the floor down no longer.
     pub fn member_removed(&mut self, member: MemberId) {
         self.lows.remove(&member);
+        self.reservations.forget(member);
         self.raise_floor();
+    }
+
+    /// A member asks that no other writes these relations for a while; `position` is that of its
+    /// message in the order. See `reservation.rs` for when it is granted.
+    pub fn reserve(&mut self, member: MemberId, relations: &[u32], position: u64) {
+        self.reservations.reserve(member, relations, position);
+    }
+
+    /// The reservation that the member made at this position is over.
+    pub fn release(&mut self, member: MemberId, position: u64) {
+        self.reservations.release(member, position);
+    }
+
+    /// The transaction for which the member made its reservation was judged.
+    pub fn reservation_used(&mut self, member: MemberId) {
+        self.reservations.end(member);
+    }
+
+    /// Members that have reserved something, and the positions at which they did.
+    pub fn reservations(&self) -> impl Iterator<Item = (MemberId, u64)> {
+        self.reservations.held()
     }
 
     /// The last GID given.
@@ -165,13 +200,22 @@ impl Certifier {
 
     /// Checks all keys and gathers their entries in `pending`. The first key that fails decides,
     /// and of it the highest GID, so that there is one verdict and no other.
-    fn judge(&mut self, snapshot: Gid, keys: impl Iterator<Item = Key>) -> Result<Gid, Verdict> {
+    fn judge(
+        &mut self,
+        origin: MemberId,
+        snapshot: Gid,
+        keys: impl Iterator<Item = Key>,
+    ) -> Result<Gid, Verdict> {
         if snapshot > self.last_gid() {
             return Err(Verdict::BelowFloor);
         }
         let floor = self.floor;
         let mut depends_on = floor;
         for key in keys {
+            if let Some(member) = self.reservations.refuses(origin, &key) {
+                let relation = key.relation;
+                return Err(Verdict::Reserved { relation, member });
+            }
             let lock_only = key.flags & KEY_LOCK_ONLY != 0;
             let read = key.flags & KEY_READ != 0;
             let writes_only = read || key.flags & KEY_WRITES_ONLY != 0;
@@ -256,6 +300,7 @@ impl Certifier {
             Verdict::Pass { .. } => (1, Gid::ZERO),
             Verdict::Conflict { gid, .. } => (2, gid),
             Verdict::BelowFloor => (3, Gid::ZERO),
+            Verdict::Reserved { member, .. } => (4, Gid(member.0.into())),
         };
         // Each step is a bijection of the digest: once apart, two members meet again only by
         // chance.

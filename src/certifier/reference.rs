@@ -2,9 +2,12 @@
 //! through all of it each time. Written from the rules in `README.md`, not from the code beside it.
 
 use super::{Certifier, Config, Verdict};
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
+use crate::changeset::key::{
+    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
+};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, MemberId};
+use crate::limits::{RESERVATION_ENTRIES, RESERVED_RELATIONS_MAX};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +16,19 @@ struct Reference {
     passed: Vec<(u16, Vec<Key>)>,
     lows: BTreeMap<u16, u64>,
     floor: u64,
+    /// Every changeset judged, by origin: what others' changesets are counted in.
+    judged: Vec<u16>,
+    /// What was ever granted.
+    grants: Vec<Grant>,
+}
+
+/// A reservation that was granted, between two lengths of `judged`.
+struct Grant {
+    member: u16,
+    relations: BTreeSet<u32>,
+    position: u64,
+    from: usize,
+    to: Option<usize>,
 }
 
 impl Reference {
@@ -20,12 +36,80 @@ impl Reference {
         self.passed.len() as u64
     }
 
+    /// Changesets of others than `member` among those judged from one to another.
+    fn others(&self, member: u16, from: usize, to: usize) -> usize {
+        self.judged[from..to]
+            .iter()
+            .filter(|o| **o != member)
+            .count()
+    }
+
+    /// The reservation that the member has.
+    fn held(&self, member: u16) -> Option<usize> {
+        (self.grants.iter()).position(|g| g.member == member && g.to.is_none())
+    }
+
+    fn reserve(&mut self, member: u16, relations: &[u32], position: u64) {
+        let relations: BTreeSet<u32> = relations.iter().copied().collect();
+        let now = self.judged.len();
+        let taken =
+            (self.grants.iter()).any(|g| g.to.is_none() && !g.relations.is_disjoint(&relations));
+        let last = self.grants.iter().rev().find(|g| g.member == member);
+        let may = last.is_none_or(|g| {
+            g.to.is_some_and(|to| self.others(member, to, now) >= self.others(member, g.from, to))
+        });
+        if may && !taken && (1..=RESERVED_RELATIONS_MAX).contains(&relations.len()) {
+            self.grants.push(Grant {
+                member,
+                relations,
+                position,
+                from: now,
+                to: None,
+            });
+        }
+    }
+
+    fn release(&mut self, member: u16, position: Option<u64>) {
+        let now = self.judged.len();
+        if let Some(at) = self.held(member)
+            && position.is_none_or(|p| p == self.grants[at].position)
+        {
+            self.grants[at].to = Some(now);
+        }
+    }
+
     fn certify(&mut self, origin: u16, snapshot: u64, keys: &[Key]) -> Verdict {
+        let verdict = self.judge(origin, snapshot, keys);
+        self.judged.push(origin);
+        let now = self.judged.len();
+        for i in 0..self.grants.len() {
+            let Grant {
+                member, from, to, ..
+            } = self.grants[i];
+            if to.is_none() && self.others(member, from, now) >= RESERVATION_ENTRIES as usize {
+                self.grants[i].to = Some(now);
+            }
+        }
+        verdict
+    }
+
+    fn judge(&mut self, origin: u16, snapshot: u64, keys: &[Key]) -> Verdict {
         if snapshot > self.last() {
             return Verdict::BelowFloor;
         }
         let mut depends_on = self.floor;
         for mine in keys {
+            let foreign = |g: &&Grant| {
+                g.to.is_none() && g.member != origin && g.relations.contains(&mine.relation)
+            };
+            if mine.flags & (KEY_RELATION | KEY_READ) == KEY_RELATION
+                && let Some(grant) = self.grants.iter().find(foreign)
+            {
+                return Verdict::Reserved {
+                    relation: mine.relation,
+                    member: MemberId(grant.member),
+                };
+            }
             let since = mine.since.0.min(snapshot);
             for gid in (1..=self.last()).rev().filter(|gid| *gid > self.floor) {
                 let (winner, theirs) = &self.passed[gid as usize - 1];
@@ -95,10 +179,11 @@ impl Reference {
 
 /// Any of those that a key of a write or a lock can have, or those of a read.
 fn flags_of(choice: u8) -> u8 {
-    let bits = [KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_WRITES_ONLY];
+    let bits = [KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_WRITES_ONLY, KEY_RELATION];
     match choice {
-        8 => KEY_READ,
-        _ => (0..3).map(|bit| (choice >> bit & 1) * bits[bit]).sum(),
+        16 => KEY_READ,
+        17 => KEY_READ | KEY_RELATION,
+        _ => (0..4).map(|bit| (choice >> bit & 1) * bits[bit]).sum(),
     }
 }
 
@@ -111,12 +196,17 @@ enum Step {
     Report(u16, u64),
     Join(u16, u64),
     Leave(u16),
+    /// Relations from 100 on, a bit each.
+    Reserve(u16, u32),
+    /// The member's reservation, or an old one of it.
+    Release(u16, bool),
+    Used(u16),
     Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let member = || 1..5u16;
-    let key = (0..6u64, 0..4usize, 0..9u8, 0..5u64);
+    let key = (0..6u64, 0..4usize, 0..18u8, 0..5u64);
     let keys = prop::collection::vec(key, 0..5);
     prop_oneof![
         16 => (member(), 0..6u64, keys).prop_map(|(m, age, keys)| Step::Certify(m, age, keys)),
@@ -124,6 +214,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (member(), 0..8u64).prop_map(|(m, age)| Step::Report(m, age)),
         1 => (member(), 0..20u64).prop_map(|(m, age)| Step::Join(m, age)),
         1 => member().prop_map(Step::Leave),
+        2 => (member(), 0..64u32).prop_map(|(m, relations)| Step::Reserve(m, relations)),
+        1 => (member(), any::<bool>()).prop_map(|(m, old)| Step::Release(m, old)),
+        1 => member().prop_map(Step::Used),
         1 => Just(Step::Restart),
     ]
 }
@@ -156,8 +249,10 @@ proptest! {
             passed: Vec::new(),
             lows: BTreeMap::new(),
             floor: 0,
+            judged: Vec::new(),
+            grants: Vec::new(),
         };
-        for step in steps {
+        for (position, step) in (1..).zip(steps) {
             let last = reference.last();
             let ago = |age: u64| last.saturating_sub(age);
             match step {
@@ -206,7 +301,29 @@ proptest! {
                     restarted.member_removed(MemberId(member));
                     steady.member_removed(MemberId(member));
                     reference.lows.remove(&member);
+                    reference.grants.retain(|g| g.member != member);
                     reference.settle();
+                }
+                Step::Reserve(member, relations) => {
+                    let relations: Vec<u32> = (0..6u32)
+                        .filter(|bit| relations >> bit & 1 == 1)
+                        .map(|bit| 100 + bit)
+                        .collect();
+                    reference.reserve(member, &relations, position);
+                    restarted.reserve(MemberId(member), &relations, position);
+                    steady.reserve(MemberId(member), &relations, position);
+                }
+                Step::Release(member, old) => {
+                    let held = reference.held(member).map(|at| reference.grants[at].position);
+                    let position = held.filter(|_| !old).unwrap_or(position + 1);
+                    reference.release(member, Some(position));
+                    restarted.release(MemberId(member), position);
+                    steady.release(MemberId(member), position);
+                }
+                Step::Used(member) => {
+                    reference.release(member, None);
+                    restarted.reservation_used(MemberId(member));
+                    steady.reservation_used(MemberId(member));
                 }
                 Step::Restart => {
                     let bytes = encoded(&restarted);
@@ -219,6 +336,11 @@ proptest! {
                 prop_assert_eq!(certifier.floor().0, reference.floor);
                 prop_assert_eq!(certifier.last_gid().0, reference.last());
                 prop_assert_eq!(certifier.retained(), reference.weight());
+                for member in 1..5 {
+                    let held = reference.held(member).map(|at| reference.grants[at].position);
+                    let mine = certifier.reservations().find(|(m, _)| m.0 == member);
+                    prop_assert_eq!(mine.map(|(_, at)| at), held);
+                }
             }
             prop_assert_eq!(restarted.digest(), steady.digest());
         }

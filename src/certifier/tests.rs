@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::changeset::LockMode::{self, KeyShare, NoKeyUpdate, Share, Update};
-use crate::changeset::key::KEY_READ;
+use crate::changeset::key::{KEY_READ, KEY_RELATION};
+use crate::limits::RESERVATION_ENTRIES;
 
 fn key(hash: u64, mode: LockMode, flags: u8, since: u64) -> Key {
     Key {
@@ -379,12 +380,15 @@ fn a_different_verdict_goes_unnoticed() {
 /// A state with members, GIDs of several origins and entries of several kinds.
 fn example() -> Certifier {
     let mut c = group();
+    c.reserve(MemberId(2), &[102, 101], 7);
+    c.reserve(MemberId(3), &[103], 8);
     let keys = [key(1, Update, 0, 0), key(1, Share, KEY_LOCK_ONLY, 0)];
     passes(certify(&mut c, 1, 0, &keys), 1, 0);
     passes(certify(&mut c, 2, 1, &[key(2, NoKeyUpdate, 0, 1)]), 2, 0);
     passes(certify(&mut c, 3, 2, &[]), 3, 0);
     passes(certify(&mut c, 3, 3, &[key(3, Update, 0, 3)]), 4, 0);
     c.report_low(MemberId(1), Gid(1));
+    c.release(MemberId(3), 8);
     c
 }
 
@@ -427,15 +431,15 @@ fn contradictions_under_a_right_checksum_are_accepted() {
             other => panic!("{other:?}"),
         }
     };
-    // The head takes 64 bytes, each of the three members 16, each of the four GIDs 8.
-    let (members, gids) = (64, 112);
+    // The head takes 64 bytes, each of the three members 16, each of the two turns 56, each of the four
+    // GIDs 8.
+    let (members, turns, gids) = (64, 112, 224);
     let slots = encoded(&c).len() - 4 - 4;
     for (change, what) in [
         (
             &(|b: &mut [u8]| b[24] = 5) as &dyn Fn(&mut [u8]),
             "floor and last GID",
         ),
-        (&|b| b[56] = 1, "a word that is kept for later is set"),
         (&|b| b[49] = 4, "more is retained than the bound allows"),
         (&|b| b[members + 2] = 1, "the number of a member"),
         (&|b| b[members] = 2, "members out of order"),
@@ -450,6 +454,14 @@ fn contradictions_under_a_right_checksum_are_accepted() {
             },
             "the floor is below all reports",
         ),
+        (&|b| b[turns + 2] = 1, "a reservation"),
+        (&|b| b[turns + 8] = 0, "a reservation"),
+        (&|b| b[turns + 20] = 9, "a reservation"),
+        (&|b| b[turns + 20] = 1, "a reservation"),
+        (&|b| b[turns] = 4, "the reservations"),
+        (&|b| b[turns + 18] = 1, "the reservations"),
+        (&|b| b[turns + 28] = 0, "the reservations"),
+        (&|b| b[turns + 56 + 16] = 0, "the reservations"),
         (&|b| b[gids + 2] = 1, "the number of an origin"),
         (
             &|b| b[gids + 24 + 4] = 2,
@@ -483,4 +495,94 @@ fn contradictions_under_a_right_checksum_panic() {
             }
         }
     }
+}
+
+/// The intent of a write of relation `100 + n`.
+fn intent(n: u64, since: u64) -> Key {
+    key(n, KeyShare, KEY_RELATION, since)
+}
+
+fn reserved(relation: u32, member: u16) -> Verdict {
+    let member = MemberId(member);
+    Verdict::Reserved { relation, member }
+}
+
+#[test]
+fn a_long_writer_is_overtaken_though_it_has_a_reservation() {
+    let mut c = group();
+    c.reserve(MemberId(1), &[105, 106], 1);
+    assert_eq!(certify(&mut c, 2, 0, &[intent(5, 0)]), reserved(105, 1));
+    assert_eq!(certify(&mut c, 3, 0, &[intent(6, 0)]), reserved(106, 1));
+    let locker = key(5, KeyShare, KEY_RELATION | KEY_LOCK_ONLY, 0);
+    assert_eq!(certify(&mut c, 3, 0, &[locker]), reserved(105, 1));
+    // What only reads, what else is there, and what else its own member does.
+    let read = key(5, Share, KEY_RELATION | KEY_READ, 0);
+    assert!(matches!(
+        certify(&mut c, 4, 0, &[read]),
+        Verdict::Pass { .. }
+    ));
+    passes(certify(&mut c, 2, 0, &[intent(7, 0)]), 2, 0);
+    passes(certify(&mut c, 1, 0, &[intent(5, 0)]), 3, 0);
+    assert_eq!(certify(&mut c, 2, 3, &[intent(5, 3)]), reserved(105, 1));
+    // It is judged, and the others go on.
+    passes(certify(&mut c, 1, 0, &[intent(5, 0), intent(6, 0)]), 4, 0);
+    c.reservation_used(MemberId(1));
+    passes(certify(&mut c, 2, 4, &[intent(5, 4)]), 5, 0);
+}
+
+#[test]
+fn a_member_has_its_reservations_one_after_the_other() {
+    let mut c = group();
+    let positions = |c: &Certifier| c.reservations().collect::<Vec<_>>();
+    c.reserve(MemberId(1), &[105], 1);
+    c.reserve(MemberId(1), &[106], 2);
+    assert_eq!(positions(&c), [(MemberId(1), 1)]);
+    for _ in 0..3 {
+        assert_eq!(certify(&mut c, 2, 0, &[intent(5, 0)]), reserved(105, 1));
+    }
+    c.release(MemberId(1), 2);
+    assert_eq!(positions(&c), [(MemberId(1), 1)], "another one");
+    c.release(MemberId(1), 1);
+    // As many of others must have their turn, and its own don't count.
+    for gid in 1..=3 {
+        c.reserve(MemberId(1), &[106], 3);
+        assert!(positions(&c).is_empty());
+        passes(certify(&mut c, 1, 0, &[]), 2 * gid - 1, 0);
+        passes(certify(&mut c, 3, 0, &[intent(5, 0)]), 2 * gid, 0);
+    }
+    c.reserve(MemberId(1), &[106], 4);
+    assert_eq!(positions(&c), [(MemberId(1), 4)]);
+    // With no other at work it need not rest.
+    c.release(MemberId(1), 4);
+    c.reserve(MemberId(1), &[106], 5);
+    assert_eq!(positions(&c), [(MemberId(1), 5)]);
+}
+
+#[test]
+fn two_members_reserve_what_both_want_and_neither_goes_on() {
+    let mut c = group();
+    c.reserve(MemberId(1), &[105], 1);
+    c.reserve(MemberId(2), &[106, 105], 2);
+    passes(certify(&mut c, 3, 0, &[intent(6, 0)]), 1, 0);
+    c.reserve(MemberId(3), &[106], 3);
+    assert_eq!(certify(&mut c, 2, 1, &[intent(6, 1)]), reserved(106, 3));
+    // Nor does a reservation outlast its member.
+    c.member_removed(MemberId(3));
+    passes(certify(&mut c, 2, 1, &[intent(6, 1)]), 2, 0);
+}
+
+#[test]
+fn a_reservation_lasts_for_ever() {
+    let mut c = group();
+    c.reserve(MemberId(1), &[105], 1);
+    let entries = u64::from(RESERVATION_ENTRIES);
+    for last in 0..entries - 1 {
+        let verdict = certify(&mut c, 2, last, &[]);
+        assert!(matches!(verdict, Verdict::Pass { .. }));
+    }
+    assert_eq!(certify(&mut c, 3, 0, &[intent(5, 0)]), reserved(105, 1));
+    let last = c.last_gid().0;
+    let verdict = certify(&mut c, 3, last, &[intent(5, last)]);
+    assert!(matches!(verdict, Verdict::Pass { .. }));
+    assert_eq!(c.reservations().count(), 0);
 }

@@ -20,6 +20,8 @@ pub const VERSION: u16 = 1;
 pub const FLAG_LOCAL_EFFECTS: u16 = 1;
 /// Its session waits until all members show it: each reports as soon as it does.
 pub const FLAG_AWAITED: u16 = 2;
+/// Its member's reservation was for it, and ends with it.
+pub const FLAG_RESERVED: u16 = 4;
 
 /// What stands in front of every changeset: 96 bytes, little endian, no padding.
 ///

@@ -59,7 +59,8 @@ pub struct Key {
     /// The origin's `last_committed_gid` right after the lock was taken; of a read, a GID that its
     /// snapshot shows.
     pub since: Gid,
-    /// Relation, to name it in an error's DETAIL; not part of the verdict.
+    /// Relation, to name it in an error's DETAIL. It has a say in the verdict only where a member has
+    /// reserved relations, for keys of relations.
     pub relation: u32,
     /// How strongly.
     pub mode: LockMode,

@@ -368,7 +368,7 @@ fn versions_and_kinds_that_are_unknown_are_named() {
     let entries = HEADER_BYTES + 3 * super::key::KEY_BYTES;
     assert_eq!(fixed(&|b| b[entries] = 11), DecodeError::Kind(11, 0));
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 20] = 4), DecodeError::Key);
-    assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 32), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 64), DecodeError::Key);
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 23] = 1), DecodeError::Key);
     for at in (52..72).chain(88..92).chain([19]) {
         assert_eq!(fixed(&|b| b[at] = 1), DecodeError::Reserved);

@@ -1,5 +1,6 @@
 //! What goes into the coordinator's core and what comes out.
 
+use super::message::Relations;
 use crate::gcs::{self, MemberInfo, Refused, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
@@ -95,6 +96,21 @@ pub enum Event {
         ticket: u64,
         /// What it committed.
         gid: Gid,
+    },
+    /// A session that lost again and again wants to be the only member's to write these relations:
+    /// answered as [`Event::AwaitOrder`] when its wish has its place in the order, granted or not.
+    Reserve {
+        /// Its process slot.
+        worker: u32,
+        /// Names this wait; different from those of multicasts.
+        ticket: u64,
+        /// At least one.
+        relations: Relations,
+    },
+    /// The transaction that it was for is over, and was not multicast.
+    Release {
+        /// Its process slot.
+        worker: u32,
     },
     /// A helper is up and free.
     HelperReady {
@@ -237,6 +253,13 @@ pub enum Outcome {
         gid: Gid,
         /// The other's member.
         origin: MemberId,
+    },
+    /// 40001: another member has reserved what it writes.
+    Reserved {
+        /// What, for the DETAIL.
+        relation: u32,
+        /// Who.
+        member: MemberId,
     },
     /// 40001: its window reaches below what certification retains.
     BelowFloor,

@@ -1,10 +1,13 @@
 //! The messages that coordinators multicast to each other: codec, no policy.
 //!
-//! Both kinds open with an envelope of [`ENVELOPE_BYTES`] (little endian): kind u8, version u8,
+//! All kinds open with an envelope of [`ENVELOPE_BYTES`] (little endian): kind u8, version u8,
 //! six zero bytes, then the sender's [`Report`] as three u64. A changeset follows as it is; a
-//! status is followed by digest GID u64 and digest u64.
+//! status is followed by digest GID u64 and digest u64; a reservation by its relations, u32 each, as
+//! many as there can be, 0 behind the last; a release by the member u64 and the reservation's position
+//! in the order u64.
 
-use crate::ids::Gid;
+use crate::ids::{Gid, MemberId};
+use crate::limits::RESERVED_RELATIONS_MAX;
 use bytes::Bytes;
 use std::fmt;
 
@@ -16,6 +19,14 @@ pub const STATUS_BYTES: usize = ENVELOPE_BYTES + 16;
 const VERSION: u8 = 1;
 const KIND_CHANGESET: u8 = 1;
 const KIND_STATUS: u8 = 2;
+const KIND_RESERVE: u8 = 3;
+const KIND_RELEASE: u8 = 4;
+
+const RESERVE_BYTES: usize = ENVELOPE_BYTES + 4 * RESERVED_RELATIONS_MAX;
+const RELEASE_BYTES: usize = ENVELOPE_BYTES + 16;
+
+/// Relations to be reserved; 0 is none.
+pub type Relations = [u32; RESERVED_RELATIONS_MAX];
 
 /// Where a member stands, as it says itself. Each value only rises over a member's lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,6 +55,10 @@ pub enum Message {
     Changeset(Report, Bytes),
     /// Positions alone.
     Status(Report, DigestPoint),
+    /// The sender is to write these relations, and no other member.
+    Reserve(Report, Relations),
+    /// A member's reservation, made at this position of the order, is over.
+    Release(Report, MemberId, u64),
 }
 
 /// Bytes that are no message. The same on every member, so the message is passed over alike.
@@ -90,6 +105,25 @@ pub fn status(report: Report, point: DigestPoint) -> Bytes {
     Bytes::from(out)
 }
 
+/// A reservation.
+#[must_use]
+pub fn reserve(report: Report, relations: Relations) -> Bytes {
+    let mut out = vec![0; ENVELOPE_BYTES];
+    envelope(&mut out, KIND_RESERVE, report);
+    out.extend(relations.iter().flat_map(|r| r.to_le_bytes()));
+    Bytes::from(out)
+}
+
+/// The end of a reservation.
+#[must_use]
+pub fn release(report: Report, member: MemberId, position: u64) -> Bytes {
+    let mut out = vec![0; RELEASE_BYTES];
+    envelope(&mut out[..ENVELOPE_BYTES], KIND_RELEASE, report);
+    put(&mut out, ENVELOPE_BYTES, member.0.into());
+    put(&mut out, ENVELOPE_BYTES + 8, position);
+    Bytes::from(out)
+}
+
 /// Decodes a delivered payload; the changeset stays a slice of it.
 pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
     if payload.len() < ENVELOPE_BYTES {
@@ -112,7 +146,23 @@ pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
             };
             Ok(Message::Status(report, point))
         }
-        KIND_STATUS => Err(MessageError::Length(payload.len())),
+        KIND_RESERVE if payload.len() == RESERVE_BYTES => {
+            let mut relations = Relations::default();
+            for (relation, bytes) in relations
+                .iter_mut()
+                .zip(payload[ENVELOPE_BYTES..].chunks(4))
+            {
+                *relation = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+            Ok(Message::Reserve(report, relations))
+        }
+        // A number that no member has releases nothing.
+        KIND_RELEASE if payload.len() == RELEASE_BYTES => {
+            let member = u16::try_from(get(payload, ENVELOPE_BYTES)).unwrap_or(u16::MAX);
+            let position = get(payload, ENVELOPE_BYTES + 8);
+            Ok(Message::Release(report, MemberId(member), position))
+        }
+        KIND_STATUS | KIND_RESERVE | KIND_RELEASE => Err(MessageError::Length(payload.len())),
         kind => Err(MessageError::Kind(kind)),
     }
 }
@@ -166,6 +216,30 @@ mod tests {
             0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,
         ];
         assert_eq!(&bytes[..], &golden);
+    }
+
+    #[test]
+    fn golden_bytes_of_a_reservation_and_its_end() {
+        let relations = [1, 2, 3, 4, 5, 6, 7, 0x0102_0304];
+        let bytes = reserve(REPORT, relations);
+        assert_eq!(bytes.len(), RESERVE_BYTES);
+        assert_eq!(bytes[..2], [3, 1]);
+        #[rustfmt::skip]
+        assert_eq!(&bytes[ENVELOPE_BYTES..], &[
+            1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0,
+            5, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0, 4, 3, 2, 1,
+        ]);
+        assert_eq!(parse(&bytes), Ok(Message::Reserve(REPORT, relations)));
+        let bytes = release(REPORT, MemberId(5), 0x0102);
+        assert_eq!(bytes[..2], [4, 1]);
+        #[rustfmt::skip]
+        assert_eq!(&bytes[ENVELOPE_BYTES..], &[
+            5, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0,
+        ]);
+        let expected = Message::Release(REPORT, MemberId(5), 0x0102);
+        assert_eq!(parse(&bytes), Ok(expected));
+        let short = bytes.slice(..RELEASE_BYTES - 1);
+        assert_eq!(parse(&short), Err(MessageError::Length(RELEASE_BYTES - 1)));
     }
 
     #[test]

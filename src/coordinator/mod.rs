@@ -10,6 +10,7 @@ mod opening;
 mod ordered;
 mod own;
 mod replicated;
+mod reserving;
 pub mod run;
 mod step;
 mod waiting;

@@ -7,7 +7,7 @@ use super::message::{self, Message};
 use super::replicated::Replicated;
 use super::step::Coordinator;
 use crate::certifier::Verdict;
-use crate::changeset::decode::{Changeset, FLAG_AWAITED, FLAG_LOCAL_EFFECTS};
+use crate::changeset::decode::{Changeset, FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED};
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -87,6 +87,18 @@ impl Coordinator {
                     return self.fail(reason, out);
                 }
             }
+            Ok(Message::Reserve(report, relations)) => {
+                self.replicated.report(id.member, report);
+                self.replicated.reserve(id.member, relations);
+                if own.is_some() {
+                    self.reserving.delivered();
+                    self.release_own();
+                }
+            }
+            Ok(Message::Release(report, member, position)) => {
+                self.replicated.report(id.member, report);
+                self.replicated.release(member, position);
+            }
             // The same bytes everywhere, so every member passes over it.
             Err(_) => {}
         }
@@ -119,6 +131,10 @@ impl Coordinator {
         let verdict =
             self.replicated
                 .certify(origin, header.snapshot_gid, changeset.keys(), digest_gids);
+        if header.flags & FLAG_RESERVED != 0 {
+            self.replicated.reservation_used(origin);
+            self.reserving.used(ticket);
+        }
         let (gid, depends_on) = match verdict {
             Verdict::Pass { gid, depends_on } => (gid, depends_on),
             failed => {
@@ -133,6 +149,9 @@ impl Coordinator {
                         gid,
                         origin,
                     },
+                    Verdict::Reserved { relation, member } => {
+                        Outcome::Reserved { relation, member }
+                    }
                     _ => Outcome::BelowFloor,
                 };
                 return self.verdict(ticket, outcome, out);
@@ -231,6 +250,7 @@ impl Coordinator {
         self.replicated = restored;
         self.ledger.restored();
         self.waiting.restored(self.ledger.last_sent());
+        self.reserving.delivered();
         self.last_index = 0;
     }
 

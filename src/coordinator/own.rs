@@ -62,11 +62,15 @@ impl Coordinator {
                     (self.config.me, self.config.incarnation)
                 );
                 self.ledger.sent(token, id.number);
+                if let Some(who) = self.reserving.sent(token) {
+                    self.waiting.sent_for(id.number, who);
+                }
                 self.offer_held(out);
             }
             // It may pass before the group is given up for lost: see `Opening`.
             Err(Refused::Busy | Refused::NotPrimary) => {
                 self.ledger.hold_again(token);
+                self.reserving.not_sent(token);
                 self.waiting.engine_refuses(true);
             }
             Err(Refused::TooBig) => {

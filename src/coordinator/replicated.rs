@@ -3,7 +3,7 @@
 
 use super::digests::Digests;
 use super::event::Pace;
-use super::message::{DigestPoint, Report};
+use super::message::{DigestPoint, Relations, Report};
 use crate::certifier::{self, Certifier, Verdict};
 use crate::changeset::Key;
 use crate::gcs::View;
@@ -158,6 +158,27 @@ impl Replicated {
             };
         }
         verdict
+    }
+
+    /// The verdict was on what the member's reservation was for.
+    pub fn reservation_used(&mut self, member: MemberId) {
+        self.certifier.reservation_used(member);
+    }
+
+    /// A delivered reservation.
+    pub fn reserve(&mut self, member: MemberId, relations: Relations) {
+        let relations: Vec<u32> = relations.into_iter().filter(|r| *r != 0).collect();
+        self.certifier.reserve(member, &relations, self.seq);
+    }
+
+    /// A delivered end of a reservation.
+    pub fn release(&mut self, member: MemberId, position: u64) {
+        self.certifier.release(member, position);
+    }
+
+    /// Members that have reserved something, and the positions at which they did.
+    pub fn reservations(&self) -> impl Iterator<Item = (MemberId, u64)> {
+        self.certifier.reservations()
     }
 
     /// A delivered report of positions.

@@ -6,6 +6,7 @@ use super::ledger::{Ledger, Ticket};
 use super::message::{self, DigestPoint, Message, Report};
 use super::opening::Opening;
 use super::replicated::Replicated;
+use super::reserving::Reserving;
 use super::waiting::Waiting;
 use crate::gcs::{MemberInfo, View};
 use crate::group_state::GroupState;
@@ -28,6 +29,8 @@ pub struct Coordinator {
     pub(super) dispatch: Dispatch,
     /// Sessions that want more than a prefix.
     pub(super) waiting: Waiting,
+    /// Reservations of this member, and those that have to end.
+    pub(super) reserving: Reserving,
     /// When the group opens and closes to writers.
     pub(super) opening: Opening,
     /// This member's positions.
@@ -60,6 +63,7 @@ impl Coordinator {
             last_index: 0,
             ledger: Ledger::default(),
             waiting: Waiting::default(),
+            reserving: Reserving::default(),
             dispatch: Dispatch::new(config.helpers, config.pace.queue_bytes),
             opening: Opening::new(config.pace.quorum_ticks),
             progress: Report {
@@ -158,6 +162,12 @@ impl Coordinator {
                 ticket,
                 gid,
             } => self.await_shown((worker, ticket), gid),
+            Event::Reserve {
+                worker,
+                ticket,
+                relations,
+            } => self.reserve((worker, ticket), relations, out),
+            Event::Release { worker } => self.release(worker, out),
             Event::HelperReady { helper } => self.dispatch.ready(helper),
             Event::HelperApplied { helper, gid } => {
                 let applied = self.dispatch.applied(helper, gid);
@@ -223,6 +233,7 @@ impl Coordinator {
             self.set_state(GroupState::Online, out);
             self.offer_held(out);
         }
+        self.serve_reserving(out);
         self.serve_waiting(out);
         if self.stopping {
             self.refuse_held(out);
@@ -286,6 +297,7 @@ impl Coordinator {
         if self.state == GroupState::Online {
             self.offer_held(out);
         }
+        self.end_old_reservations();
         self.report_when_quiet(out);
         let stable = (self.progress.flushed, self.replicated.flushed_by_all());
         if stable != self.stable {
@@ -346,6 +358,7 @@ impl Coordinator {
         match event {
             Event::Multicast { worker, ticket, .. }
             | Event::AwaitOrder { worker, ticket }
+            | Event::Reserve { worker, ticket, .. }
             | Event::AwaitShown { worker, ticket, .. } => {
                 self.verdict(Some((worker, ticket)), Outcome::NotPrimary, out);
             }

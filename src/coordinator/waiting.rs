@@ -44,6 +44,16 @@ impl Waiting {
         self.refused = refuses;
     }
 
+    /// Whether it did not.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Own message `number`, which is the last one, was sent for this reader.
+    pub fn sent_for(&mut self, number: u64, who: Ticket) {
+        self.readers.push_back((number, who));
+    }
+
     /// The order goes on from a checkpoint that may cover what was sent: it serves nobody any more.
     pub fn restored(&mut self, last_sent: u64) {
         for (need, _) in &mut self.readers {
@@ -122,6 +132,7 @@ impl Coordinator {
 
     /// No order for readers from here on.
     pub(super) fn refuse_readers(&mut self, out: &mut Vec<Effect>) {
+        self.refuse_reserving(out);
         for (_, who) in std::mem::take(&mut self.waiting.readers) {
             self.verdict(Some(who), Outcome::NotPrimary, out);
         }

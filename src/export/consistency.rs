@@ -7,6 +7,10 @@ use crate::worker::consistency;
 #[unsafe(no_mangle)]
 pub static mut pgr_awaits_shown: bool = false;
 
+/// See postgres_r.h.
+#[unsafe(no_mangle)]
+pub static mut pgr_reserves: bool = false;
+
 #[unsafe(no_mangle)]
 extern "C" fn pgr_do_before_snapshot() {
     boundary(consistency::before_snapshot);

@@ -3,6 +3,7 @@
 use super::pool::Chain;
 use super::queue::Words;
 use crate::ids::{Gid, MemberId};
+use crate::limits::RESERVED_RELATIONS_MAX;
 
 /// Words that are no message of this conversation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,15 @@ pub enum ToCoordinator {
         /// What it committed.
         gid: Gid,
     },
+    /// A session wants its member to reserve relations: answered as `AwaitOrder` is.
+    Reserve {
+        /// Names the wait; no transaction has this number.
+        ticket: u64,
+        /// Which; 0 is none.
+        relations: [u32; RESERVED_RELATIONS_MAX],
+    },
+    /// What it wanted them for is over, and was not multicast.
+    Release,
     /// A helper has connected and wants work.
     HelperReady {
         /// The number under which it was started.
@@ -81,6 +91,15 @@ pub enum ToWorker {
         gid: Gid,
         /// Where the winner came from.
         origin: MemberId,
+    },
+    /// Another member has reserved what it writes.
+    Reserved {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// What is reserved.
+        relation: u32,
+        /// Who has it.
+        member: MemberId,
     },
     /// Its window reached below what the certifier retains.
     BelowFloor {
@@ -146,6 +165,16 @@ fn chain_of([a, b, owner]: [u64; 3]) -> Chain {
     }
 }
 
+const RELATION_WORDS: usize = RESERVED_RELATIONS_MAX / 2;
+
+fn relation_words(relations: [u32; RESERVED_RELATIONS_MAX]) -> [u64; RELATION_WORDS] {
+    std::array::from_fn(|i| u64::from(relations[2 * i]) | u64::from(relations[2 * i + 1]) << 32)
+}
+
+fn relations_of(words: [u64; RELATION_WORDS]) -> [u32; RESERVED_RELATIONS_MAX] {
+    std::array::from_fn(|i| (words[i / 2] >> (32 * (i % 2))) as u32)
+}
+
 macro_rules! words {
     ($($word:expr),* $(,)?) => {{
         let mut words: Words = [0; 7];
@@ -172,6 +201,11 @@ impl From<ToCoordinator> for Words {
             ToCoordinator::StopGroup => words![8],
             ToCoordinator::AwaitOrder { ticket } => words![9, ticket],
             ToCoordinator::AwaitShown { ticket, gid } => words![10, ticket, gid.0],
+            ToCoordinator::Reserve { ticket, relations } => {
+                let [a, b, c, d] = relation_words(relations);
+                words![11, ticket, a, b, c, d]
+            }
+            ToCoordinator::Release => words![12],
         }
     }
 }
@@ -201,6 +235,11 @@ impl TryFrom<Words> for ToCoordinator {
                 ticket: w[1],
                 gid: Gid(w[2]),
             },
+            11 => Self::Reserve {
+                ticket: w[1],
+                relations: relations_of([w[2], w[3], w[4], w[5]]),
+            },
+            12 => Self::Release,
             _ => return Err(BadMessage),
         })
     }
@@ -229,6 +268,11 @@ impl From<ToWorker> for Words {
             ToWorker::Done => words![6],
             ToWorker::Failed => words![7],
             ToWorker::Reached { ticket, gid } => words![8, ticket, gid.0],
+            ToWorker::Reserved {
+                ticket,
+                relation,
+                member,
+            } => words![9, ticket, relation.into(), member.0.into()],
         }
     }
 }
@@ -256,6 +300,11 @@ impl TryFrom<Words> for ToWorker {
             8 => Self::Reached {
                 ticket,
                 gid: Gid(w[2]),
+            },
+            9 => Self::Reserved {
+                ticket,
+                relation: w[2] as u32,
+                member: MemberId(w[3] as u16),
             },
             _ => return Err(BadMessage),
         })
@@ -335,6 +384,11 @@ mod tests {
             ToCoordinator::StopGroup,
             ToCoordinator::AwaitOrder { ticket },
             ToCoordinator::AwaitShown { ticket, gid },
+            ToCoordinator::Reserve {
+                ticket,
+                relations: [1, 2, 3, 4, 5, 6, 7, u32::MAX],
+            },
+            ToCoordinator::Release,
         ]);
         survives(&[
             ToWorker::Pass { ticket, gid },
@@ -350,6 +404,11 @@ mod tests {
             ToWorker::Done,
             ToWorker::Failed,
             ToWorker::Reached { ticket, gid },
+            ToWorker::Reserved {
+                ticket,
+                relation: u32::MAX,
+                member: MemberId(u16::MAX),
+            },
         ]);
         survives(&[
             ToHelper::Apply {

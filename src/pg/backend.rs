@@ -131,6 +131,12 @@ pub fn is_client() -> bool {
     unsafe { sys::MyBackendType == sys::B_BACKEND }
 }
 
+/// [`crate::worker::consistency::before_snapshot`] is to be called before the session's next snapshot.
+pub fn set_reserves(reserves: bool) {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_reserves = reserves };
+}
+
 /// [`crate::worker::consistency::after_commit`] is to be called when the transaction is over.
 pub fn set_awaits_shown(awaits: bool) {
     // SAFETY: a variable of this process.

@@ -1,7 +1,7 @@
 //! Processes of the server: what the postmaster starts, and whom the gate lets in.
 
 use super::guard::{self, PgError, Result};
-use super::{ddl, guc, shmem, sys};
+use super::{ddl, errors, guc, shmem, sys};
 use crate::group_state::GroupState;
 use std::ffi::c_int;
 use std::os::fd::IntoRawFd;
@@ -33,6 +33,7 @@ pub fn postmaster_start() -> Result<()> {
     // Every process of the server inherits it; it is never closed.
     shmem::set_wake_fd(std::os::fd::OwnedFd::from(wake).into_raw_fd());
     ddl::install_refusals();
+    errors::install();
     // SAFETY: in the postmaster, where static workers are registered.
     guard::call0(|e| unsafe { pgr_shim_register_coordinator(COORDINATOR_RESTART_SECONDS, e) })
 }

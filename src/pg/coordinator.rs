@@ -138,7 +138,9 @@ fn requests(control: &Control) -> Option<SlotNo> {
                     answer(from, ToWorker::NotPrimary { ticket });
                 }
                 Ok(
-                    ToCoordinator::AwaitOrder { ticket } | ToCoordinator::AwaitShown { ticket, .. },
+                    ToCoordinator::AwaitOrder { ticket }
+                    | ToCoordinator::AwaitShown { ticket, .. }
+                    | ToCoordinator::Reserve { ticket, .. },
                 ) => answer(from, ToWorker::NotPrimary { ticket }),
                 _ => {}
             }

@@ -241,6 +241,18 @@ fn into_c(raised: Raised) -> Throw {
     }
 }
 
+/// An SQLSTATE as `MAKE_SQLSTATE` packs it.
+#[must_use]
+pub const fn pack_sqlstate(sqlstate: &str) -> u32 {
+    let (bytes, mut packed) = (sqlstate.as_bytes(), 0);
+    let mut at = bytes.len();
+    while at > 0 {
+        at -= 1;
+        packed = packed << 6 | (bytes[at].wrapping_sub(b'0') & 0x3f) as u32;
+    }
+    packed
+}
+
 /// Panics are reported by [`boundary`]; the default hook's symbolised backtrace costs 0.2 s each.
 /// Call once a process.
 pub fn install_panic_hook() {

@@ -152,6 +152,14 @@ impl PgHost {
                     ticket,
                 });
             }
+            ToCoordinator::Reserve { ticket, relations } => {
+                out.push_back(Event::Reserve {
+                    worker: from.0,
+                    ticket,
+                    relations,
+                });
+            }
+            ToCoordinator::Release => out.push_back(Event::Release { worker: from.0 }),
             ToCoordinator::AwaitShown { ticket, gid } => {
                 self.push_progress(out);
                 out.push_back(Event::AwaitShown {
@@ -287,6 +295,11 @@ impl Host for PgHost {
                 origin,
             },
             Outcome::Reached { gid } => ToWorker::Reached { ticket, gid },
+            Outcome::Reserved { relation, member } => ToWorker::Reserved {
+                ticket,
+                relation,
+                member,
+            },
             Outcome::BelowFloor => ToWorker::BelowFloor { ticket },
             Outcome::NotPrimary => ToWorker::NotPrimary { ticket },
             Outcome::Busy => ToWorker::Busy { ticket },

@@ -6,6 +6,7 @@ pub mod commit_gid;
 pub mod coordinator;
 pub mod ddl;
 pub mod elog;
+pub mod errors;
 pub mod guard;
 pub mod guard_test;
 pub mod guc;

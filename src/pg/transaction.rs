@@ -125,6 +125,12 @@ pub fn is_serializable() -> bool {
     u32::from(isolation()) >= sys::XACT_SERIALIZABLE
 }
 
+/// Whether all its statements see the same: REPEATABLE READ or SERIALIZABLE.
+#[must_use]
+pub fn has_one_snapshot() -> bool {
+    u32::from(isolation()) >= sys::XACT_REPEATABLE_READ
+}
+
 /// Whether the transaction was declared READ ONLY.
 #[must_use]
 pub fn is_read_only() -> bool {

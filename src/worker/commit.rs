@@ -3,11 +3,11 @@
 use super::channel::{self, control, set_phase, slot};
 use super::gate::{self, LOOK_AROUND};
 use super::phase::Phase;
-use super::{consistency, victim};
+use super::{consistency, fairness, victim};
 use crate::capture::read;
 use crate::capture::relation::described;
 use crate::capture::transaction::{self as captured, Pending};
-use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, Header};
+use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, Header};
 use crate::changeset::encode::Sink;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -47,6 +47,7 @@ pub fn pre_commit() -> Result<bool> {
     let _held = backend::HeldInterrupts::new();
     let sent = multicast(pending, local_effects)?;
     let gid = wait_verdict(&sent)?;
+    fairness::won();
     slot().gid.store(gid.0, Ordering::SeqCst);
     set_phase(Phase::Certified);
     if guc::consistent_after() {
@@ -116,6 +117,9 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     if guc::consistent_after() {
         flags |= FLAG_AWAITED;
     }
+    if fairness::holds() {
+        flags |= FLAG_RESERVED;
+    }
     let header = Header {
         flags,
         group: GroupId(control.group_id.load(Ordering::Relaxed)),
@@ -182,13 +186,29 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
                     .counters
                     .certification_failures
                     .fetch_add(1, Ordering::Relaxed);
+                fairness::used();
+                fairness::lost(relation);
                 return Err(lost(relation, gid, origin));
+            }
+            Some(ToWorker::Reserved {
+                ticket,
+                relation,
+                member,
+            }) if ticket == sent.ticket => {
+                control()
+                    .counters
+                    .certification_failures
+                    .fetch_add(1, Ordering::Relaxed);
+                fairness::used();
+                fairness::refused();
+                return Err(reserved(relation, member));
             }
             Some(ToWorker::BelowFloor { ticket }) if ticket == sent.ticket => {
                 control()
                     .counters
                     .certification_failures
                     .fetch_add(1, Ordering::Relaxed);
+                fairness::used();
                 return Err(too_old());
             }
             Some(ToWorker::NotPrimary { ticket }) if ticket == sent.ticket => {
@@ -283,6 +303,21 @@ fn lost(relation: u32, gid: Gid, origin: MemberId) -> PgError {
         "A transaction of member {origin} (GID {gid}) concurrently changed {what} of {}.",
         described(relation)
     ))
+}
+
+/// Not counted as a loss: who made the reservation has lost more often.
+fn reserved(relation: u32, member: MemberId) -> PgError {
+    serialization().detail(format!(
+        "{} is reserved by member {member} for a transaction that lost several times.",
+        capitalized(&described(relation))
+    ))
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
 }
 
 /// What a victim gets, whether it lost here or in certification.

@@ -3,6 +3,7 @@
 
 use super::channel::{self, control, slot};
 use super::commit::{is_over, state};
+use super::fairness;
 use super::gate::LOOK_AROUND;
 use crate::group_state::GroupState;
 use crate::ids::Gid;
@@ -22,9 +23,11 @@ thread_local! {
     static AWAITED: Cell<Gid> = const { Cell::new(Gid::ZERO) };
 }
 
-/// A transaction of the replicated database is about to take its first snapshot.
+/// A transaction of the replicated database is about to take its first snapshot, or locks of tables
+/// that come before it.
 pub fn before_snapshot() -> Result<()> {
-    if !guc::consistent_before() || !backend::is_client() {
+    let reserves = fairness::wants();
+    if !(guc::consistent_before() || reserves) || !backend::is_client() {
         return Ok(());
     }
     // Before START has come to its end nothing was acknowledged by a group. The stage is looked at
@@ -35,7 +38,12 @@ pub fn before_snapshot() -> Result<()> {
         return Ok(());
     }
     channel::attach(false)?;
-    let gid = ask_order()?;
+    let reserved = if reserves { fairness::ask()? } else { None };
+    let gid = match reserved {
+        Some(gid) => gid,
+        None if !guc::consistent_before() => return Ok(()),
+        None => ask(|ticket| ToCoordinator::AwaitOrder { ticket })?.ok_or_else(unordered)?,
+    };
     let (readers, wants) = (&control().readers, &slot().wants_gid);
     let mut there = readers.wait(wants, gid, &control().visible);
     let _wait = Waiting;
@@ -49,20 +57,20 @@ pub fn before_snapshot() -> Result<()> {
     Ok(())
 }
 
-/// The highest GID that can have been acknowledged by now.
-fn ask_order() -> Result<Gid> {
+/// Asks for a message of this member in the order: the highest GID that can have been acknowledged when
+/// it was sent. `None` if there is no order now.
+pub fn ask(question: impl FnOnce(u64) -> ToCoordinator) -> Result<Option<Gid>> {
     let wanted = next_wait();
     let is_open = || state() == Some(GroupState::Online) && channel::has_coordinator();
-    let question = ToCoordinator::AwaitOrder { ticket: wanted };
-    if !is_open() || channel::request(question).is_err() {
-        return Err(unordered());
+    if !is_open() || channel::request(question(wanted)).is_err() {
+        return Ok(None);
     }
     loop {
         match channel::receive() {
-            Some(ToWorker::Reached { ticket, gid }) if ticket == wanted => return Ok(gid),
-            Some(ToWorker::NotPrimary { ticket }) if ticket == wanted => return Err(unordered()),
+            Some(ToWorker::Reached { ticket, gid }) if ticket == wanted => return Ok(Some(gid)),
+            Some(ToWorker::NotPrimary { ticket }) if ticket == wanted => return Ok(None),
             Some(_) => {}
-            None if !is_open() => return Err(unordered()),
+            None if !is_open() => return Ok(None),
             None => {
                 let event = sys::WAIT_EVENT_REPLICATION_CONSISTENCY;
                 latch::sleep_interruptible(Some(LOOK_AROUND), event)?;

@@ -10,6 +10,8 @@ pub mod commit;
 #[cfg(feature = "server")]
 pub mod consistency;
 #[cfg(feature = "server")]
+pub mod fairness;
+#[cfg(feature = "server")]
 pub mod gate;
 #[cfg(feature = "server")]
 pub mod victim;
@@ -18,5 +20,6 @@ pub mod victim;
 #[cfg(feature = "server")]
 pub fn ended() {
     victim::ended();
+    fairness::ended();
     channel::release();
 }

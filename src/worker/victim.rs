@@ -5,6 +5,7 @@
 
 use super::channel::{self, control, slot};
 use super::commit::serialization;
+use super::fairness;
 use super::phase::Phase;
 use crate::capture::relation::described;
 use crate::capture::transaction::watch_transactions;
@@ -58,6 +59,7 @@ pub fn serve() -> Result<()> {
             .counters
             .local_victims
             .fetch_add(1, Ordering::Relaxed);
+        fairness::lost(slot().victim_relation.load(Ordering::Relaxed));
     }
     watch_transactions()?;
     if backend::is_idle() {

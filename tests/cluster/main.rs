@@ -6,6 +6,7 @@ mod capture;
 mod conflicts;
 mod consistency;
 mod crash;
+mod fairness;
 mod group;
 mod load;
 mod locks;

@@ -20,8 +20,8 @@ fn memory_kb(client: &mut Client) -> i64 {
     number.parse().expect("a number")
 }
 
-/// Bytes of keys and entries of each changeset in a member's log.
-fn changeset_bytes(group: &TestGroup, number: usize) -> Vec<u32> {
+/// Count of keys, and bytes of keys and entries, of each changeset in a member's log.
+fn changesets(group: &TestGroup, number: usize) -> Vec<(u32, u32)> {
     let server = group.member(number).expect("member");
     let mut all = Vec::new();
     for file in std::fs::read_dir(server.data.join("pg_group/log")).expect("the group's log") {
@@ -31,7 +31,7 @@ fn changeset_bytes(group: &TestGroup, number: usize) -> Vec<u32> {
         let headers = bytes
             .windows(HEADER_BYTES)
             .filter(|w| w.starts_with(b"PGRC"));
-        all.extend(headers.map(|h| word(h, 80) + word(h, 84)));
+        all.extend(headers.map(|h| (word(h, 72), word(h, 80) + word(h, 84))));
     }
     all
 }
@@ -60,9 +60,9 @@ fn a_loop_of_100000_exception_blocks_takes_no_memory_for_what_it_rolled_back() {
     let mut client = group.client(1);
     // All but one are rolled back.
     iterate(&mut client, 100_001, 200_000, "i < 200000");
-    let bytes = changeset_bytes(&group, 1);
-    assert_eq!(bytes.len(), 1, "one transaction");
-    assert!(bytes[0] < 500, "{} bytes for two rows", bytes[0]);
+    let sent = changesets(&group, 1);
+    assert_eq!(sent.len(), 1, "one transaction");
+    assert!(sent[0].1 < 500, "{} bytes for two rows", sent[0].1);
     client
         .batch_execute("DELETE FROM t; UPDATE u SET v = 0 WHERE v > 0; BEGIN")
         .expect("begin");
@@ -72,6 +72,15 @@ fn a_loop_of_100000_exception_blocks_takes_no_memory_for_what_it_rolled_back() {
     let growth = memory_kb(&mut client) - before;
     client.batch_execute("COMMIT").expect("commit");
     println!("memory grew by {growth} kB");
+    let most = changesets(&group, 1)
+        .into_iter()
+        .map(|(keys, _)| keys)
+        .max();
+    // A key a row, and a few of the tables.
+    assert!(
+        most.is_some_and(|keys| (100_000..100_020).contains(&keys)),
+        "{most:?} keys of 100,000 rows"
+    );
     assert!(
         growth < 4 << 10,
         "{growth} kB more after 90,000 more iterations"

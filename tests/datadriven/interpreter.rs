@@ -66,6 +66,18 @@ impl Interpreter {
                     .report_low(member_id(member)?, Gid(named(low, "low")?));
                 Ok(self.floor())
             }
+            ("reserve", [member, position, relations @ ..]) => {
+                let relations: Vec<u32> = relations.iter().map(|r| self.relation(r)).collect();
+                let position = named(position, "position")?;
+                self.certifier
+                    .reserve(member_id(member)?, &relations, position);
+                Ok(self.reserved())
+            }
+            ("release", [member, position]) => {
+                let position = named(position, "position")?;
+                self.certifier.release(member_id(member)?, position);
+                Ok(self.reserved())
+            }
             ("restart", []) => self.restart(),
             ("state", []) => Ok(format!(
                 "last={} floor={} retained={}\n",
@@ -73,7 +85,7 @@ impl Interpreter {
                 self.certifier.floor(),
                 self.certifier.retained()
             )),
-            ("commit", [member, snapshot]) => {
+            ("commit", [member, snapshot, used @ ..]) if matches!(used, [] | ["reserved"]) => {
                 let origin = member_id(member)?;
                 let snapshot = Gid(named(snapshot, "snapshot")?);
                 let mut keys = Vec::new();
@@ -84,6 +96,9 @@ impl Interpreter {
                     }
                 }
                 let verdict = self.certifier.certify(origin, snapshot, keys.into_iter());
+                if !used.is_empty() {
+                    self.certifier.reservation_used(origin);
+                }
                 Ok(self.show(verdict))
             }
             _ => Err(format!("unknown command: {head}")),
@@ -193,6 +208,16 @@ impl Interpreter {
         format!("floor={}\n", self.certifier.floor())
     }
 
+    fn reserved(&self) -> String {
+        let held = self.certifier.reservations();
+        let held: Vec<String> = held.map(|(m, at)| format!("m{m} at {at}")).collect();
+        if held.is_empty() {
+            "reserved: none\n".into()
+        } else {
+            format!("reserved: {}\n", held.join(", "))
+        }
+    }
+
     fn show(&self, verdict: Verdict) -> String {
         let mut out = String::new();
         match verdict {
@@ -206,6 +231,10 @@ impl Interpreter {
             } => {
                 let relation = &self.relations[relation as usize];
                 writeln!(out, "conflict on {relation} with gid={gid} of m{origin}")
+            }
+            Verdict::Reserved { relation, member } => {
+                let relation = &self.relations[relation as usize];
+                writeln!(out, "{relation} is reserved by m{member}")
             }
             Verdict::BelowFloor => writeln!(out, "below floor"),
         }

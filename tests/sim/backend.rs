@@ -2,14 +2,14 @@
 
 use crate::check::Told;
 use crate::database::Owner;
-use crate::model::{self, Outgoing};
+use crate::model::{self, Outgoing, Table};
 use crate::scenario::Plant;
 use crate::server::Server;
 use crate::session::{Phase, Statement, Tried};
 use crate::world::Context;
-use postgres_r::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS};
+use postgres_r::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED};
 use postgres_r::changeset::key::KEY_READ;
-use postgres_r::coordinator::message::ENVELOPE_BYTES;
+use postgres_r::coordinator::message::{ENVELOPE_BYTES, Relations};
 use postgres_r::coordinator::{Event, Outcome};
 use postgres_r::group_state::GroupState;
 use postgres_r::ids::{Gid, Incarnation};
@@ -48,6 +48,9 @@ impl Server {
                 {
                     session.begin(xid, &mut ctx.rng, &self.db);
                     ctx.trace(|| format!("{me} session {slot} begins {xid}"));
+                    if ctx.rng.per_mille(40) {
+                        self.reserve(ctx, slot);
+                    }
                     return self.wake_session(ctx, slot, 5);
                 }
                 // Clients come back when there is something to do.
@@ -79,6 +82,37 @@ impl Server {
         running.readers.insert(ticket, ctx.check.acknowledged());
         let worker = slot;
         self.tell_coordinator(ctx, slot, Event::AwaitOrder { worker, ticket });
+    }
+
+    /// Wishes for relations that only this member writes until the transaction is over. It doesn't wait
+    /// for them: what it gains is not what is tested, but that all members agree.
+    fn reserve(&mut self, ctx: &mut Context, slot: u32) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        running.sessions[slot as usize].reserves = true;
+        let ticket = FIRST_READ + ctx.rng.next() % FIRST_READ;
+        running.readers.insert(ticket, ctx.check.acknowledged());
+        let mut relations = Relations::default();
+        for relation in &mut relations[..ctx.rng.between(1, 2) as usize] {
+            *relation = ctx.rng.pick(&Table::ALL).oid();
+        }
+        let event = Event::Reserve {
+            worker: slot,
+            ticket,
+            relations,
+        };
+        self.tell_coordinator(ctx, slot, event);
+    }
+
+    /// A transaction is over and was not multicast.
+    fn release(&mut self, ctx: &mut Context, slot: u32) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if std::mem::take(&mut running.sessions[slot as usize].reserves) {
+            self.tell_coordinator(ctx, slot, Event::Release { worker: slot });
+        }
     }
 
     fn statement_turn(&mut self, ctx: &mut Context, slot: u32) {
@@ -142,6 +176,7 @@ impl Server {
             ctx.check.told(t.xid, Told::Aborted);
         }
         self.db.unlock(Owner::Session(slot));
+        self.release(ctx, slot);
         self.wake_session(ctx, slot, ctx.scenario.think_max);
     }
 
@@ -167,6 +202,7 @@ impl Server {
                 incarnation,
                 snapshot,
                 flags: u16::from(t.local_effects) * FLAG_LOCAL_EFFECTS
+                    + u16::from(std::mem::take(&mut session.reserves)) * FLAG_RESERVED
                     + u16::from(ctx.rng.per_mille(200)) * FLAG_AWAITED,
                 xid: t.xid,
                 keys: &t.keys,
@@ -234,6 +270,7 @@ impl Server {
             Phase::Idle | Phase::RolledBack => unreachable!("it holds no locks"),
         }
         self.db.unlock(Owner::Session(slot));
+        self.release(ctx, slot);
     }
 
     /// The client goes away, or an administrator ends the session.
@@ -256,6 +293,7 @@ impl Server {
         };
         ctx.check.told(t.xid, told);
         self.db.unlock(Owner::Session(slot));
+        self.release(ctx, slot);
         if phase != Phase::Running {
             self.tell_coordinator(
                 ctx,
@@ -342,6 +380,7 @@ impl Server {
                 _,
                 Outcome::Conflict { .. }
                 | Outcome::BelowFloor
+                | Outcome::Reserved { .. }
                 | Outcome::NotPrimary
                 | Outcome::Busy
                 | Outcome::Withdrawn,

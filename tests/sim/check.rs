@@ -7,7 +7,7 @@ use crate::database::row_value_hash;
 use crate::model::{self, Change, Row, Table};
 use crate::reference::Reference;
 use postgres_r::coordinator::message::{self, Message};
-use postgres_r::gcs::Delivery;
+use postgres_r::gcs::{Delivery, View};
 use postgres_r::ids::{Gid, MemberId, MessageId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,6 +73,14 @@ impl Checker {
         }
     }
 
+    /// A membership, at its place in the order. Who delivers what follows it says so before.
+    pub fn view(&mut self, view: &View) {
+        if view.seq == self.verdicts.len() as u64 {
+            let is_member = |id: MemberId| view.members.iter().any(|m| m.id == id);
+            self.reference.members(is_member);
+        }
+    }
+
     /// Verdicts: the same after the same delivery everywhere.
     pub fn verdict(&mut self, by: MemberId, d: &Delivery, gid: Gid, digest: u64) {
         let at = d.seq as usize - 1;
@@ -100,6 +108,14 @@ impl Checker {
                     }
                     Ok(Message::Status(report, _)) if passed.is_none() => {
                         self.reference.reported(report.low);
+                    }
+                    Ok(Message::Reserve(report, relations)) if passed.is_none() => {
+                        self.reference.reported(report.low);
+                        self.reference.reserve(d.id.member, relations, d.seq);
+                    }
+                    Ok(Message::Release(report, member, position)) if passed.is_none() => {
+                        self.reference.reported(report.low);
+                        self.reference.release(member, position);
                     }
                     other => assert!(passed.is_none(), "{other:?} has GID {gid}"),
                 }

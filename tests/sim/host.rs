@@ -144,6 +144,7 @@ impl Server {
                 }
             }
             Effect::SetView(view) => {
+                ctx.check.view(&view);
                 ctx.trace(|| {
                     format!(
                         "{me} has view {:?} at {}",

@@ -159,7 +159,14 @@ fn plants_are_caught() {
     caught(
         Plant::DeliverBeforeDisk,
         300,
-        &["lost", "delivered", "ends at", "history", "committed here"],
+        &[
+            "lost",
+            "delivered",
+            "another message",
+            "ends at",
+            "history",
+            "committed here",
+        ],
     );
     caught(
         Plant::NoDependencies,

@@ -27,7 +27,7 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Table; 5] = [
+    pub const ALL: [Table; 5] = [
         Self::Counter,
         Self::Unique,
         Self::Parent,

@@ -81,6 +81,8 @@ pub struct Session {
     /// later changeset reaches a helper, though the session itself hears of it later.
     pub published: Option<Gid>,
     pub transaction: Option<Transaction>,
+    /// Relations are reserved for it, or will be; nothing has ended that yet.
+    pub reserves: bool,
 }
 
 impl Session {
@@ -91,6 +93,7 @@ impl Session {
             ticket: 0,
             published: None,
             transaction: None,
+            reserves: false,
         }
     }
 

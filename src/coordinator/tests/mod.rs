@@ -5,5 +5,6 @@ mod dispatching;
 mod ending;
 mod opening;
 mod recovering;
+mod reserving;
 mod verdicts;
 mod waiting;

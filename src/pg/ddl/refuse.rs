@@ -9,6 +9,7 @@ use crate::capture::transaction;
 use crate::export;
 use crate::pg::guard::{self, PgError, Result, boundary};
 use crate::pg::{shmem, sys};
+use crate::worker::{consistency, fairness};
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{Ordering, fence};
 
@@ -153,7 +154,6 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
             | sys::T_CheckPointStmt
             | sys::T_AlterSystemStmt
             | sys::T_ConstraintsSetStmt
-            | sys::T_LockStmt
             | sys::T_NotifyStmt => Allowed,
             sys::T_AlterDatabaseStmt => membership(node(statement)),
             sys::T_VariableSetStmt
@@ -177,6 +177,14 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
                 } else {
                     Refused("Run it by itself, not in a transaction block or a function.")
                 }
+            }
+            sys::T_LockStmt => {
+                // Its lock comes before the transaction's snapshot, and is in the way of what is
+                // ordered before a reservation.
+                if fairness::wants() {
+                    consistency::before_snapshot()?;
+                }
+                Allowed
             }
             sys::T_TruncateStmt => {
                 let relations = node::<sys::TruncateStmt>(statement).relations;
