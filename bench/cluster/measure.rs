@@ -2,6 +2,7 @@
 
 use crate::setups::Setup;
 use postgres_r::cluster::Server;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// What pgbench does.
@@ -11,6 +12,10 @@ pub enum Script {
     Tpcb,
     /// simple-update, `-N`
     Simple,
+    /// TPC-B-like at SERIALIZABLE
+    Serializable,
+    /// Updates of so many rows, each as likely as the others
+    Hot(u32),
 }
 
 impl std::str::FromStr for Script {
@@ -19,17 +24,51 @@ impl std::str::FromStr for Script {
         match text {
             "tpcb" => Ok(Script::Tpcb),
             "simple" => Ok(Script::Simple),
-            other => Err(format!("unknown script {other}")),
+            "serializable" => Ok(Script::Serializable),
+            other => other
+                .strip_prefix("hot")
+                .and_then(|rows| rows.parse().ok())
+                .map(Script::Hot)
+                .ok_or_else(|| format!("unknown script {other}")),
         }
     }
 }
 
 impl Script {
     /// For tables.
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> String {
         match self {
-            Script::Tpcb => "tpcb",
-            Script::Simple => "simple",
+            Script::Tpcb => "tpcb".to_owned(),
+            Script::Simple => "simple".to_owned(),
+            Script::Serializable => "serializable".to_owned(),
+            Script::Hot(rows) => format!("hot{rows}"),
+        }
+    }
+
+    /// Where its statements are, if they are not pgbench's own.
+    fn file(self) -> PathBuf {
+        let name = format!("pgr-bench-{}-{}.sql", self.name(), std::process::id());
+        std::env::temp_dir().join(name)
+    }
+
+    /// What pgbench is told to do.
+    fn prepare(self, pgbench: &mut Command) {
+        match self {
+            Script::Tpcb => {}
+            Script::Simple => {
+                pgbench.arg("-N");
+            }
+            Script::Serializable => {
+                pgbench.env("PGOPTIONS", "-c default_transaction_isolation=serializable");
+            }
+            Script::Hot(rows) => {
+                let file = self.file();
+                let sql = format!(
+                    "\\set aid random(1, {rows})\nUPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :aid;\n"
+                );
+                std::fs::write(&file, sql).expect("write the script");
+                pgbench.arg("-f").arg(file);
+            }
         }
     }
 }
@@ -61,7 +100,7 @@ impl Run {
     /// One line, as the run ends.
     pub fn line(&self, round: u32) -> String {
         format!(
-            "round {round} {:<7} {:>2} clients {:<14} {:>8.0} tps {:>8.2} ms {:>7.4} aborts/tx {:>7.3} CPU s/1000 tx {:>7.0} B wire {:>7.0} B WAL",
+            "round {round} {:<12} {:>2} clients {:<14} {:>8.0} tps {:>8.2} ms {:>7.4} aborts/tx {:>7.3} CPU s/1000 tx {:>7.0} B wire {:>7.0} B WAL",
             self.script.name(),
             self.clients,
             self.setup,
@@ -132,9 +171,7 @@ pub fn run(setup: &Setup, script: Script, clients: u32, seconds: u32) -> Run {
                         "-p",
                         &server.port.to_string(),
                     ]);
-                if script == Script::Simple {
-                    command.arg("-N");
-                }
+                script.prepare(&mut command);
                 command
                     .arg(&setup.database)
                     .stdin(Stdio::null())
@@ -173,6 +210,8 @@ pub fn run(setup: &Setup, script: Script, clients: u32, seconds: u32) -> Run {
         retries += value("total number of retries");
         running += 1.0;
     }
+    // Only some have one.
+    let _ = std::fs::remove_file(script.file());
     let per = |total: f64| total / f64::max(transactions, 1.0);
     // What a run leaves to be applied is part of its cost.
     let wal = wal_bytes(&setup.servers) - wal;
