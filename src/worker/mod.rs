@@ -12,6 +12,8 @@ pub mod consistency;
 #[cfg(feature = "server")]
 pub mod gate;
 #[cfg(feature = "server")]
+pub mod retry;
+#[cfg(feature = "server")]
 pub mod victim;
 
 /// A transaction has ended, at all levels.
