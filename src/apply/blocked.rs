@@ -1,22 +1,33 @@
 //! A helper that has to wait for a lock, and those who hold it.
 
 use super::job;
+use crate::imsg::{ProcSlot, SlotNo};
 use crate::pg::guard::Result;
 use crate::pg::victim::{self, Local};
-use crate::pg::{shmem, sys};
+use crate::pg::{guc, shmem, sys};
 use crate::worker::rule::{self, Action};
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Milliseconds after which the holders are looked at again.
 const LOOK_AGAIN_MS: i32 = 100;
 /// How long a transaction that was told to abort may take before its session is ended: it does not
-/// serve interrupts, for it is blocked writing to a client that does not read.
+/// serve interrupts, for it is blocked writing to a client that does not read, or in the middle of
+/// a message.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Somebody in the way.
+#[derive(Clone, Copy)]
+struct Met {
+    who: Local,
+    since: Instant,
+    told: Option<Instant>,
+}
+
 thread_local! {
-    /// Those who were told to abort, since when, while this helper waits for a lock.
-    static TOLD: RefCell<Vec<(Local, Instant)>> = const { RefCell::new(Vec::new()) };
+    /// Those who are in the way, while this helper waits for a lock.
+    static MET: RefCell<Vec<Met>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Tells those in the way to abort, and sees to it that this is done again while we wait: another
@@ -33,33 +44,42 @@ pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     ) {
         return Ok(());
     }
-    let shared = shmem::shared();
+    guc::reload_if_asked()?;
+    let now = Instant::now();
     let blockers = victim::blockers(tag, mode)?;
-    TOLD.with_borrow_mut(|told| told.retain(|(who, _)| blockers.contains(who)));
-    for blocker in blockers {
-        let number = blocker.process.cast_unsigned();
-        if number == shmem::my_slot().0 {
+    let mut met = MET.take();
+    met.retain(|m| blockers.contains(&m.who));
+    for who in blockers {
+        if who.process.cast_unsigned() == shmem::my_slot().0 || met.iter().any(|m| m.who == who) {
             continue;
         }
-        let slot = shared.slot(crate::imsg::SlotNo(number));
-        if rule::action(slot, blocker.id, cause.gid) == Action::Wait {
+        met.push(Met {
+            who,
+            since: now,
+            told: None,
+        });
+    }
+    for blocker in &mut met {
+        let slot = shmem::shared().slot(SlotNo(blocker.who.process.cast_unsigned()));
+        if rule::action(slot, blocker.who.id, cause.gid) == Action::Wait
+            || has_time(blocker, slot, now)
+        {
             continue;
         }
-        let pid = victim::tell(slot, blocker, cause)?;
-        let since =
-            TOLD.with_borrow_mut(|told| match told.iter().find(|(who, _)| *who == blocker) {
-                Some((_, since)) => *since,
-                None => {
-                    let now = Instant::now();
-                    told.push((blocker, now));
-                    now
-                }
-            });
+        let pid = victim::tell(slot, blocker.who, cause)?;
+        let told = *blocker.told.get_or_insert(now);
         if let Some(pid) = pid
-            && since.elapsed() > GRACE
+            && now - told > GRACE
         {
             victim::terminate(pid);
         }
     }
+    MET.set(met);
     victim::look_again_in(LOOK_AGAIN_MS)
+}
+
+/// Whether the blocker is maintenance, and may go on for now.
+fn has_time(blocker: &Met, slot: &ProcSlot, now: Instant) -> bool {
+    (slot.maintenance.load(Ordering::Relaxed) != 0 || victim::is_autovacuum(blocker.who))
+        && guc::max_apply_delay().is_none_or(|delay| now - blocker.since < delay)
 }

@@ -9,7 +9,7 @@ use crate::imsg::message::{ToCoordinator, ToHelper};
 use crate::pg::guard::{self, Result};
 use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
-use crate::pg::{backend, elog, latch, shmem, sys, transaction};
+use crate::pg::{backend, elog, guc, latch, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
 use crate::worker::phase::Phase;
 use crate::worker::{gate, victim};
@@ -33,6 +33,7 @@ pub fn main(number: u32) -> Result<()> {
     };
     send(ToCoordinator::HelperReady { helper: number })?;
     loop {
+        guc::reload_if_asked()?;
         match next() {
             Some(ToHelper::Apply {
                 gid,

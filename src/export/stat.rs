@@ -14,3 +14,9 @@ unsafe extern "C" fn pg_stat_get_replication_members(call: sys::FunctionCallInfo
     // SAFETY: as PostgreSQL called it.
     boundary(|| unsafe { stat::members(call) })
 }
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pg_stat_get_replication_conflicts(call: sys::FunctionCallInfo) -> sys::Datum {
+    // SAFETY: as PostgreSQL called it.
+    boundary(|| unsafe { stat::conflicts(call) })
+}

@@ -1,5 +1,6 @@
 //! What lies where in shared memory, and who may write it.
 
+use super::conflicts::Conflicts;
 use super::dependents::Dependents;
 use super::members::{MemberTable, Text};
 use super::pool::{BlockMeta, FreeLists, Pool};
@@ -70,6 +71,8 @@ pub struct Control {
     pub members: MemberTable,
     /// What happened, since the server started. Added to by anybody.
     pub counters: Counters,
+    /// Of these, conflicts by relation.
+    pub conflicts: Conflicts,
 }
 
 /// Statistics.
@@ -134,6 +137,9 @@ pub struct ProcSlot {
     pub victim_origin: AtomicU32,
     /// In which relation, 0 if unknown.
     pub victim_relation: AtomicU32,
+    /// 1 while a maintenance command runs, which may hold its locks for a time. Written by the process
+    /// (relaxed).
+    pub maintenance: AtomicU32,
     /// To the coordinator: requests and replies apart, so that neither blocks the other.
     pub requests_up: Ring<RING>,
     /// See `requests_up`.
@@ -159,6 +165,7 @@ impl ProcSlot {
             victim_gid: AtomicU64::new(0),
             victim_origin: AtomicU32::new(0),
             victim_relation: AtomicU32::new(0),
+            maintenance: AtomicU32::new(0),
             requests_up: Ring::new(),
             replies_up: Ring::new(),
             requests_down: Ring::new(),
@@ -202,6 +209,7 @@ impl Control {
                 helper_errors: zero(),
                 changeset_bytes: zero(),
             },
+            conflicts: Conflicts::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Messages between the processes of one server, in shared memory. See `README.md`.
 
+pub mod conflicts;
 pub mod dependents;
 pub mod layout;
 pub mod members;

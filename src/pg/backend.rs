@@ -47,6 +47,25 @@ pub fn is_idle() -> bool {
     unsafe { sys::DoingCommandRead }
 }
 
+/// Runs `serve` where an error loses nothing of the protocol, though COPY FROM STDIN is about to read
+/// a message: nothing of that has been read.
+pub fn between_messages(serve: impl FnOnce() -> Result<()>) -> Result<()> {
+    // SAFETY: variables and a flag of this process, as COPY set them before its read.
+    unsafe {
+        sys::pgr_between_messages = false;
+        sys::pq_endmsgread();
+        sys::QueryCancelHoldoffCount -= 1;
+    }
+    serve()?;
+    // SAFETY: as above; the read goes on.
+    unsafe {
+        sys::QueryCancelHoldoffCount += 1;
+        sys::pq_startmsgread();
+        sys::pgr_between_messages = true;
+    }
+    Ok(())
+}
+
 /// Whether there is a transaction, at any level, that has not been rolled back yet.
 #[must_use]
 pub fn holds_transaction() -> bool {

@@ -1,8 +1,10 @@
 //! Settings. PostgreSQL's tables point at the variables here.
 
+use super::guard::{self, Result};
 use super::sys;
 use crate::gcs::options;
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::time::Duration;
 
 /// `replication_gcs`.
 #[unsafe(no_mangle)]
@@ -20,11 +22,20 @@ pub static mut replication_log_keep_size: c_int = 1024;
 #[unsafe(no_mangle)]
 pub static mut replication_insecure_network: bool = false;
 
+/// `replication_max_apply_delay`, in ms.
+#[unsafe(no_mangle)]
+pub static mut replication_max_apply_delay: c_int = 30_000;
+/// `replication_retry`.
+#[unsafe(no_mangle)]
+pub static mut replication_retry: c_int = 0;
+
 /// `replication_consistency`: 1 for before, 2 for after, both or none.
 #[unsafe(no_mangle)]
 pub static mut replication_consistency: c_int = 0;
 
 unsafe extern "C" {
+    fn pgr_shim_take_reload() -> bool;
+    fn pgr_shim_reload(e: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_guc_refuse(detail: *const c_char, hint: *const c_char);
 }
 
@@ -72,6 +83,31 @@ pub fn log_keep_bytes() -> u64 {
 pub fn insecure_network() -> bool {
     // SAFETY: as in `gcs`.
     unsafe { replication_insecure_network }
+}
+
+/// `replication_max_apply_delay`; `None` for no limit.
+#[must_use]
+pub fn max_apply_delay() -> Option<Duration> {
+    // SAFETY: as in `gcs`.
+    let ms = unsafe { replication_max_apply_delay };
+    u64::try_from(ms).ok().map(Duration::from_millis)
+}
+
+/// `replication_retry`.
+#[must_use]
+pub fn retries() -> u32 {
+    // SAFETY: as in `gcs`.
+    unsafe { replication_retry }.cast_unsigned()
+}
+
+/// Reads the configuration anew if the postmaster asked for that (SIGHUP).
+pub fn reload_if_asked() -> Result<()> {
+    // SAFETY: a flag of this process.
+    if unsafe { pgr_shim_take_reload() } {
+        // SAFETY: no arguments.
+        guard::call0(|e| unsafe { pgr_shim_reload(e) })?;
+    }
+    Ok(())
 }
 
 /// Whether transactions of this session begin with all that the group has acknowledged.

@@ -4,7 +4,7 @@ use super::guard::{self, PgError, Result};
 use super::helpers::Helpers;
 use super::outbox::{Outbox, Work};
 use super::positions::Positions;
-use super::{elog, latch, shmem, starting, sys};
+use super::{elog, guc, latch, shmem, starting, sys};
 use crate::coordinator::io::peers::Notice;
 use crate::coordinator::message::ENVELOPE_BYTES;
 use crate::coordinator::run::Host;
@@ -25,8 +25,6 @@ use std::sync::atomic::Ordering;
 unsafe extern "C" {
     fn pgr_shim_postmaster_lives() -> bool;
     fn pgr_shim_exit(code: std::ffi::c_int) -> !;
-    fn pgr_shim_take_reload() -> bool;
-    fn pgr_shim_reload(edata: *mut *mut sys::ErrorData) -> std::ffi::c_int;
     fn pgr_shim_shutdown_requested() -> bool;
 }
 
@@ -496,12 +494,7 @@ pub fn serve_interrupts() -> Result<()> {
         unsafe { pgr_shim_exit(1) }
     }
     guard::check_interrupts()?;
-    // SAFETY: a flag of this process.
-    if unsafe { pgr_shim_take_reload() } {
-        // SAFETY: outside of transactions, as every auxiliary loop does it.
-        guard::call0(|e| unsafe { pgr_shim_reload(e) })?;
-    }
-    Ok(())
+    guc::reload_if_asked()
 }
 
 fn count(n: usize) -> u32 {

@@ -17,6 +17,7 @@ pub mod latch;
 pub mod outbox;
 pub mod owner;
 pub mod positions;
+pub mod query;
 pub mod relation;
 pub mod search;
 pub mod shmem;

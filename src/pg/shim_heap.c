@@ -753,6 +753,20 @@ pgr_shim_look_again_in(int milliseconds, ErrorData **edata)
 	GUARD(look_again_in(milliseconds));
 }
 
+/* The answer may be that about a process that is gone. */
+bool
+pgr_shim_is_autovacuum(int process)
+{
+	return (GetPGProcByNumber(process)->statusFlags & PROC_IS_AUTOVACUUM) != 0;
+}
+
+/* Where an error was caught: is it a serialization failure? */
+bool
+pgr_shim_is_serialization_failure(void)
+{
+	return geterrcode() == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
 void
 pgr_shim_terminate(int pid)
 {

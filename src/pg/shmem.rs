@@ -105,6 +105,12 @@ pub fn init() -> Result<()> {
         WAKE_FD.load(Ordering::Relaxed).cast_unsigned(),
         Ordering::Relaxed,
     );
+    let began = super::backend::now().cast_unsigned();
+    shared
+        .control()
+        .conflicts
+        .began
+        .store(began, Ordering::Relaxed);
     BASE.store(base, Ordering::Relaxed);
     // Once a start of the server; it lives as long as the process.
     SHARED.store(Box::into_raw(Box::new(shared)), Ordering::Release);

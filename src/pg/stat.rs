@@ -1,7 +1,8 @@
-//! Rows of `pg_stat_replication_group` and `pg_stat_replication_members`.
+//! Rows of `pg_stat_replication_group`, `pg_stat_replication_members` and
+//! `pg_stat_replication_conflicts`.
 
 use super::guard::{self, Result};
-use super::{shmem, sys};
+use super::{shmem, sys, text};
 use crate::group_state::GroupState;
 use crate::ids::Gid;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -153,6 +154,30 @@ pub unsafe fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
             some(m.last_committed),
             some(m.flushed),
         ])?;
+    }
+    Ok(null())
+}
+
+/// One row a relation with conflicts; one without a relation for all others.
+///
+/// # Safety
+/// `call` is what the SQL function was called with.
+pub unsafe fn conflicts(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
+    // SAFETY: by the caller.
+    let mut rows = unsafe { Rows::begin(call) }?;
+    let Some(shared) = shmem::try_shared() else {
+        return Ok(null());
+    };
+    let c = shared.control();
+    if c.database.load(Relaxed) == 0 {
+        return Ok(null());
+    }
+    let began = c.conflicts.began.load(Relaxed).cast_signed();
+    for (relation, counts) in c.conflicts.rows() {
+        let mut columns = vec![(relation != 0).then(|| relation.to_string())];
+        columns.extend(counts.iter().map(some));
+        columns.push(some(text::timestamp(began)));
+        rows.add(&columns)?;
     }
     Ok(null())
 }

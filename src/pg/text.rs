@@ -40,3 +40,11 @@ pub unsafe fn argument(call: sys::FunctionCallInfo, number: usize) -> Result<Str
         .to_string_lossy()
         .into_owned())
 }
+
+/// A point in time (microseconds since 2000-01-01 UTC), as the session shows it.
+#[must_use]
+pub fn timestamp(at: i64) -> String {
+    // SAFETY: answers with a C string in a buffer of its own, and raises nothing.
+    let text = unsafe { CStr::from_ptr(sys::timestamptz_to_str(at)) };
+    text.to_string_lossy().into_owned()
+}

@@ -119,6 +119,12 @@ pub fn isolation() -> u8 {
     unsafe { sys::XactIsoLevel as u8 }
 }
 
+/// Whether each statement sees what was committed before it.
+#[must_use]
+pub fn is_read_committed() -> bool {
+    u32::from(isolation()) < sys::XACT_REPEATABLE_READ
+}
+
 /// Whether the transaction is SERIALIZABLE.
 #[must_use]
 pub fn is_serializable() -> bool {

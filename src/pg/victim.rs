@@ -20,6 +20,7 @@ unsafe extern "C" {
     fn pgr_shim_signal_victim(vxid: sys::VirtualTransactionId, pid: *mut c_int, e: Edata) -> c_int;
     fn pgr_shim_look_again_in(milliseconds: c_int, e: Edata) -> c_int;
     fn pgr_shim_terminate(pid: c_int);
+    fn pgr_shim_is_autovacuum(process: c_int) -> bool;
 }
 
 /// A transaction that runs in a process of this server.
@@ -82,6 +83,13 @@ pub fn tell(slot: &ProcSlot, victim: Local, cause: Cause) -> Result<Option<i32>>
     // SAFETY: finds the process by what it runs, under the lock of the process array.
     guard::call0(|e| unsafe { pgr_shim_signal_victim(victim.vxid(), &raw mut pid, e) })?;
     Ok((pid != 0).then_some(pid))
+}
+
+/// Whether it is an autovacuum worker, which gives way by itself where it holds a strong lock.
+#[must_use]
+pub fn is_autovacuum(local: Local) -> bool {
+    // SAFETY: reads a flag of a process slot, by its number.
+    unsafe { pgr_shim_is_autovacuum(local.process) }
 }
 
 /// Has this process's latch set after a while, so that a wait for a lock looks again who is in the

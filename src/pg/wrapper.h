@@ -21,6 +21,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "executor/tuptable.h"
+#include "libpq/libpq.h"
 #include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "replication/postgres_r.h"

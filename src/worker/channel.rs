@@ -45,6 +45,7 @@ pub fn attach(helper: bool) -> Result<()> {
     while slot.replies_down.pop().is_some() {}
     drop_work();
     slot.victim_ticket.store(0, Ordering::SeqCst);
+    slot.maintenance.store(0, Ordering::SeqCst);
     slot.gid.store(0, Ordering::SeqCst);
     slot.phase.store(Phase::Open.shared(), Ordering::SeqCst);
     slot.role.store(

@@ -3,7 +3,7 @@
 use super::channel::{self, control, set_phase, slot};
 use super::gate::{self, LOOK_AROUND};
 use super::phase::Phase;
-use super::{consistency, fairness, victim};
+use super::{consistency, fairness, retry, victim};
 use crate::capture::read;
 use crate::capture::relation::described;
 use crate::capture::transaction::{self as captured, Pending};
@@ -11,6 +11,7 @@ use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, 
 use crate::changeset::encode::Sink;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use crate::imsg::conflicts::Kind;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Chain, ChainWriter, Class};
 use crate::limits::CHANGESET_BYTES_MAX;
@@ -188,6 +189,8 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
                     .fetch_add(1, Ordering::Relaxed);
                 fairness::used();
                 fairness::lost(relation);
+                control().conflicts.count(relation, Kind::Certification);
+                retry::lost(relation, gid);
                 return Err(lost(relation, gid, origin));
             }
             Some(ToWorker::Reserved {
@@ -199,6 +202,7 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
                     .counters
                     .certification_failures
                     .fetch_add(1, Ordering::Relaxed);
+                control().conflicts.count(relation, Kind::Certification);
                 fairness::used();
                 fairness::refused();
                 return Err(reserved(relation, member));
@@ -209,6 +213,7 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
                     .certification_failures
                     .fetch_add(1, Ordering::Relaxed);
                 fairness::used();
+                control().conflicts.count(0, Kind::BelowFloor);
                 return Err(too_old());
             }
             Some(ToWorker::NotPrimary { ticket }) if ticket == sent.ticket => {
@@ -242,6 +247,7 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
         if !is_same_life(sent) {
             REPLACED.set(gid);
             LOCAL_LOST.set(local_effects);
+            control().conflicts.count(0, Kind::Replay);
             set_phase(Phase::Replaced);
             return false;
         }
@@ -253,6 +259,8 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
             };
             if channel::request(abandon).is_ok() {
                 REPLACED.set(gid);
+                let relation = slot().victim_relation.load(Ordering::Relaxed);
+                control().conflicts.count(relation, Kind::Replay);
                 set_phase(Phase::Replaced);
                 return false;
             }

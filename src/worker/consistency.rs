@@ -44,17 +44,27 @@ pub fn before_snapshot() -> Result<()> {
         None if !guc::consistent_before() => return Ok(()),
         None => ask(|ticket| ToCoordinator::AwaitOrder { ticket })?.ok_or_else(unordered)?,
     };
+    if await_visible(gid)? {
+        Ok(())
+    } else {
+        Err(unordered())
+    }
+}
+
+/// Waits until a GID is visible here; false if the group is over before that. Outside of
+/// transactions, or where one holds nothing that others wait for.
+pub fn await_visible(gid: Gid) -> Result<bool> {
     let (readers, wants) = (&control().readers, &slot().wants_gid);
     let mut there = readers.wait(wants, gid, &control().visible);
     let _wait = Waiting;
     while !there {
         latch::sleep_interruptible(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_CONSISTENCY)?;
         if is_over() {
-            return Err(unordered());
+            return Ok(false);
         }
         there = control().visible.passed() >= gid;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Asks for a message of this member in the order: the highest GID that can have been acknowledged when
@@ -114,7 +124,7 @@ pub fn after_commit() {
     );
 }
 
-/// A wait of [`before_snapshot`] is over, however it ends.
+/// A wait of [`await_visible`] is over, however it ends.
 struct Waiting;
 
 impl Drop for Waiting {

@@ -14,6 +14,8 @@ pub mod fairness;
 #[cfg(feature = "server")]
 pub mod gate;
 #[cfg(feature = "server")]
+pub mod retry;
+#[cfg(feature = "server")]
 pub mod victim;
 
 /// A transaction has ended, at all levels.

@@ -7,10 +7,13 @@ use super::channel::{self, control, slot};
 use super::commit::serialization;
 use super::fairness;
 use super::phase::Phase;
+use super::retry;
 use crate::capture::relation::described;
 use crate::capture::transaction::watch_transactions;
+use crate::ids::Gid;
+use crate::imsg::conflicts::Kind;
 use crate::pg::guard::{PgError, Result};
-use crate::pg::{backend, transaction};
+use crate::pg::{backend, latch, shmem, transaction};
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
 use std::mem::ManuallyDrop;
@@ -54,12 +57,15 @@ pub fn serve() -> Result<()> {
         backend::want_interrupt();
         return Ok(());
     }
-    if DOOMED.replace(id) != id {
-        control()
+    if DOOMED.replace(id) != id && !backend::is_helper() {
+        let control = control();
+        control
             .counters
             .local_victims
             .fetch_add(1, Ordering::Relaxed);
-        fairness::lost(slot().victim_relation.load(Ordering::Relaxed));
+        let relation = slot().victim_relation.load(Ordering::Relaxed);
+        fairness::lost(relation);
+        control.conflicts.count(relation, Kind::Victim);
     }
     watch_transactions()?;
     if backend::is_idle() {
@@ -74,7 +80,24 @@ pub fn serve() -> Result<()> {
         return Ok(());
     }
     backend::lock_error_cleanup();
+    let slot = slot();
+    retry::lost(
+        slot.victim_relation.load(Ordering::Relaxed),
+        Gid(slot.victim_gid.load(Ordering::Relaxed)),
+    );
     Err(serialization().detail(describe()))
+}
+
+/// Serves the interrupt while COPY FROM STDIN waits for a message of its client. An error can be
+/// raised there only as long as nothing of the message has been read, that is where the read has
+/// blocked; before and after a read, the latch sees to it that the next one blocks only to come here.
+pub fn serve_in_copy(blocked: bool) -> Result<()> {
+    if blocked {
+        backend::between_messages(serve)
+    } else {
+        latch::wake(shmem::my_slot());
+        Ok(())
+    }
 }
 
 /// An inner level is rolled back; the outer ones of a doomed transaction still hold locks.

@@ -4,10 +4,11 @@
 //! harmless or replicated; every other statement is refused, so a new kind of statement is refused
 //! until somebody has thought about it.
 
+use super::maintenance;
 use crate::capture::relation::FIRST_NORMAL_OID;
 use crate::capture::transaction;
 use crate::export;
-use crate::pg::guard::{self, PgError, Result, boundary};
+use crate::pg::guard::{self, PgError, Result, boundary, boundary_nofail};
 use crate::pg::{shmem, sys};
 use crate::worker::{consistency, fairness};
 use std::ffi::{CStr, c_char, c_int};
@@ -69,7 +70,7 @@ unsafe extern "C" fn process_utility(
 ) {
     // SAFETY: PostgreSQL passes a statement.
     let statement = unsafe { (*planned).utilityStmt };
-    boundary(|| utility(statement, context));
+    let maintains = boundary(|| utility(statement, context));
     // SAFETY: all arguments as they came.
     unsafe {
         sys::standard_ProcessUtility(
@@ -83,20 +84,30 @@ unsafe extern "C" fn process_utility(
             completion,
         );
     }
+    if maintains {
+        boundary_nofail(maintenance::end);
+    }
 }
 
-fn utility(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Result<()> {
+/// Whether it is maintenance, of which the end is to be told.
+fn utility(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Result<bool> {
     // The transaction is announced before START's epoch is looked at: START does it the other way
     // round.
     fence(Ordering::SeqCst);
     export::refresh_if_new();
     // A part of a statement was looked at with the whole.
     if !export::enabled() || context == sys::PROCESS_UTILITY_SUBCOMMAND {
-        return Ok(());
+        return Ok(false);
     }
     match verdict(statement, context)? {
-        Verdict::Allowed => Ok(()),
-        Verdict::Local => transaction::local_effect(),
+        Verdict::Allowed => {
+            let maintains = is_maintenance(statement);
+            if maintains {
+                maintenance::begin()?;
+            }
+            Ok(maintains)
+        }
+        Verdict::Local => transaction::local_effect().map(|()| false),
         Verdict::Refused(hint) => {
             // SAFETY: the answer is a constant C string.
             let name = guard::call(std::ptr::null(), |out, e| unsafe {
@@ -111,6 +122,15 @@ fn utility(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
             .hint(hint))
         }
     }
+}
+
+fn is_maintenance(statement: *mut sys::Node) -> bool {
+    // SAFETY: a node begins with its tag.
+    let tag = unsafe { (*statement).type_ };
+    matches!(
+        tag,
+        sys::T_VacuumStmt | sys::T_ReindexStmt | sys::T_ClusterStmt
+    )
 }
 
 enum Verdict {
