@@ -170,6 +170,10 @@ fn ten_rows(name: &str) -> TestGroup {
 /// Changes a row on member 2 and waits until the others have it: a local transaction that held the
 /// row has given way.
 fn change_elsewhere(group: &TestGroup, id: i32) {
+    // What member 1 committed before must not be newer than this change's snapshot.
+    group
+        .wait_in_step(PATIENCE)
+        .expect("member 2 has applied what member 1 committed");
     group.execute(2, &format!("UPDATE t SET v = 100 WHERE id = {id}"));
     group
         .wait_in_step(PATIENCE)
