@@ -205,6 +205,8 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
                 control().conflicts.count(relation, Kind::Certification);
                 fairness::used();
                 fairness::refused();
+                // By the time that it is refused again, the reservation may be over.
+                retry::lost(relation, control().visible.passed());
                 return Err(reserved(relation, member));
             }
             Some(ToWorker::BelowFloor { ticket }) if ticket == sent.ticket => {
