@@ -2,8 +2,9 @@
 //!
 //! Little endian: magic u32, version u32, bound u64, last GID u64, floor u64, digest u64, counts of
 //! members u64, entries u64 and turns of reservations u64; then the members by number (number u64,
-//! low u64), the turns by member (see below), the GIDs above the floor in order (origin u32, count of entries u32), the entries' hashes (u64 each), the
-//! entries' slots (a byte each), and the CRC32 of everything before it.
+//! low u64), the turns by member (see below), the GIDs above the floor in order (origin u32, count of
+//! entries u32), the entries' hashes (u64 each), the entries' slots (a byte each), and the CRC32 of
+//! everything before it.
 //!
 //! A turn: member u64, position u64 (0: it rests), changesets of others seen, or left, u32, count of
 //! relations u32, relations (u32 each, as many as a reservation can have, 0 behind the last).

@@ -82,6 +82,12 @@ impl Conflicts {
             .unwrap_or(rest)
     }
 
+    /// Those of a kind, on all relations.
+    pub fn total(&self, kind: Kind) -> u64 {
+        let of = |row: &Row| row.counts[kind as usize].load(Ordering::Relaxed);
+        self.rows.iter().map(of).sum()
+    }
+
     /// Relations with conflicts and their counts by [`Kind`]; relation 0 stands for all others.
     pub fn rows(&self) -> impl Iterator<Item = (u32, [u64; KINDS])> {
         let rows = self.rows.iter().map(|row| {
@@ -115,6 +121,9 @@ mod tests {
                 (16390, [0, 1, 0, 1, 0])
             ]
         );
+        conflicts.count(16390, Kind::Victim);
+        assert_eq!(conflicts.total(Kind::Victim), 2);
+        assert_eq!(conflicts.total(Kind::Retry), 2);
     }
 
     #[test]
@@ -133,6 +142,7 @@ mod tests {
         let rows: BTreeMap<_, _> = conflicts.rows().collect();
         assert_eq!(rows.len(), 1 + RELATIONS);
         assert_eq!(rows[&0][0], 7 * 4);
+        assert_eq!(conflicts.total(Kind::Victim), u64::from(relations) * 4);
         assert!(rows.iter().all(|(r, c)| *r == 0 || c[0] == 4), "{rows:?}");
     }
 }

@@ -83,10 +83,6 @@ pub struct Counters {
     pub commits: AtomicU64,
     /// Transactions of others applied.
     pub applied: AtomicU64,
-    /// Own transactions that lost in certification.
-    pub certification_failures: AtomicU64,
-    /// Own transactions aborted for an ordered one.
-    pub local_victims: AtomicU64,
     /// Own transactions whose changeset a helper applied.
     pub replays: AtomicU64,
     /// Times that a helper failed.
@@ -203,8 +199,6 @@ impl Control {
             counters: Counters {
                 commits: zero(),
                 applied: zero(),
-                certification_failures: zero(),
-                local_victims: zero(),
                 replays: zero(),
                 helper_errors: zero(),
                 changeset_bytes: zero(),

@@ -5,6 +5,8 @@ use super::guard::{self, Result};
 use super::{shmem, sys, text};
 use crate::group_state::GroupState;
 use crate::ids::Gid;
+use crate::imsg::Control;
+use crate::imsg::conflicts::Kind;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -83,21 +85,29 @@ fn database_name(oid: u32) -> Result<Option<String>> {
     Ok(Some(text.to_string_lossy().into_owned()))
 }
 
+/// Begins a result, which stays empty without a group.
+///
+/// # Safety
+/// `call` is what the SQL function was called with.
+unsafe fn begin(call: sys::FunctionCallInfo) -> Result<Option<(Rows, &'static Control)>> {
+    // SAFETY: by the caller.
+    let rows = unsafe { Rows::begin(call) }?;
+    let control = shmem::try_shared().map(|shared| shared.control());
+    Ok(control
+        .filter(|c| c.database.load(Relaxed) != 0)
+        .map(|c| (rows, c)))
+}
+
 /// One row for the group of this server, none without one.
 ///
 /// # Safety
 /// `call` is what the SQL function was called with.
 pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
     // SAFETY: by the caller.
-    let mut rows = unsafe { Rows::begin(call) }?;
-    let Some(shared) = shmem::try_shared() else {
+    let Some((mut rows, c)) = unsafe { begin(call) }? else {
         return Ok(null());
     };
-    let c = shared.control();
     let database = c.database.load(Relaxed);
-    if database == 0 {
-        return Ok(null());
-    }
     let state = GroupState::from_u32(c.state.load(Relaxed)).unwrap_or_default();
     let failure = Some(c.failure.get()).filter(|f| state == GroupState::Failed && !f.is_empty());
     let members = c.members.get();
@@ -120,8 +130,8 @@ pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
         some(members.iter().filter(|m| m.voter).count()),
         some(n.commits.load(Relaxed)),
         some(n.applied.load(Relaxed)),
-        some(n.certification_failures.load(Relaxed)),
-        some(n.local_victims.load(Relaxed)),
+        some(c.conflicts.total(Kind::Certification) + c.conflicts.total(Kind::BelowFloor)),
+        some(c.conflicts.total(Kind::Victim)),
         some(n.replays.load(Relaxed)),
         some(n.helper_errors.load(Relaxed)),
         failure,
@@ -135,14 +145,9 @@ pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
 /// `call` is what the SQL function was called with.
 pub unsafe fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
     // SAFETY: by the caller.
-    let mut rows = unsafe { Rows::begin(call) }?;
-    let Some(shared) = shmem::try_shared() else {
+    let Some((mut rows, c)) = unsafe { begin(call) }? else {
         return Ok(null());
     };
-    let c = shared.control();
-    if c.database.load(Relaxed) == 0 {
-        return Ok(null());
-    }
     let me = c.member.load(Relaxed);
     for m in c.members.get() {
         rows.add(&[
@@ -164,14 +169,9 @@ pub unsafe fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
 /// `call` is what the SQL function was called with.
 pub unsafe fn conflicts(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
     // SAFETY: by the caller.
-    let mut rows = unsafe { Rows::begin(call) }?;
-    let Some(shared) = shmem::try_shared() else {
+    let Some((mut rows, c)) = unsafe { begin(call) }? else {
         return Ok(null());
     };
-    let c = shared.control();
-    if c.database.load(Relaxed) == 0 {
-        return Ok(null());
-    }
     let began = c.conflicts.began.load(Relaxed).cast_signed();
     for (relation, counts) in c.conflicts.rows() {
         let mut columns = vec![(relation != 0).then(|| relation.to_string())];

@@ -183,13 +183,8 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
                 gid,
                 origin,
             }) if ticket == sent.ticket => {
-                control()
-                    .counters
-                    .certification_failures
-                    .fetch_add(1, Ordering::Relaxed);
-                fairness::used();
+                failed(relation, Kind::Certification);
                 fairness::lost(relation);
-                control().conflicts.count(relation, Kind::Certification);
                 retry::lost(relation, gid);
                 return Err(lost(relation, gid, origin));
             }
@@ -198,24 +193,14 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
                 relation,
                 member,
             }) if ticket == sent.ticket => {
-                control()
-                    .counters
-                    .certification_failures
-                    .fetch_add(1, Ordering::Relaxed);
-                control().conflicts.count(relation, Kind::Certification);
-                fairness::used();
+                failed(relation, Kind::Certification);
                 fairness::refused();
                 // By the time that it is refused again, the reservation may be over.
                 retry::lost(relation, control().visible.passed());
                 return Err(reserved(relation, member));
             }
             Some(ToWorker::BelowFloor { ticket }) if ticket == sent.ticket => {
-                control()
-                    .counters
-                    .certification_failures
-                    .fetch_add(1, Ordering::Relaxed);
-                fairness::used();
-                control().conflicts.count(0, Kind::BelowFloor);
+                failed(0, Kind::BelowFloor);
                 return Err(too_old());
             }
             Some(ToWorker::NotPrimary { ticket }) if ticket == sent.ticket => {
@@ -234,6 +219,12 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
             }
         }
     }
+}
+
+/// The changeset was judged, and not passed.
+fn failed(relation: u32, kind: Kind) {
+    control().conflicts.count(relation, kind);
+    fairness::used();
 }
 
 /// True when it is our turn, false when a helper commits in our place.

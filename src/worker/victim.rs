@@ -58,14 +58,9 @@ pub fn serve() -> Result<()> {
         return Ok(());
     }
     if DOOMED.replace(id) != id && !backend::is_helper() {
-        let control = control();
-        control
-            .counters
-            .local_victims
-            .fetch_add(1, Ordering::Relaxed);
         let relation = slot().victim_relation.load(Ordering::Relaxed);
         fairness::lost(relation);
-        control.conflicts.count(relation, Kind::Victim);
+        control().conflicts.count(relation, Kind::Victim);
     }
     watch_transactions()?;
     if backend::is_idle() {

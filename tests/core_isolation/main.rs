@@ -5,6 +5,8 @@ mod head;
 #[path = "../cluster/support.rs"]
 #[allow(dead_code)]
 mod support;
+#[path = "../isolation/wanted.rs"]
+mod wanted;
 
 use head::Head;
 use postgres::Client;
@@ -19,18 +21,10 @@ use support::TestGroup;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn main() {
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with('-'))
-        .collect();
-    let is_wanted =
-        |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+    let is_wanted = wanted::names();
     let suite = Suite::new();
-    let names: Vec<String> = suite
-        .schedule()
-        .into_iter()
-        .filter(|n| is_wanted(n))
-        .collect();
+    let all = suite.schedule();
+    let names: Vec<&String> = all.iter().filter(|n| is_wanted(n)).collect();
     let mut different = different();
     let mut options = support::options(1);
     options
@@ -67,7 +61,7 @@ fn main() {
         }
     }
     println!("1..{}", names.len());
-    if wanted.is_empty() {
+    if names.len() == all.len() {
         assert!(different.is_empty(), "there are no specs {different:?}");
         // The database was replicated, not only called so.
         let commits = suite.committed.get();

@@ -14,6 +14,7 @@ mod spec;
 #[allow(dead_code)]
 mod support;
 mod tester;
+mod wanted;
 
 use members::Members;
 use std::path::{Path, PathBuf};
@@ -37,13 +38,7 @@ fn specs() -> Vec<spec::Spec> {
 }
 
 fn main() {
-    // Parts of names; options of the usual harness mean nothing here.
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with('-'))
-        .collect();
-    let is_wanted =
-        |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+    let is_wanted = wanted::names();
     let specs: Vec<spec::Spec> = specs().into_iter().filter(|s| is_wanted(&s.name)).collect();
 
     let mut options = support::options(3);

@@ -141,6 +141,20 @@ mod tests {
     use postgres_r::changeset::LockMode::{self, KeyShare, NoKeyUpdate, Share, Update};
     use postgres_r::ids::Incarnation;
 
+    /// A changeset of this member with one key.
+    fn of_key(origin: u16, key: Key) -> Vec<u8> {
+        let outgoing = Outgoing {
+            origin: MemberId(origin),
+            incarnation: Incarnation(1),
+            snapshot: Gid(0),
+            flags: 0,
+            xid: 1,
+            keys: &[key],
+            changes: &[],
+        };
+        encode(0, &outgoing)
+    }
+
     /// What is judged, in this order: the key of a changeset with snapshot GID and `since` 0, whether it
     /// passed.
     fn judge(verdicts: &[(LockMode, u8, bool)]) {
@@ -155,19 +169,7 @@ mod tests {
                 flags,
             };
             last += u64::from(passed);
-            let changeset = encode(
-                0,
-                &Outgoing {
-                    origin: MemberId(1),
-                    incarnation: Incarnation(1),
-                    snapshot: Gid(0),
-                    flags: 0,
-                    xid: 1,
-                    keys: &[key],
-                    changes: &[],
-                },
-            );
-            reference.judge(&changeset, passed.then_some(Gid(last)));
+            reference.judge(&of_key(1, key), passed.then_some(Gid(last)));
         }
     }
 
@@ -211,16 +213,7 @@ mod tests {
                 mode: KeyShare,
                 flags: KEY_RELATION,
             };
-            let outgoing = Outgoing {
-                origin: MemberId(2),
-                incarnation: Incarnation(1),
-                snapshot: Gid(0),
-                flags: 0,
-                xid: 1,
-                keys: &[key],
-                changes: &[],
-            };
-            reference.judge(&encode(0, &outgoing), passed);
+            reference.judge(&of_key(2, key), passed);
         };
         let mut relations = Relations::default();
         relations[0] = 5;
