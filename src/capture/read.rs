@@ -160,7 +160,12 @@ pub fn table(rel: Handle) -> Result<()> {
     Ok(())
 }
 
-/// A row was fetched by its place in the heap.
+/// Whether it counts which rows of a table are found.
+pub fn counts_rows(rel: Handle) -> bool {
+    !is_known(pg_relation::oid(rel))
+}
+
+/// A row was found.
 pub fn row(rel: Handle, row: Tuple) -> Result<()> {
     let oid = pg_relation::oid(rel);
     if is_known(oid) {
@@ -189,13 +194,11 @@ pub fn index(index: Handle, keys: ScanKeys) -> Result<()> {
         return Ok(());
     }
     let points = with_scratch(|_| match search::searched(index, keys)? {
-        None => Ok(Some(Vec::new())),
+        None => Ok(Some((Vec::new(), LockMode::Share))),
         Some(searched) => points(&relation, pg_relation::oid(index), &searched),
     })?;
     match points {
-        Some(points) => points
-            .iter()
-            .for_each(|key| add(&relation, &[*key], LockMode::Share)),
+        Some((points, mode)) => points.iter().for_each(|key| add(&relation, &[*key], mode)),
         None => add(&relation, &[], LockMode::Share),
     }
     Ok(())
@@ -272,17 +275,51 @@ fn add(relation: &Relation, keys: &[u64], mode: LockMode) {
     });
 }
 
-/// Keys of the rows that a search names in full by their identity; `None` if it does not.
-fn points(relation: &Relation, index: u32, searched: &[Searched]) -> Result<Option<Vec<u64>>> {
-    let Some(columns) = relation.identity() else {
+/// How an index tells entries apart.
+struct Entries {
+    what: What,
+    hashes: Vec<(HashProc, u32)>,
+    /// What of such an entry a search has read.
+    mode: LockMode,
+}
+
+/// `None` if its entries have no keys of their own.
+fn entries(relation: &Relation, index: u32) -> Option<Entries> {
+    if let Some(columns) = relation
+        .identity()
+        .filter(|_| index == relation.identity_index)
+    {
+        return Some(Entries {
+            what: What::Row,
+            hashes: columns.hashes().collect(),
+            mode: LockMode::Share,
+        });
+    }
+    let unique = relation.uniques.iter().find(|u| u.index == index)?;
+    Some(Entries {
+        what: What::Unique(unique.digest),
+        hashes: match &unique.source {
+            Source::Columns(columns) => columns.hashes().collect(),
+            Source::Computed { columns, .. } => columns.clone(),
+        },
+        // That it is there or not; the rows that are found count by themselves.
+        mode: LockMode::KeyShare,
+    })
+}
+
+/// Keys of the entries that a search names in full, and what of them it reads; `None` if it names
+/// other ones.
+fn points(
+    relation: &Relation,
+    index: u32,
+    searched: &[Searched],
+) -> Result<Option<(Vec<u64>, LockMode)>> {
+    let Some(entries) = entries(relation, index).filter(|e| e.hashes.len() <= searched.len())
+    else {
         return Ok(None);
     };
-    let hashes = columns.hashes();
-    if index != relation.identity_index || searched.len() < hashes.len() {
-        return Ok(None);
-    }
-    let mut keys = vec![KeyHash::new(relation.oid, What::Row)];
-    for ((hash, collation), column) in hashes.zip(searched) {
+    let mut keys = vec![KeyHash::new(relation.oid, entries.what)];
+    for ((hash, collation), column) in entries.hashes.into_iter().zip(searched) {
         if keys.len() * column.values.len() > READ_POINTS_MAX {
             return Ok(None);
         }
@@ -293,33 +330,24 @@ fn points(relation: &Relation, index: u32, searched: &[Searched]) -> Result<Opti
         }
         keys = longer;
     }
-    Ok(Some(keys.into_iter().map(KeyHash::finish).collect()))
+    let keys = keys.into_iter().map(KeyHash::finish).collect();
+    Ok(Some((keys, entries.mode)))
 }
 
-/// Key of an entry of a unique index; `None` if it has none of its own.
+/// Key of an entry of an index; `None` if it has none of its own.
 fn entry(
     relation: &Relation,
     index: u32,
     values: &[sys::Datum],
     nulls: &[bool],
 ) -> Result<Option<u64>> {
-    let (what, hashes): (_, Vec<(HashProc, u32)>) = match relation.identity() {
-        Some(columns) if index == relation.identity_index => {
-            (What::Row, columns.hashes().collect())
-        }
-        _ => match relation.uniques.iter().find(|u| u.index == index) {
-            Some(unique) => (
-                What::Unique(unique.digest),
-                match &unique.source {
-                    Source::Columns(columns) => columns.hashes().collect(),
-                    Source::Computed { columns, .. } => columns.clone(),
-                },
-            ),
-            None => return Ok(None),
-        },
+    let Some(entries) = entries(relation, index) else {
+        return Ok(None);
     };
-    let mut key = KeyHash::new(relation.oid, what);
-    for ((hash, collation), (value, null)) in hashes.into_iter().zip(values.iter().zip(nulls)) {
+    let mut key = KeyHash::new(relation.oid, entries.what);
+    for ((hash, collation), (value, null)) in
+        entries.hashes.into_iter().zip(values.iter().zip(nulls))
+    {
         key = key.add(if *null {
             NULL_VALUE
         } else {

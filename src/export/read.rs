@@ -1,7 +1,7 @@
 //! What SERIALIZABLE transactions read, as predicate.c and the access methods report it.
 
 use crate::capture::read;
-use crate::pg::guard::boundary;
+use crate::pg::guard::{boundary, boundary_nofail};
 use crate::pg::relation::{Handle, Tuple, index_form};
 use crate::pg::search::ScanKeys;
 use crate::pg::sys;
@@ -32,6 +32,13 @@ unsafe extern "C" fn pgr_do_read_row(rel: sys::Relation, tuple: sys::HeapTuple) 
     // SAFETY: open, and in a pinned buffer, as long as this call lasts.
     let (rel, tuple) = unsafe { (Handle::from_raw(rel), Tuple::from_raw(tuple)) };
     boundary(|| read::row(rel, tuple));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pgr_do_reads_rows(rel: sys::Relation) -> bool {
+    // SAFETY: open as long as this call lasts.
+    let rel = unsafe { Handle::from_raw(rel) };
+    boundary_nofail(|| read::counts_rows(rel))
 }
 
 #[unsafe(no_mangle)]
