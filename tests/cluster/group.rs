@@ -124,6 +124,8 @@ fn a_member_without_majority_reads_but_refuses_writes_until_it_is_back() {
         start.elapsed().as_secs_f64()
     );
     group.start(3);
+    // A majority needs its log, not its database.
+    group.await_online(2);
     group.assert_identical();
 }
 

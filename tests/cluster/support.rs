@@ -167,6 +167,12 @@ impl TestGroup {
     pub fn start(&self, number: usize) {
         let server = self.member(number).expect("member");
         server.start(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
+        self.await_online(number);
+    }
+
+    /// Waits until a running member is open to clients.
+    pub fn await_online(&self, number: usize) {
+        let server = self.member(number).expect("member");
         status::wait_online(server, PATIENCE).unwrap_or_else(|e| panic!("{e}"));
     }
 
