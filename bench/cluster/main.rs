@@ -9,7 +9,11 @@
 mod instructions;
 mod measure;
 mod report;
+#[path = "../servers.rs"]
+mod servers;
 mod setups;
+#[path = "../usage.rs"]
+mod usage;
 
 use measure::{Script, run};
 use setups::Setups;

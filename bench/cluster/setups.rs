@@ -1,8 +1,8 @@
 //! The servers that are compared.
 
+use crate::servers::{SLOW, plain, standby_of};
 use postgres_r::cluster::{Account, Cluster, Server, UpOptions, verify};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// One way to run pgbench.
 pub struct Setup {
@@ -29,7 +29,6 @@ pub struct Setups {
     dir: PathBuf,
 }
 
-const SLOW: Duration = Duration::from_secs(300);
 const CONFIGURATION: &str = "shared_buffers = 256MB\nmax_connections = 100\nmax_wal_size = 4GB\ncheckpoint_timeout = 30min\nautovacuum = off\nlog_checkpoints = off\n";
 
 impl Setups {
@@ -60,44 +59,13 @@ impl Setups {
                 "synchronous_standby_names = 'ANY 1 (s1, s2)'\nsynchronous_commit = local\n",
             ),
         ] {
-            println!("making {}", server.data.display());
-            done(server.initdb());
-            done(server.configure(&format!("port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n{CONFIGURATION}{more}", server.port)));
-            done(server.start(SLOW));
-            done(server.execute("postgres", "creating the database", "CREATE DATABASE app"));
+            done(plain(server, &format!("{CONFIGURATION}{more}")));
             fill(server, scale);
         }
         let mut standbys = Vec::new();
         for (i, name) in ["s1", "s2"].iter().enumerate() {
             let standby = server(4 + i, name, 6104 + i as u16, &stock);
-            println!("making {}", standby.data.display());
-            let data = standby.data.display().to_string();
-            let source = format!(
-                "host=127.0.0.1 port={} user=postgres application_name={name}",
-                primary.port
-            );
-            done(
-                standby
-                    .run(
-                        "base backup",
-                        "pg_basebackup",
-                        &[
-                            "-D",
-                            &data,
-                            "-d",
-                            &source,
-                            "-R",
-                            "-c",
-                            "fast",
-                            "-X",
-                            "stream",
-                            "--no-sync",
-                        ],
-                    )
-                    .map(drop),
-            );
-            done(standby.configure(&format!("port = {}\n", standby.port)));
-            done(standby.start(SLOW));
+            done(standby_of(&standby, &primary, name));
             standbys.push(standby);
         }
         println!("making a group of three");

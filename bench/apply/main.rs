@@ -1,0 +1,132 @@
+//! What it costs to apply the changes of another server: a member of a group beside PostgreSQL's own
+//! logical replication and physical replay, on the same statements.
+//!
+//! The follower is stopped while the origin works, so that what is measured afterwards is applying
+//! alone: seconds until it has caught up, and processor seconds of all its processes. Adjustable:
+//! `APPLY_ROWS` (rows of the largest cases), `APPLY_ROUNDS`, `APPLY_CASES` (a list of names).
+
+mod cases;
+#[path = "../servers.rs"]
+mod servers;
+mod subjects;
+#[path = "../usage.rs"]
+mod usage;
+
+use cases::{CASES, Case};
+use nix::sys::signal::Signal;
+use std::time::Instant;
+use subjects::{Subject, Subjects};
+
+/// What one subject needed for one case.
+struct Run {
+    rows: f64,
+    seconds: f64,
+    cpu_seconds: f64,
+    wal_bytes: f64,
+    /// To the follower that was not stopped.
+    wire_bytes: Option<f64>,
+}
+
+fn setting(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |v| {
+        v.parse().unwrap_or_else(|_| panic!("{name}={v}"))
+    })
+}
+
+fn main() {
+    let (size, rounds) = (setting("APPLY_ROWS", 200_000), setting("APPLY_ROUNDS", 3));
+    let wanted = std::env::var("APPLY_CASES").unwrap_or_default();
+    let wanted: Vec<&str> = wanted.split(',').filter(|w| !w.is_empty()).collect();
+    let subjects = Subjects::make();
+    println!(
+        "{:<14} {:>5} {:<9} {:>10} {:>14} {:>11} {:>11} {:>9}",
+        "case", "round", "", "rows/s", "rows/CPU s", "of logical", "WAL B/row", "wire B/row"
+    );
+    for round in 1..=rounds {
+        for case in CASES {
+            let runs: Vec<Run> = subjects.all.iter().map(|s| run(s, case, size)).collect();
+            if wanted.is_empty() || wanted.contains(&case.name) {
+                report(case, round, &subjects.all, &runs);
+            }
+        }
+        // The next round inserts the same rows anew.
+        for subject in &subjects.all {
+            let sql = "DELETE FROM narrow; DELETE FROM copied; DELETE FROM wide; DELETE FROM toasted; DELETE FROM indexed";
+            let all = if round == rounds { "" } else { sql };
+            for statement in all.split(';').filter(|s| !s.is_empty()) {
+                subject
+                    .origin
+                    .execute("app", "emptying", statement)
+                    .unwrap_or_else(|e| panic!("{e}"));
+            }
+            assert!(subject.await_target(), "{} does not catch up", subject.name);
+            for server in [&subject.origin, &subject.target] {
+                // A standby checkpoints and is vacuumed by replay.
+                let _ = server.execute("app", "vacuum", "VACUUM");
+                let _ = server.execute("app", "checkpoint", "CHECKPOINT");
+            }
+        }
+    }
+    subjects.check();
+}
+
+fn run(subject: &Subject, case: &Case, size: u32) -> Run {
+    assert!(subject.await_target(), "{} does not catch up", subject.name);
+    let target = std::slice::from_ref(&subject.target);
+    let signal = |signal| {
+        subject
+            .target
+            .signal_all(signal)
+            .unwrap_or_else(|e| panic!("{e}"))
+    };
+    let wire = || {
+        let other = subject.other.as_ref()?;
+        Some(usage::wire_bytes(&[subject.origin.clone(), other.clone()]))
+    };
+    let wal = || usage::wal_bytes(std::slice::from_ref(&subject.origin));
+    signal(Signal::SIGSTOP);
+    let (wire_before, wal_before) = (wire(), wal());
+    let mut client = subject
+        .origin
+        .connect("app")
+        .unwrap_or_else(|e| panic!("{e}"));
+    let rows = case.run(&mut client, size) as f64;
+    let (wire_after, wal_after) = (wire(), wal());
+    let cpu = usage::cpu_seconds(target);
+    let start = Instant::now();
+    signal(Signal::SIGCONT);
+    assert!(subject.await_target(), "{} does not catch up", subject.name);
+    Run {
+        rows,
+        seconds: start.elapsed().as_secs_f64(),
+        cpu_seconds: usage::cpu_seconds(target) - cpu,
+        wal_bytes: wal_after - wal_before,
+        wire_bytes: wire_before
+            .zip(wire_after)
+            .map(|(before, after)| after - before),
+    }
+}
+
+fn report(case: &Case, round: u32, subjects: &[Subject], runs: &[Run]) {
+    let per_cpu = |run: &Run| run.rows / run.cpu_seconds.max(0.01);
+    let logical = subjects
+        .iter()
+        .position(|s| s.name == "logical")
+        .map(|i| per_cpu(&runs[i]));
+    for (subject, run) in subjects.iter().zip(runs) {
+        let wire = run
+            .wire_bytes
+            .map_or(String::new(), |b| format!("{:.0}", b / run.rows));
+        println!(
+            "{:<14} {:>5} {:<9} {:>10.0} {:>14.0} {:>11.2} {:>11.0} {:>9}",
+            case.name,
+            round,
+            subject.name,
+            run.rows / run.seconds,
+            per_cpu(run),
+            per_cpu(run) / logical.unwrap_or(f64::NAN),
+            run.wal_bytes / run.rows,
+            wire
+        );
+    }
+}
