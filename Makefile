@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long history bench pg pg-check pg-stock lib lint clean pg-edit pg-refresh setup
+.PHONY: help demo test test-long history bench bench-storms pg pg-check pg-stock lib lint clean pg-edit pg-refresh setup
 
 JOBS ?= $(shell nproc)
 CARGO ?= cargo
@@ -25,6 +25,9 @@ history: pg-check pg-stock ## transactions on all members under faults, judged f
 
 bench: pg pg-stock ## throughput and cost against stock PostgreSQL, in one run
 	scripts/bench
+
+bench-storms: pg ## conflicts of three members, for minutes: invariants, and how fast victims give way
+	scripts/bench conflicts
 
 pg: setup ## the patched PostgreSQL, in build/pgsql
 	scripts/build-pg pgsql
