@@ -6,6 +6,7 @@
 //! hotN for updates of N rows), `BENCH_SETUPS` (a list of names;
 //! all if empty), `BENCH_OUT` (a folder).
 
+mod curves;
 mod instructions;
 mod measure;
 mod report;

@@ -1,14 +1,15 @@
 //! How long a transaction that is in the way keeps another member's commit from being applied: from
 //! the commit's acknowledgement on its member until a query on the victim's member shows it.
 
+use postgres::error::SqlState;
 use postgres::{Client, Error};
 use postgres_r::cluster::{Cluster, Server};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// A row for each kind of victim, and somewhere to copy to.
-pub const TABLES: &str = "CREATE TABLE contended (id int4 PRIMARY KEY, v int4); INSERT INTO contended SELECT i, 0 FROM generate_series(0, 9) i;
+/// A row for each kind of victim to hold, another one for it to change in peace, and somewhere to copy to.
+pub const TABLES: &str = "CREATE TABLE contended (id int4 PRIMARY KEY, v int4); INSERT INTO contended SELECT i, 0 FROM generate_series(0, 99) i;
     CREATE TABLE copied (id int4 PRIMARY KEY);";
 
 /// Long enough for a loaded machine; a victim that needs it all has failed.
@@ -154,13 +155,15 @@ fn rounds_of(cluster: &Cluster, kind: Kind, id: i32, rounds: u32) -> Result<Vec<
     Ok(times)
 }
 
-/// A session in a thread of its own, which ends with it.
+/// A session in a thread of its own, which ends with it. Those that are at something fail at once, the
+/// others when they are let go.
 struct Victim {
     kind: Kind,
     pid: i32,
     begin: Sender<()>,
     go: Sender<()>,
-    outcomes: Receiver<Result<(), Error>>,
+    /// Of the transaction, and of the next one.
+    outcomes: Receiver<(Result<(), Error>, Result<(), Error>)>,
 }
 
 impl Victim {
@@ -173,8 +176,11 @@ impl Victim {
         std::thread::spawn(move || {
             for () in rounds {
                 let outcome = kind.hold(&mut client, id, &held);
-                let rolled_back = client.batch_execute("ROLLBACK");
-                if told.send(outcome.and(rolled_back)).is_err() {
+                // The session is usable. One that only ever loses would get a reservation.
+                let usable = client.batch_execute(&format!(
+                    "ROLLBACK; UPDATE contended SET v = v + 1 WHERE id = {id} + 50"
+                ));
+                if told.send((outcome, usable)).is_err() {
                     break;
                 }
             }
@@ -213,13 +219,10 @@ impl Victim {
     /// It must have lost.
     fn end(&self) -> Result<(), String> {
         self.go.send(()).expect("its thread lives as long");
-        let outcome = self.outcomes.recv_timeout(PATIENCE);
-        // Those that were at something did not take their leave.
-        match outcome.map_err(|e| e.to_string())? {
-            Err(e) if e.code() == Some(&postgres::error::SqlState::T_R_SERIALIZATION_FAILURE) => {
-                Ok(())
-            }
-            outcome => Err(format!("it was to fail with 40001: {outcome:?}")),
+        let outcomes = self.outcomes.recv_timeout(PATIENCE);
+        match outcomes.map_err(|e| e.to_string())? {
+            (Err(e), Ok(())) if e.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => Ok(()),
+            other => Err(format!("it was to fail with 40001, and go on: {other:?}")),
         }
     }
 }
