@@ -18,7 +18,7 @@ use settings::{list, setting};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use storms::{Bank, ForeignKeys, Jobs, Length, Ring, Storm, Unique};
+use storms::{Bank, Collations, ForeignKeys, Jobs, Length, Ring, Storm, Unique};
 
 /// Autovacuum works, as it would in minutes of an ordinary day.
 const CONFIGURATION: &str = "shared_buffers = 128MB\nmax_connections = 60\nmax_wal_size = 4GB\n\
@@ -60,13 +60,13 @@ fn main() -> ExitCode {
         "BENCH_OUT",
         Path::new(env!("CARGO_MANIFEST_DIR")).join("build/bench"),
     );
-    let level = postgres::IsolationLevel::Serializable;
     let mut storms: Vec<Box<dyn Storm>> = vec![
         Box::new(ForeignKeys),
         Box::new(Unique),
+        Box::new(Collations),
         Box::new(Jobs::default()),
         Box::new(Bank),
-        Box::new(Ring { level }),
+        Box::new(Ring),
     ];
     storms.retain(|s| wanted.iter().any(|w| w.is_empty() || w == s.name()));
     let tables: Vec<&str> = storms.iter().map(|s| s.tables()).collect();

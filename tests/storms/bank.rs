@@ -95,9 +95,13 @@ impl Storm for Bank {
         Ok((sum != wanted || all != wanted).then(|| format!("the bank has {sum}, or {all}")))
     }
 
-    fn loss(&self, snapshot: &mut Transaction<'_>, tally: &Tally) -> Result<Option<String>, Error> {
+    fn progress(&self, snapshot: &mut Transaction<'_>) -> Result<i64, Error> {
         let row = snapshot.query_one("SELECT count(*) FROM transfer", &[])?;
-        let (found, wanted) = (row.get::<_, i64>(0), tally.committed as i64);
+        Ok(row.get(0))
+    }
+
+    fn loss(&self, snapshot: &mut Transaction<'_>, tally: &Tally) -> Result<Option<String>, Error> {
+        let (found, wanted) = (self.progress(snapshot)?, tally.committed as i64);
         Ok((found != wanted).then(|| format!("{found} transfers, and {wanted} were acknowledged")))
     }
 }

@@ -66,6 +66,11 @@ impl Storm for Jobs {
         }))
     }
 
+    fn progress(&self, snapshot: &mut Transaction<'_>) -> Result<i64, Error> {
+        let row = snapshot.query_one("SELECT count(*) FROM done", &[])?;
+        Ok(row.get(0))
+    }
+
     fn loss(
         &self,
         snapshot: &mut Transaction<'_>,

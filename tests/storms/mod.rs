@@ -2,6 +2,7 @@
 //! time. Tests run them for seconds, `bench/storms` for minutes. README.md has the list.
 
 mod bank;
+mod collations;
 mod foreign_keys;
 mod jobs;
 mod ring;
@@ -11,6 +12,7 @@ mod rng;
 mod unique;
 
 pub use bank::Bank;
+pub use collations::Collations;
 pub use foreign_keys::ForeignKeys;
 pub use jobs::Jobs;
 pub use ring::Ring;
@@ -52,7 +54,12 @@ pub trait Storm: Sync {
     /// What does not hold in a snapshot, of those things that always must.
     fn violation(&self, snapshot: &mut Transaction<'_>) -> Result<Option<String>, Error>;
 
-    /// The same of what must hold when all sessions are done.
+    /// What no session ever sees fall.
+    fn progress(&self, _snapshot: &mut Transaction<'_>) -> Result<i64, Error> {
+        Ok(0)
+    }
+
+    /// As [`Storm::violation`], of what must hold when all sessions are done.
     fn loss(
         &self,
         _snapshot: &mut Transaction<'_>,
@@ -278,9 +285,15 @@ fn watch(
     settled: &AtomicBool,
 ) -> Result<Tally, String> {
     let mut client = watcher(cluster, server)?;
-    let mut tally = Tally::default();
+    let (mut tally, mut last) = (Tally::default(), 0);
     while !settled.load(Ordering::Relaxed) {
-        look(&mut client, server, |snapshot| storm.violation(snapshot))?;
+        look(&mut client, server, |snapshot| {
+            let before = std::mem::replace(&mut last, storm.progress(snapshot)?);
+            if last < before {
+                return Ok(Some(format!("{last}, after {before}")));
+            }
+            storm.violation(snapshot)
+        })?;
         tally.looks += 1;
     }
     Ok(tally)

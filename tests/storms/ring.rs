@@ -8,9 +8,7 @@ use postgres::{Error, IsolationLevel, Transaction};
 
 const RINGS: i32 = 2;
 
-pub struct Ring {
-    pub level: IsolationLevel,
-}
+pub struct Ring;
 
 impl Storm for Ring {
     fn name(&self) -> &'static str {
@@ -38,7 +36,7 @@ impl Storm for Ring {
         let mut t = session
             .client
             .build_transaction()
-            .isolation_level(self.level)
+            .isolation_level(IsolationLevel::Serializable)
             .start()?;
         let changed = if lowers {
             t.execute("UPDATE flag SET up = false WHERE ring = $1", &[&ring])?
