@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long history bench bench-apply pg pg-check pg-stock lib lint clean pg-edit pg-refresh setup
+.PHONY: help demo test test-long history bench bench-apply bench-storms pg pg-check pg-stock lib lint clean pg-edit pg-refresh setup
 
 JOBS ?= $(shell nproc)
 CARGO ?= cargo
@@ -28,6 +28,9 @@ bench: pg pg-stock ## throughput and cost against stock PostgreSQL, in one run
 
 bench-apply: pg pg-stock ## what applying costs, beside logical replication and physical replay
 	scripts/bench apply
+
+bench-storms: pg ## conflicts of three members, for minutes: invariants, and how fast victims give way
+	scripts/bench conflicts
 
 pg: setup ## the patched PostgreSQL, in build/pgsql
 	scripts/build-pg pgsql

@@ -8,12 +8,15 @@
 mod cases;
 #[path = "../servers.rs"]
 mod servers;
+#[path = "../settings.rs"]
+mod settings;
 mod subjects;
 #[path = "../usage.rs"]
 mod usage;
 
 use cases::{CASES, Case};
 use nix::sys::signal::Signal;
+use settings::{list, setting};
 use std::time::Instant;
 use subjects::{Subject, Subjects};
 
@@ -27,16 +30,9 @@ struct Run {
     wire_bytes: Option<f64>,
 }
 
-fn setting(name: &str, default: u32) -> u32 {
-    std::env::var(name).map_or(default, |v| {
-        v.parse().unwrap_or_else(|_| panic!("{name}={v}"))
-    })
-}
-
 fn main() {
     let (size, rounds) = (setting("APPLY_ROWS", 200_000), setting("APPLY_ROUNDS", 3));
-    let wanted = std::env::var("APPLY_CASES").unwrap_or_default();
-    let wanted: Vec<&str> = wanted.split(',').filter(|w| !w.is_empty()).collect();
+    let wanted: Vec<String> = list("APPLY_CASES", "");
     let subjects = Subjects::make();
     println!(
         "{:<14} {:>5} {:<9} {:>10} {:>14} {:>11} {:>11} {:>9}",
@@ -45,7 +41,7 @@ fn main() {
     for round in 1..=rounds {
         for case in CASES {
             let runs: Vec<Run> = subjects.all.iter().map(|s| run(s, case, size)).collect();
-            if wanted.is_empty() || wanted.contains(&case.name) {
+            if wanted.iter().any(|w| w.is_empty() || w == case.name) {
                 report(case, round, &subjects.all, &runs);
             }
         }

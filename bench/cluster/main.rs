@@ -6,16 +6,20 @@
 //! hotN for updates of N rows), `BENCH_SETUPS` (a list of names;
 //! all if empty), `BENCH_OUT` (a folder).
 
+mod curves;
 mod instructions;
 mod measure;
 mod report;
 #[path = "../servers.rs"]
 mod servers;
+#[path = "../settings.rs"]
+mod settings;
 mod setups;
 #[path = "../usage.rs"]
 mod usage;
 
 use measure::{Script, run};
+use settings::{list, setting};
 use setups::Setups;
 use std::path::PathBuf;
 
@@ -26,20 +30,6 @@ struct Settings {
     clients: Vec<u32>,
     scripts: Vec<Script>,
     out: PathBuf,
-}
-
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().map_or(default, |v| {
-        v.parse()
-            .unwrap_or_else(|_| panic!("{name}={v} is no such value"))
-    })
-}
-
-fn list<T: std::str::FromStr>(name: &str, default: &str) -> Vec<T> {
-    let text: String = setting(name, default.to_owned());
-    text.split(',')
-        .map(|v| v.trim().parse().unwrap_or_else(|_| panic!("{name}: {v}")))
-        .collect()
 }
 
 fn main() {

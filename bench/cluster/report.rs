@@ -1,23 +1,27 @@
 //! Medians, ranges and ratios as a table, JSON and a plot.
 
+use crate::curves;
 use crate::instructions::Instructions;
 use crate::measure::{Run, Script};
 use crate::setups::Setups;
 use std::fmt::Write as _;
 use std::path::Path;
 
-struct Row<'a> {
-    script: Script,
-    clients: u32,
-    setup: &'a str,
-    tps: [f64; 3],
+/// Medians of the rounds of one case.
+pub struct Row<'a> {
+    pub script: Script,
+    pub clients: u32,
+    pub setup: &'a str,
+    /// The least, the median, the most.
+    pub tps: [f64; 3],
     latency_ms: f64,
-    aborts: f64,
+    /// Attempts that failed, a transaction.
+    pub aborts: f64,
     cpu: f64,
     wire: f64,
     wal: f64,
     /// Median of the rounds' ratios against stock and against the standbys with `on`.
-    against_stock: f64,
+    pub against_stock: f64,
     against_standby: f64,
 }
 
@@ -130,6 +134,7 @@ pub fn write(
             r.against_standby
         );
     }
+    text.push_str(&curves::table(&rows));
     let pairs: Vec<f64> = runs
         .iter()
         .filter(|r| r.setup == "off")
@@ -137,11 +142,13 @@ pub fn write(
         .map(|(off, stock)| off.tps / stock.tps)
         .collect();
     let (low, high) = interval(&pairs);
-    let _ = writeln!(
-        text,
-        "\nreplication off against stock, tps: 95 % interval {low:.3} to {high:.3} over {} pairs",
-        pairs.len()
-    );
+    if !pairs.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nreplication off against stock, tps: 95 % interval {low:.3} to {high:.3} over {} pairs",
+            pairs.len()
+        );
+    }
     if let Some(i) = instructions {
         let _ = writeln!(
             text,
@@ -163,12 +170,21 @@ pub fn write(
 }
 
 fn json(rows: &[Row<'_>], (low, high): (f64, f64), instructions: Option<&Instructions>) -> String {
+    // Of a set-up that was left out there is none.
+    let ratio = |r: f64| {
+        if r.is_finite() {
+            format!("{r:.4}")
+        } else {
+            "null".to_owned()
+        }
+    };
+    let (low, high) = (ratio(low), ratio(high));
     let lines: Vec<String> = rows
         .iter()
         .map(|r| {
             format!(
-                "{{\"script\": \"{}\", \"clients\": {}, \"setup\": \"{}\", \"tps\": {:.1}, \"tps_min\": {:.1}, \"tps_max\": {:.1}, \"latency_ms\": {:.3}, \"aborts_per_tx\": {:.5}, \"cpu_s_per_1000_tx\": {:.4}, \"wire_bytes_per_tx\": {:.1}, \"wal_bytes_per_tx\": {:.1}, \"ratio_to_stock\": {:.4}, \"ratio_to_standby_on\": {:.4}}}",
-                r.script.name(), r.clients, r.setup, r.tps[1], r.tps[0], r.tps[2], r.latency_ms, r.aborts, r.cpu, r.wire, r.wal, r.against_stock, r.against_standby
+                "{{\"script\": \"{}\", \"clients\": {}, \"setup\": \"{}\", \"tps\": {:.1}, \"tps_min\": {:.1}, \"tps_max\": {:.1}, \"latency_ms\": {:.3}, \"aborts_per_tx\": {:.5}, \"cpu_s_per_1000_tx\": {:.4}, \"wire_bytes_per_tx\": {:.1}, \"wal_bytes_per_tx\": {:.1}, \"ratio_to_stock\": {}, \"ratio_to_standby_on\": {}}}",
+                r.script.name(), r.clients, r.setup, r.tps[1], r.tps[0], r.tps[2], r.latency_ms, r.aborts, r.cpu, r.wire, r.wal, ratio(r.against_stock), ratio(r.against_standby)
             )
         })
         .collect();
@@ -181,21 +197,22 @@ fn json(rows: &[Row<'_>], (low, high): (f64, f64), instructions: Option<&Instruc
         )
     });
     format!(
-        "{{\"off_to_stock_tps_interval\": [{low:.4}, {high:.4}], \"instructions_per_tx\": {instructions}, \"rows\": [\n{}\n]}}\n",
+        "{{\"off_to_stock_tps_interval\": [{low}, {high}], \"instructions_per_tx\": {instructions}, \"rows\": [\n{}\n]}}\n",
         lines.join(",\n")
     )
 }
 
-const COLOURS: [&str; 6] = [
+/// Of the set-ups.
+pub const COLOURS: [&str; 6] = [
     "#555555", "#999999", "#1f77b4", "#9ecae1", "#d62728", "#ff9896",
 ];
 
-/// Bars of median tps, whiskers from the least to the most; one panel a script.
+/// Bars of median tps, whiskers from the least to the most; one panel a script. Contention has curves.
 fn plot(rows: &[Row<'_>]) -> String {
     let mut scripts: Vec<Script> = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     for r in rows {
-        if !scripts.contains(&r.script) {
+        if !matches!(r.script, Script::Hot(_)) && !scripts.contains(&r.script) {
             scripts.push(r.script);
         }
         if !names.contains(&r.setup) {
@@ -205,7 +222,7 @@ fn plot(rows: &[Row<'_>]) -> String {
     let (width, height, left) = (760.0, 300.0, 70.0);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-        height * scripts.len() as f64 + 40.0
+        height * scripts.len() as f64 + 40.0 + curves::height(rows)
     );
     for (i, name) in names.iter().enumerate() {
         let x = left + i as f64 * 112.0;
@@ -270,6 +287,8 @@ fn plot(rows: &[Row<'_>]) -> String {
             }
         }
     }
+    let below = 40.0 + height * scripts.len() as f64;
+    curves::plot(&mut svg, rows, &names, below, width);
     svg.push_str("</svg>\n");
     svg
 }

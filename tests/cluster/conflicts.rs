@@ -1,200 +1,39 @@
 //! What several members do to the same keys at the same time.
 
-use crate::support::{
-    PATIENCE, Stop, TestGroup, group, is_serialization_failure, scale, until_committed,
-};
-use postgres::Error;
+use crate::storms::{self, Length, Storm};
+use crate::support::{PATIENCE, TestGroup, group, is_serialization_failure, scale};
 use postgres::error::SqlState;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const STORM: Duration = Duration::from_secs(6);
 
-/// Runs a job over and over from two sessions on each member until the time is over.
-fn storm(
-    group: &TestGroup,
-    job: impl Fn(&mut postgres::Client, u64) -> Result<bool, Error> + Sync,
-) -> u64 {
-    let end = Instant::now() + STORM * scale();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..6u64)
-            .map(|w| {
-                let mut client = group.client(w as usize % 3 + 1);
-                let job = &job;
-                scope.spawn(move || {
-                    let (mut random, mut done) = (w.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, 0);
-                    while Instant::now() < end {
-                        random ^= random << 13;
-                        random ^= random >> 7;
-                        random ^= random << 17;
-                        match job(&mut client, random) {
-                            Ok(true) => done += 1,
-                            Ok(false) => {}
-                            Err(e) => panic!("session {w}: {e:?}"),
-                        }
-                    }
-                    done
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|w| w.join().expect("session"))
-            .sum()
-    })
+/// A storm with its invariant, in a group with more tables; enough of its transactions must have changed
+/// something.
+fn rage_beside(storm: &dyn Storm, more: &str) -> TestGroup {
+    let group = group(storm.name(), 3, &format!("{} {more}", storm.tables()));
+    let length = Length::Time(STORM * scale());
+    let tally = storms::rage(&group, storm, length).unwrap_or_else(|e| panic!("{e}"));
+    assert!(tally.changed > 50 && tally.looks > 10, "{tally}");
+    group
 }
 
-/// `Ok(false)` for the outcomes that a storm expects.
-fn expected(outcome: Result<u64, Error>, codes: &[SqlState]) -> Result<bool, Error> {
-    match outcome {
-        Ok(n) => Ok(n > 0),
-        Err(e) if is_serialization_failure(&e) || e.code().is_some_and(|c| codes.contains(c)) => {
-            Ok(false)
-        }
-        Err(e) => Err(e),
-    }
+fn rage(storm: &dyn Storm) {
+    rage_beside(storm, "");
 }
 
 #[test]
-fn parents_deleted_while_children_come_leave_no_orphan() {
-    let group = group(
-        "orphans",
-        3,
-        "CREATE TABLE parent (id int4 PRIMARY KEY, v int4); CREATE TABLE child (id int8 PRIMARY KEY, parent int4 NOT NULL REFERENCES parent);
-         CREATE TABLE cascade (id int8 PRIMARY KEY, parent int4 NOT NULL REFERENCES parent ON DELETE CASCADE); CREATE INDEX ON child (parent); CREATE INDEX ON cascade (parent);",
-    );
-    let violation = [SqlState::FOREIGN_KEY_VIOLATION, SqlState::UNIQUE_VIOLATION];
-    let done = storm(&group, |client, random| {
-        let (key, id) = ((random >> 8) as i32 & 15, (random >> 1) as i64);
-        let outcome = match random % 6 {
-            0 => client.execute(
-                "INSERT INTO parent VALUES ($1, 0) ON CONFLICT DO NOTHING",
-                &[&key],
-            ),
-            1 => client.execute("DELETE FROM parent WHERE id = $1", &[&key]),
-            2 => client.execute("INSERT INTO cascade VALUES ($1, $2)", &[&id, &key]),
-            3 => client.execute("UPDATE parent SET v = v + 1 WHERE id = $1", &[&key]),
-            4 => client.execute("DELETE FROM child WHERE parent = $1", &[&key]),
-            _ => client.execute("INSERT INTO child VALUES ($1, $2)", &[&id, &key]),
-        };
-        expected(outcome, &violation)
-    });
-    assert!(done > 100, "only {done} statements changed anything");
-    group.assert_identical();
-    for table in ["child", "cascade"] {
-        let sql = format!(
-            "SELECT count(*) FROM {table} c WHERE NOT EXISTS (SELECT FROM parent p WHERE p.id = c.parent)"
-        );
-        assert_eq!(
-            group
-                .client(2)
-                .query_one(&sql, &[])
-                .expect("orphans")
-                .get::<_, i64>(0),
-            0,
-            "orphans in {table}"
-        );
-    }
+fn parents_that_go_while_children_come_leave_no_orphan() {
+    rage(&storms::ForeignKeys);
 }
 
 #[test]
 fn one_unique_value_from_all_members_is_taken_once() {
-    let group = group(
-        "unique",
-        3,
-        "CREATE TABLE u (id int8 PRIMARY KEY, email text UNIQUE, low text); CREATE UNIQUE INDEX ON u (lower(low)); CREATE UNIQUE INDEX ON u (email) WHERE id % 2 = 0;",
-    );
-    let violation = [SqlState::UNIQUE_VIOLATION];
-    let done = storm(&group, |client, random| {
-        let (id, value) = ((random >> 1) as i64 & 31, format!("v{}", random >> 8 & 15));
-        let outcome = match random % 4 {
-            0 => client.execute("DELETE FROM u WHERE id = $1", &[&id]),
-            1 => client.execute("UPDATE u SET email = $2 WHERE id = $1", &[&id, &value]),
-            2 => client.execute("UPDATE u SET id = $1 WHERE email = $2", &[&id, &value]),
-            _ => client.execute("INSERT INTO u VALUES ($1, $2, upper($2))", &[&id, &value]),
-        };
-        expected(outcome, &violation)
-    });
-    assert!(done > 100, "only {done} statements changed anything");
-    group.assert_identical();
-    for member in 1..=3 {
-        // A sequential scan must find no duplicate that an index hides.
-        let sql = "SELECT (SELECT count(*) - count(DISTINCT id) FROM u), (SELECT count(email) - count(DISTINCT email) FROM u), (SELECT count(low) - count(DISTINCT lower(low)) FROM u)";
-        let row = group
-            .client(member)
-            .query_one(sql, &[])
-            .expect("duplicates");
-        assert_eq!(
-            (
-                row.get::<_, i64>(0),
-                row.get::<_, i64>(1),
-                row.get::<_, i64>(2)
-            ),
-            (0, 0, 0),
-            "member {member}"
-        );
-    }
+    rage(&storms::Unique);
 }
 
 #[test]
-fn money_moved_between_accounts_is_conserved_in_every_snapshot() {
-    let group = group(
-        "bank",
-        3,
-        "CREATE TABLE account (id int4 PRIMARY KEY, balance int8); INSERT INTO account SELECT i, 100 FROM generate_series(0, 19) i;",
-    );
-    let stop = AtomicBool::new(false);
-    let seen = std::thread::scope(|scope| {
-        let readers: Vec<_> = (1..=3)
-            .map(|member| {
-                let (mut client, stop) = (group.client(member), &stop);
-                scope.spawn(move || {
-                    let mut seen = 0;
-                    while !stop.load(Ordering::Relaxed) {
-                        let sum: i64 = client
-                            .query_one("SELECT sum(balance)::int8 FROM account", &[])
-                            .expect("sum")
-                            .get(0);
-                        assert_eq!(sum, 2000, "member {member}");
-                        seen += 1;
-                    }
-                    seen
-                })
-            })
-            .collect();
-        let stopping = Stop(&stop);
-        let moved = storm(&group, |client, random| {
-            let (from, to) = ((random >> 8) as i32 % 20, (random >> 16) as i32 % 20);
-            let (from, to) = (from.rem_euclid(20), to.rem_euclid(20));
-            until_committed(client, |t| {
-                t.execute(
-                    "UPDATE account SET balance = balance - 1 WHERE id = $1",
-                    &[&from],
-                )?;
-                t.execute(
-                    "UPDATE account SET balance = balance + 1 WHERE id = $1",
-                    &[&to],
-                )
-                .map(drop)
-            })
-            .or_else(|e| {
-                if e.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) {
-                    Ok(0)
-                } else {
-                    Err(e)
-                }
-            })
-            .map(|_| true)
-        });
-        drop(stopping);
-        assert!(moved > 50, "only {moved} transfers");
-        readers
-            .into_iter()
-            .map(|r| r.join().expect("reader"))
-            .sum::<u32>()
-    });
-    assert!(seen > 10);
-    group.assert_identical();
+fn a_ring_of_readers_and_writers_is_serializable() {
+    rage(&storms::Ring);
 }
 
 #[test]
@@ -320,52 +159,12 @@ fn every_kind_of_victim_gives_way_while_its_client_is_silent() {
 
 #[test]
 fn strings_that_a_collation_holds_equal_are_taken_once() {
-    let group = group(
-        "collations",
-        3,
+    let group = rage_beside(
+        &storms::Collations,
         "CREATE EXTENSION citext;
-         CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
          CREATE COLLATION plain (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
-         CREATE TYPE pair AS (a int4, b name COLLATE ci); CREATE TYPE span AS RANGE (subtype = name, collation = ci);
-         CREATE DOMAIN label AS name;
-         CREATE TABLE of_name (k name COLLATE ci PRIMARY KEY); CREATE TABLE of_text (k text COLLATE ci PRIMARY KEY);
-         CREATE TABLE of_char (k char(9) COLLATE ci PRIMARY KEY); CREATE TABLE of_label (k label COLLATE ci PRIMARY KEY);
-         CREATE TABLE of_array (k name[] COLLATE ci PRIMARY KEY); CREATE TABLE of_pair (k pair PRIMARY KEY);
-         CREATE TABLE of_span (k span PRIMARY KEY); CREATE TABLE of_citext (k citext COLLATE plain PRIMARY KEY);",
+         CREATE TABLE of_citext (k citext COLLATE plain PRIMARY KEY);",
     );
-    const TABLES: [(&str, &str); 7] = [
-        ("of_name", "'?'"),
-        ("of_text", "'?'"),
-        ("of_char", "'?'"),
-        ("of_label", "'?'"),
-        ("of_array", "ARRAY['?']::name[]"),
-        ("of_pair", "ROW(1, '?')::pair"),
-        ("of_span", "span('?', '?', '[]')"),
-    ];
-    let violation = [SqlState::UNIQUE_VIOLATION];
-    let done = storm(&group, |client, random| {
-        let (table, value) = TABLES[(random >> 20) as usize % TABLES.len()];
-        let text = match random >> 8 & 3 {
-            0 => "Foo",
-            1 => "foo",
-            2 => "FOO",
-            _ => "fOO",
-        };
-        let value = value.replace('?', text);
-        let sql = if random % 3 == 0 {
-            format!("DELETE FROM {table}")
-        } else {
-            format!("INSERT INTO {table} VALUES ({value})")
-        };
-        expected(client.execute(&sql, &[]), &violation)
-    });
-    assert!(done > 100, "only {done} statements changed anything");
-    group.assert_identical();
-    for (table, _) in TABLES {
-        let sql = format!("SELECT count(*) FROM {table}");
-        let count: i64 = group.client(1).query_one(&sql, &[]).expect("count").get(0);
-        assert!(count <= 1, "{count} rows in {table}");
-    }
     // Its equality goes by bytes, so its index does not find what it holds.
     for (member, text) in [(1, "foo"), (2, "f\u{f6}o")] {
         let sql = format!("INSERT INTO of_citext VALUES ('{text}')");

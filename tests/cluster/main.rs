@@ -19,4 +19,7 @@ mod retry;
 mod rows;
 mod savepoints;
 mod start;
+#[path = "../storms/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod storms;
 mod support;

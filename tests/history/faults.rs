@@ -36,6 +36,8 @@ const KILL_ALL: &str = "kill of all";
 const MANY: u64 = 800;
 /// The same when one member is left, on which only reads commit.
 const FEW: u64 = 60;
+/// The same when whoever writes waits for the member.
+const HARDLY_ANY: u64 = 16;
 
 pub struct Faults<'a> {
     group: &'a Group,
@@ -107,7 +109,11 @@ impl<'a> Faults<'a> {
     /// A fault from its begin to its end, with another one of another member within it.
     fn strike(&mut self, fault: Fault, member: &Server, twice: bool) -> Result<(), ClusterError> {
         self.begin(fault, member)?;
-        self.go_on(MANY);
+        if self.load.level().writes_without_all() {
+            self.go_on(MANY);
+        } else {
+            self.go_on(HARDLY_ANY);
+        }
         if twice {
             let others = self.others(member);
             let other = self.rng.pick(&others);

@@ -11,39 +11,55 @@ pub enum Isolation {
 }
 use Isolation::{ReadCommitted, RepeatableRead, Serializable};
 
-/// An isolation level, and whether snapshots have all that was acknowledged anywhere before
-/// (`replication_consistency`).
+/// `replication_consistency`. (`after` alone is not here: two readers may see one commit, whose
+/// acknowledgement is still to come, and then not.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    Eventual,
+    /// Snapshots have all that was acknowledged anywhere before.
+    Before,
+    /// The same, and a commit is acknowledged when all members show it.
+    BeforeAndAfter,
+}
+use Consistency::{Before, BeforeAndAfter, Eventual};
+
+/// What transactions of a history ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
     pub isolation: Isolation,
-    pub before: bool,
+    pub consistency: Consistency,
 }
 
 impl Level {
     /// The consistency models, by adya's names, of which a history of this level may break none. A
     /// process of the history is a session, which stays on one member.
     pub fn promised(self) -> &'static str {
-        match (self.isolation, self.before) {
-            (ReadCommitted, false) => "read-committed,strong-session-read-committed",
-            (ReadCommitted, true) => "strong-read-committed",
-            (RepeatableRead, false) => "snapshot-isolation,strong-session-snapshot-isolation",
-            (RepeatableRead, true) => "strong-snapshot-isolation",
-            (Serializable, false) => "serializable,strong-session-serializable",
-            (Serializable, true) => "strict-serializable",
+        match (self.isolation, self.consistency == Eventual) {
+            (ReadCommitted, true) => "read-committed,strong-session-read-committed",
+            (ReadCommitted, false) => "strong-read-committed",
+            (RepeatableRead, true) => "snapshot-isolation,strong-session-snapshot-isolation",
+            (RepeatableRead, false) => "strong-snapshot-isolation",
+            (Serializable, true) => "serializable,strong-session-serializable",
+            (Serializable, false) => "strict-serializable",
         }
     }
 
     /// Whether a member without a majority serves reads.
     pub fn reads_alone(self) -> bool {
-        !self.before
+        self.consistency == Eventual
+    }
+
+    /// Whether writers go on while a member is down.
+    pub fn writes_without_all(self) -> bool {
+        self.consistency != BeforeAndAfter
     }
 
     /// What a session is opened with, as `psql` takes it from PGOPTIONS.
     pub fn options(self) -> &'static str {
-        if self.before {
-            "-c replication_consistency=before"
-        } else {
-            ""
+        match self.consistency {
+            Eventual => "",
+            Before => "-c replication_consistency=before",
+            BeforeAndAfter => "-c replication_consistency=before_and_after",
         }
     }
 
@@ -63,7 +79,11 @@ impl fmt::Display for Level {
             RepeatableRead => "repeatable-read",
             Serializable => "serializable",
         })?;
-        f.write_str(if self.before { "-before" } else { "" })
+        f.write_str(match self.consistency {
+            Eventual => "",
+            Before => "-before",
+            BeforeAndAfter => "-before-and-after",
+        })
     }
 }
 
@@ -71,8 +91,12 @@ impl FromStr for Level {
     type Err = String;
     fn from_str(text: &str) -> Result<Level, String> {
         let isolations = [ReadCommitted, RepeatableRead, Serializable];
-        let levels =
-            isolations.map(|isolation| [false, true].map(|before| Level { isolation, before }));
+        let levels = isolations.map(|isolation| {
+            [Eventual, Before, BeforeAndAfter].map(|consistency| Level {
+                isolation,
+                consistency,
+            })
+        });
         let named = levels
             .into_iter()
             .flatten()
@@ -83,8 +107,9 @@ impl FromStr for Level {
 
 /// `HISTORY_LEVELS`, or what the short run has time for.
 pub fn chosen() -> Vec<Level> {
-    let text = std::env::var("HISTORY_LEVELS")
-        .unwrap_or_else(|_| "serializable,repeatable-read,read-committed".into());
+    let text = std::env::var("HISTORY_LEVELS").unwrap_or_else(|_| {
+        "serializable,repeatable-read,read-committed,serializable-before-and-after".into()
+    });
     let parse = |name: &str| {
         name.trim()
             .parse()

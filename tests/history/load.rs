@@ -20,6 +20,9 @@ const SETTLED: usize = 2;
 const ROAMING: usize = 3;
 /// How long those wait for an answer before they turn to another member.
 const IMPATIENCE: Duration = Duration::from_secs(1);
+/// How long any client leaves a member alone that has said that it can't serve it now.
+const COURTESY: Duration = Duration::from_millis(100);
+const CANNOT_CONNECT_NOW: &str = "57P03";
 
 pub struct Load<'a> {
     servers: &'a [Server],
@@ -147,6 +150,9 @@ impl<'a> Load<'a> {
         self.recorder.invoke(process, &steps);
         let (outcome, usable) = transact(session, self.level, &steps);
         self.recorder.complete(process, &steps, &outcome);
+        if matches!(&outcome, Outcome::Aborted(code) if code == CANNOT_CONNECT_NOW) {
+            std::thread::sleep(COURTESY);
+        }
         usable && !self.stopped()
     }
 

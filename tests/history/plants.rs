@@ -2,13 +2,13 @@
 //! lost on the way to it, it would overlook in a real one.
 
 use crate::judge::{Verdict, judge};
-use crate::level::{Isolation, Level};
+use crate::level::{Consistency, Isolation, Level};
 use crate::recorder::{Outcome, Recorder};
 use crate::workload::Step;
 
 const READ_COMMITTED: Level = Level {
     isolation: Isolation::ReadCommitted,
-    before: false,
+    consistency: Consistency::Eventual,
 };
 const REPEATABLE_READ: Level = Level {
     isolation: Isolation::RepeatableRead,
@@ -19,7 +19,7 @@ const SERIALIZABLE: Level = Level {
     ..READ_COMMITTED
 };
 const BEFORE: Level = Level {
-    before: true,
+    consistency: Consistency::Before,
     ..REPEATABLE_READ
 };
 

@@ -1,15 +1,16 @@
 //! Isolation levels across members: specifications in `specs`, a job queue and a bank, in one group
 //! of three. Speaks TAP. See `README.md`.
 
-mod bank;
 mod expectation;
-mod jobs;
 mod members;
 mod parser;
 mod placement;
 mod run;
 mod session;
 mod spec;
+#[path = "../storms/mod.rs"]
+#[allow(dead_code, unused_imports)]
+mod storms;
 #[path = "../cluster/support.rs"]
 #[allow(dead_code)]
 mod support;
@@ -19,6 +20,10 @@ mod wanted;
 use members::Members;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use storms::{Length, Storm};
+
+/// Of each session of a storm.
+const COMMITS: u64 = 30;
 
 /// The specifications, by name.
 fn specs() -> Vec<spec::Spec> {
@@ -37,6 +42,15 @@ fn specs() -> Vec<spec::Spec> {
     files.iter().map(read).collect()
 }
 
+/// The number of transactions; or what went wrong.
+fn rage(group: &support::TestGroup, storm: &dyn Storm) -> Result<usize, String> {
+    let tally = storms::rage(group, storm, Length::Commits(COMMITS))?;
+    if tally.failures() == 0 {
+        return Err("the members did not compete".into());
+    }
+    Ok((tally.committed + tally.failures()) as usize)
+}
+
 fn main() {
     let is_wanted = wanted::names();
     let specs: Vec<spec::Spec> = specs().into_iter().filter(|s| is_wanted(&s.name)).collect();
@@ -45,7 +59,10 @@ fn main() {
     // Plans, and so what a SERIALIZABLE transaction reads, stay those of tables without statistics.
     let settings = "deadlock_timeout = 100ms\nautovacuum = off\n";
     options.configuration.push_str(settings);
-    let group = support::group_with("isolation", options, include_str!("schema.sql"));
+    let storms: [Box<dyn Storm>; 2] = [Box::new(storms::Jobs::default()), Box::new(storms::Bank)];
+    let mut tables = include_str!("schema.sql").to_owned();
+    storms.iter().for_each(|s| tables.push_str(s.tables()));
+    let group = support::group_with("isolation", options, &tables);
     let mut members = Members::new(&group);
     let (mut number, mut failed) = (0, 0);
     let mut tell = |name: &str, start: Instant, outcome: Result<usize, String>| {
@@ -66,10 +83,10 @@ fn main() {
         let start = Instant::now();
         tell(&spec.name, start, tester::test(spec, &mut members));
     }
-    for (name, test) in [("jobs", jobs::test as fn(&_) -> _), ("bank", bank::test)] {
-        if is_wanted(name) {
+    for storm in &storms {
+        if is_wanted(storm.name()) {
             let start = Instant::now();
-            tell(name, start, test(&group));
+            tell(storm.name(), start, rage(&group, storm.as_ref()));
         }
     }
     let start = Instant::now();

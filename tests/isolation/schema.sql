@@ -24,12 +24,6 @@ CREATE TABLE person (id int4 PRIMARY KEY, email text UNIQUE, v int4 NOT NULL DEF
 CREATE TABLE place (id int4 PRIMARY KEY, n int4 UNIQUE DEFERRABLE INITIALLY DEFERRED);
 CREATE TABLE booking (id int4 PRIMARY KEY, days int4range, EXCLUDE USING gist (days WITH &&));
 
-CREATE TABLE job (id int4 PRIMARY KEY, state text NOT NULL DEFAULT 'new', runs int4 NOT NULL DEFAULT 0);
-CREATE TABLE done (job int4, member int4, worker int4, PRIMARY KEY (job, member, worker));
-
-CREATE TABLE account (id int4 PRIMARY KEY, balance int4 NOT NULL CHECK (balance >= 0));
-CREATE TABLE transfer (teller int4, number int4, debit int4 NOT NULL, credit int4 NOT NULL, amount int4 NOT NULL, PRIMARY KEY (teller, number));
-
 -- Bits have no hash function.
 CREATE TABLE coarse (id int4 PRIMARY KEY, b bit(3) UNIQUE);
 
