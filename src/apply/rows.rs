@@ -133,8 +133,8 @@ impl<'t> Applier<'t> {
                 let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
                 let cid = transaction::command_id()?;
                 let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
-                if outcome == Outcome::Moved {
-                    self.look_again()?;
+                if outcome != Outcome::Done {
+                    self.look_again(outcome)?;
                     continue;
                 }
                 if indexes != Indexes::None {
@@ -168,7 +168,7 @@ impl<'t> Applier<'t> {
                     self.written = true;
                     return Ok(());
                 }
-                self.look_again()?;
+                self.look_again(outcome)?;
             }
             Err(moved(oid))
         })
@@ -182,11 +182,10 @@ impl<'t> Applier<'t> {
     /// Brings the row into the table's `found` slot. The snapshot is from after everything that
     /// this changeset depends on became visible, and a snapshot shows exactly one version of a
     /// row, so that a version that moves meanwhile can't be missed.
+    ///
+    /// What this transaction has written itself is let into the snapshot only when it matters: a row
+    /// that is found and that it has not changed is the one.
     fn find(&mut self, oid: u32, identity: &TupleBytes) -> Result<()> {
-        if self.written {
-            transaction::next_command()?;
-            self.written = false;
-        }
         let table = self.tables.get(oid)?;
         check(&table.attrs, identity, &mut self.spans)?;
         let mut values = Vec::with_capacity(table.identity_columns.len());
@@ -200,14 +199,29 @@ impl<'t> Applier<'t> {
         if self.tables.find(oid, &values, self.snapshot)? {
             return Ok(());
         }
+        if self.written {
+            self.show_own()?;
+            if self.tables.find(oid, &values, self.snapshot)? {
+                return Ok(());
+            }
+        }
         Err(internal(format!(
             "a row of relation {oid} that was changed is not here"
         )))
     }
 
-    /// The row was changed between our snapshot and now, by one that certification puts before us.
-    fn look_again(&mut self) -> Result<()> {
-        self.snapshot = transaction::renew_snapshot()?;
+    /// The row that the snapshot shows is changed: by this transaction, or between the snapshot and
+    /// now by one that certification puts before it.
+    fn look_again(&mut self, outcome: Outcome) -> Result<()> {
+        if outcome == Outcome::Moved {
+            self.snapshot = transaction::renew_snapshot()?;
+        }
+        self.show_own()
+    }
+
+    fn show_own(&mut self) -> Result<()> {
+        transaction::next_command()?;
+        self.written = false;
         Ok(())
     }
 }

@@ -391,6 +391,8 @@ pub enum Outcome {
     Done,
     /// Somebody else changed or deleted the row meanwhile, and committed.
     Moved,
+    /// This transaction changed or deleted it, after what its snapshot shows.
+    Own,
 }
 
 /// Which indexes an update needs entries in.
@@ -408,6 +410,7 @@ fn outcome(result: sys::TM_Result) -> Result<Outcome> {
     match result {
         sys::TM_Ok => Ok(Outcome::Done),
         sys::TM_Updated | sys::TM_Deleted => Ok(Outcome::Moved),
+        sys::TM_SelfModified => Ok(Outcome::Own),
         other => Err(internal(format!("row can't be changed: TM_Result {other}"))),
     }
 }

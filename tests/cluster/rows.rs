@@ -121,6 +121,35 @@ fn rows_copied_in_arrive_everywhere() {
 }
 
 #[test]
+fn a_transaction_that_changes_its_own_rows_again_ends_the_same() {
+    let group = group(
+        "own-rows",
+        3,
+        "CREATE TABLE t (id int4 PRIMARY KEY, v int4); INSERT INTO t SELECT i, 0 FROM generate_series(1, 9) i;",
+    );
+    group.execute(
+        2,
+        "BEGIN;
+         UPDATE t SET v = 1 WHERE id = 1; UPDATE t SET v = v + 1 WHERE id <= 2; UPDATE t SET v = v + 1 WHERE id = 1;
+         UPDATE t SET id = 103 WHERE id = 3; UPDATE t SET id = 3, v = 4 WHERE id = 4; UPDATE t SET v = v + 1 WHERE id = 3;
+         DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, 50); UPDATE t SET v = v + 1 WHERE id = 5;
+         INSERT INTO t VALUES (10, 0), (11, 0); UPDATE t SET v = 7 WHERE id IN (6, 10); DELETE FROM t WHERE id = 11;
+         UPDATE t SET v = 1 WHERE id = 7; DELETE FROM t WHERE id = 7; INSERT INTO t VALUES (7, 70); DELETE FROM t WHERE id = 7;
+         COMMIT;",
+    );
+    group.assert_identical();
+    let rows: String = group
+        .client(3)
+        .query_one(
+            "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM t",
+            &[],
+        )
+        .expect("rows")
+        .get(0);
+    assert_eq!(rows, "1:3 2:1 3:5 5:51 6:7 8:0 9:0 10:7 103:0");
+}
+
+#[test]
 fn a_rollback_to_a_savepoint_removes_exactly_its_rows() {
     let group = group(
         "savepoints",
