@@ -107,7 +107,7 @@ fn a_missing_synchronous_standby_does_not_stop_the_group() {
             .expect("insert");
         answer.store(true, Ordering::Relaxed);
     });
-    let waited = wait_for(Duration::from_secs(20), || {
+    let waited = wait_for(PATIENCE, || {
         answered.load(Ordering::Relaxed).then_some(())
     });
     assert!(waited.is_some(), "a commit waits for a standby");
@@ -139,7 +139,7 @@ fn a_commit_that_waits_for_a_majority_does_not_stop_the_rest_of_the_server() {
     })
     .expect("the commit waits");
     let dropped = first.connect("postgres").and_then(|mut c| {
-        c.batch_execute("SET statement_timeout = '20s'")
+        c.batch_execute("SET statement_timeout = '120s'")
             .and_then(|()| c.batch_execute("DROP DATABASE other"))
             .map_err(|e| postgres_r::cluster::ClusterError::new("dropping", e))
     });
