@@ -3,8 +3,7 @@
 //!
 //! What comes before the Bind is done once: a prepared statement outlives the transaction. From there on
 //! only such messages are kept as do the same each time and leave nothing behind but by their
-//! transaction; any other ends it, and so does a second Execute, for what the first one has answered is
-//! not known to be the client's only question.
+//! transaction. Any other spoils the batch, and so does a second statement.
 
 use crate::limits::REPEATED_BYTES_MAX;
 

@@ -22,6 +22,14 @@ pub fn retries(group: &TestGroup, number: usize) -> i64 {
     row.expect("retries").get(0)
 }
 
+/// Changes a row of `t` on member 2, for which who holds it on member 1 gives way.
+pub fn change_elsewhere(group: &TestGroup, id: i32) {
+    group.execute(2, &format!("UPDATE t SET v = 100 WHERE id = {id}"));
+    group
+        .wait_in_step(PATIENCE)
+        .expect("the holder of the row gives way");
+}
+
 /// Two sessions of each member count at once, until `enough` by what they have done and how often
 /// they lost. Returns both sums.
 fn count_up(group: &TestGroup, retry: u32, enough: impl Fn(i64, i64) -> bool + Sync) -> (i64, i64) {
@@ -161,14 +169,6 @@ impl Gate<'_> {
         self.group.await_value(first, waiting, 1);
     }
 
-    fn change_elsewhere(&self, id: i32) {
-        let sql = format!("UPDATE t SET v = 100 WHERE id = {id}");
-        self.group.execute(2, &sql);
-        self.group
-            .wait_in_step(PATIENCE)
-            .expect("the holder of the row gives way");
-    }
-
     fn open(&mut self) {
         self.key
             .batch_execute("SELECT pg_advisory_unlock(77)")
@@ -188,7 +188,7 @@ fn what_a_client_may_have_seen_is_not_retried() {
     let select =
         "SELECT id, v, CASE id WHEN 2 THEN gate() END FROM t WHERE id IN (1, 2) FOR UPDATE";
     let running = gate.start(retry, select);
-    gate.change_elsewhere(1);
+    change_elsewhere(&group, 1);
     gate.await_waiting();
     gate.open();
     let (_, outcome) = running.join().expect("session");
@@ -209,10 +209,10 @@ fn what_a_client_may_have_seen_is_not_retried() {
         "UPDATE t SET v = v + 1 WHERE id = 3 RETURNING gate()",
     );
     for _ in 0..2 {
-        gate.change_elsewhere(3);
+        change_elsewhere(&group, 3);
         gate.await_waiting();
     }
-    gate.change_elsewhere(3);
+    change_elsewhere(&group, 3);
     let (mut client, outcome) = running.join().expect("session");
     gate.open();
     let error = outcome.expect_err("it has lost three times");
@@ -224,7 +224,7 @@ fn what_a_client_may_have_seen_is_not_retried() {
         retry,
         "UPDATE t SET v = v + 1 WHERE id = 4 RETURNING gate()",
     );
-    gate.change_elsewhere(4);
+    change_elsewhere(&group, 4);
     gate.await_waiting();
     group.execute(
         1,
@@ -256,7 +256,7 @@ fn what_a_client_may_have_seen_is_not_retried() {
     ];
     for (settings, sql) in cases {
         let running = gate.start(settings, &sql);
-        gate.change_elsewhere(if sql == rows { 7 } else { 5 });
+        change_elsewhere(&group, if sql == rows { 7 } else { 5 });
         let ended = wait_for(PATIENCE, || running.is_finished().then_some(()));
         gate.open();
         assert!(ended.is_some(), "{settings}: {sql} goes on");

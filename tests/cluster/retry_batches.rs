@@ -1,7 +1,7 @@
 //! `replication_retry` for batches of the extended query protocol, message by message.
 
-use crate::retry::{TABLES, retries};
-use crate::support::{PATIENCE, TestGroup, group};
+use crate::retry::{TABLES, change_elsewhere, retries};
+use crate::support::{TestGroup, group};
 use crate::wire::Answer::{Bound, Closed, Parsed, Ready, Suspended};
 use crate::wire::{Answer, Session, complete, lost};
 use postgres::Client;
@@ -51,13 +51,8 @@ impl Scene {
         unlocked.expect("unlock");
     }
 
-    /// Changes a row on member 2, for which who holds it on member 1 gives way.
     fn change_elsewhere(&self, id: i32) {
-        let sql = format!("UPDATE t SET v = 100 WHERE id = {id}");
-        self.group.execute(2, &sql);
-        self.group
-            .wait_in_step(PATIENCE)
-            .expect("the holder of the row gives way");
+        change_elsewhere(&self.group, id);
     }
 
     /// What was sent waits at the gate, loses the row there, and passes it when it is there again.
