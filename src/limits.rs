@@ -44,6 +44,8 @@ pub const RESERVATION_ENTRIES: u32 = 10_000;
 pub const RESERVATION_TICKS: u32 = 100;
 /// Transactions of a session that lose in a row, before the next is for a reservation.
 pub const LOSSES_BEFORE_RESERVATION: u32 = 8;
+/// Bytes of a client's messages that are kept so that a query can be run again.
+pub const REPEATED_BYTES_MAX: usize = 256 << 10;
 /// Delivered messages between two checkpoints of the certification state, at least.
 pub const CHECKPOINT_EVERY_MESSAGES: u64 = 10_000;
 /// Most transactions of one member between multicast and verdict.

@@ -174,6 +174,12 @@ impl Certifier {
         self.reservations.held()
     }
 
+    /// Whether another member has the relation reserved, so that this one's changesets would fail.
+    #[must_use]
+    pub fn is_kept_out(&self, member: MemberId, relation: u32) -> bool {
+        self.reservations.keeps_out(member, relation).is_some()
+    }
+
     /// The last GID given.
     #[must_use]
     pub fn last_gid(&self) -> Gid {

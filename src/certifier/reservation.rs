@@ -99,7 +99,12 @@ impl Reservations {
         if self.turns.is_empty() || key.flags & (KEY_RELATION | KEY_READ) != KEY_RELATION {
             return None;
         }
-        self.holder(key.relation).filter(|holder| *holder != origin)
+        self.keeps_out(origin, key.relation)
+    }
+
+    /// Who keeps a member from using this relation.
+    pub fn keeps_out(&self, member: MemberId, relation: u32) -> Option<MemberId> {
+        self.holder(relation).filter(|holder| *holder != member)
     }
 
     /// A changeset of this member was judged.

@@ -112,6 +112,16 @@ pub enum Event {
         /// Its process slot.
         worker: u32,
     },
+    /// A session was refused this relation, which another member has reserved, and would try again:
+    /// answered as [`Event::AwaitOrder`] when that is over.
+    AwaitFree {
+        /// Its process slot.
+        worker: u32,
+        /// Names this wait; different from those of multicasts.
+        ticket: u64,
+        /// Which.
+        relation: u32,
+    },
     /// A helper is up and free.
     HelperReady {
         /// 0..=[`Config::helpers`].

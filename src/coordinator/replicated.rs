@@ -181,6 +181,11 @@ impl Replicated {
         self.certifier.reservations()
     }
 
+    /// Whether a reservation of another member is in the way of this one's changes of the relation.
+    pub fn is_kept_out(&self, member: MemberId, relation: u32) -> bool {
+        self.certifier.is_kept_out(member, relation)
+    }
+
     /// A delivered report of positions.
     pub fn report(&mut self, from: MemberId, report: Report) {
         let Some(standing) = self.members.get_mut(&from) else {

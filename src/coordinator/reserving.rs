@@ -32,6 +32,8 @@ pub struct Reserving {
     session: Option<u32>,
     /// Its wish has no place in the order yet.
     undelivered: bool,
+    /// Sessions that want to change what another member has reserved.
+    kept_out: Vec<(u32, Ticket)>,
     /// Ticks since a reservation was first seen here.
     ages: BTreeMap<(MemberId, u64), u32>,
 }
@@ -106,6 +108,30 @@ impl Coordinator {
         self.release_own();
     }
 
+    /// A session wants to change a relation that another member had reserved when it tried.
+    pub(super) fn await_free(&mut self, who: Ticket, relation: u32, out: &mut Vec<Effect>) {
+        if self.state != GroupState::Online || self.stopping {
+            return self.verdict(Some(who), Outcome::NotPrimary, out);
+        }
+        self.reserving.kept_out.push((relation, who));
+    }
+
+    /// Lets those go on in whose way nobody is any more.
+    pub(super) fn serve_kept_out(&mut self, out: &mut Vec<Effect>) {
+        if self.reserving.kept_out.is_empty() {
+            return;
+        }
+        let (me, gid) = (self.config.me, self.replicated.last_gid());
+        let waiting = std::mem::take(&mut self.reserving.kept_out);
+        for (relation, who) in waiting {
+            if self.replicated.is_kept_out(me, relation) {
+                self.reserving.kept_out.push((relation, who));
+            } else {
+                self.verdict(Some(who), Outcome::Reached { gid }, out);
+            }
+        }
+    }
+
     /// Ends this member's reservation if there is one that nobody here has.
     pub(super) fn release_own(&mut self) {
         if self.reserving.session.is_none()
@@ -166,10 +192,13 @@ impl Coordinator {
         self.reserving.offered = None;
         self.reserving.session = None;
         self.reserving.undelivered = false;
-        for wish in wishes {
-            if let Wish::Reserve(who, _) = wish {
-                self.verdict(Some(who), Outcome::NotPrimary, out);
-            }
+        let refused = wishes.into_iter().filter_map(|wish| match wish {
+            Wish::Reserve(who, _) => Some(who),
+            Wish::Release(..) => None,
+        });
+        let kept_out = std::mem::take(&mut self.reserving.kept_out);
+        for who in refused.chain(kept_out.into_iter().map(|(_, who)| who)) {
+            self.verdict(Some(who), Outcome::NotPrimary, out);
         }
     }
 }

@@ -168,6 +168,11 @@ impl Coordinator {
                 relations,
             } => self.reserve((worker, ticket), relations, out),
             Event::Release { worker } => self.release(worker, out),
+            Event::AwaitFree {
+                worker,
+                ticket,
+                relation,
+            } => self.await_free((worker, ticket), relation, out),
             Event::HelperReady { helper } => self.dispatch.ready(helper),
             Event::HelperApplied { helper, gid } => {
                 let applied = self.dispatch.applied(helper, gid);
@@ -234,6 +239,7 @@ impl Coordinator {
             self.offer_held(out);
         }
         self.serve_reserving(out);
+        self.serve_kept_out(out);
         self.serve_waiting(out);
         if self.stopping {
             self.refuse_held(out);
@@ -359,6 +365,7 @@ impl Coordinator {
             Event::Multicast { worker, ticket, .. }
             | Event::AwaitOrder { worker, ticket }
             | Event::Reserve { worker, ticket, .. }
+            | Event::AwaitFree { worker, ticket, .. }
             | Event::AwaitShown { worker, ticket, .. } => {
                 self.verdict(Some((worker, ticket)), Outcome::NotPrimary, out);
             }

@@ -46,6 +46,14 @@ pub enum ToCoordinator {
     },
     /// What it wanted them for is over, and was not multicast.
     Release,
+    /// A session wants to go on when no other member has the relation reserved: answered as
+    /// `AwaitOrder` is.
+    AwaitFree {
+        /// Names the wait; no transaction has this number.
+        ticket: u64,
+        /// Which.
+        relation: u32,
+    },
     /// A helper has connected and wants work.
     HelperReady {
         /// The number under which it was started.
@@ -206,6 +214,7 @@ impl From<ToCoordinator> for Words {
                 words![11, ticket, a, b, c, d]
             }
             ToCoordinator::Release => words![12],
+            ToCoordinator::AwaitFree { ticket, relation } => words![13, ticket, relation.into()],
         }
     }
 }
@@ -240,6 +249,10 @@ impl TryFrom<Words> for ToCoordinator {
                 relations: relations_of([w[2], w[3], w[4], w[5]]),
             },
             12 => Self::Release,
+            13 => Self::AwaitFree {
+                ticket: w[1],
+                relation: w[2] as u32,
+            },
             _ => return Err(BadMessage),
         })
     }
@@ -389,6 +402,10 @@ mod tests {
                 relations: [1, 2, 3, 4, 5, 6, 7, u32::MAX],
             },
             ToCoordinator::Release,
+            ToCoordinator::AwaitFree {
+                ticket,
+                relation: u32::MAX,
+            },
         ]);
         survives(&[
             ToWorker::Pass { ticket, gid },

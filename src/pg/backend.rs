@@ -156,6 +156,12 @@ pub fn set_reserves(reserves: bool) {
     unsafe { sys::pgr_reserves = reserves };
 }
 
+/// The same, for another try of a transaction that lost.
+pub fn set_awaits_winner(awaits: bool) {
+    // SAFETY: a variable of this process.
+    unsafe { sys::pgr_awaits_winner = awaits };
+}
+
 /// [`crate::worker::consistency::after_commit`] is to be called when the transaction is over.
 pub fn set_awaits_shown(awaits: bool) {
     // SAFETY: a variable of this process.

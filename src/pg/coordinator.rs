@@ -140,6 +140,7 @@ fn requests(control: &Control) -> Option<SlotNo> {
                 Ok(
                     ToCoordinator::AwaitOrder { ticket }
                     | ToCoordinator::AwaitShown { ticket, .. }
+                    | ToCoordinator::AwaitFree { ticket, .. }
                     | ToCoordinator::Reserve { ticket, .. },
                 ) => answer(from, ToWorker::NotPrimary { ticket }),
                 _ => {}

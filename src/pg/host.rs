@@ -158,6 +158,13 @@ impl PgHost {
                 });
             }
             ToCoordinator::Release => out.push_back(Event::Release { worker: from.0 }),
+            ToCoordinator::AwaitFree { ticket, relation } => {
+                out.push_back(Event::AwaitFree {
+                    worker: from.0,
+                    ticket,
+                    relation,
+                });
+            }
             ToCoordinator::AwaitShown { ticket, gid } => {
                 self.push_progress(out);
                 out.push_back(Event::AwaitShown {

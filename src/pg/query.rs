@@ -1,38 +1,42 @@
-//! The query that a session runs, and its answer.
+//! The query that a session runs, its messages, and its answer.
 
+use super::guard::{self, Result};
 use super::sys;
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 
 pub use sys::PqMark as Mark;
+pub use sys::StringInfoData as Message;
 
 unsafe extern "C" {
     fn pgr_shim_is_serialization_failure() -> bool;
     fn pgr_shim_in_block() -> bool;
-    fn pgr_shim_list_length(list: *const sys::List) -> c_int;
-    fn pgr_shim_list_nth(list: *const sys::List, n: c_int) -> *mut sys::Node;
+    fn pgr_shim_append(
+        to: *mut Message,
+        bytes: *const c_char,
+        length: c_int,
+        e: *mut *mut sys::ErrorData,
+    ) -> c_int;
 }
 
-/// Whether raw parse trees are a single SELECT, INSERT, UPDATE, DELETE or MERGE: what they do is their
+/// Whether a raw statement is a SELECT, INSERT, UPDATE, DELETE or MERGE: what these do is their
 /// transaction's, and none of them can end it.
 ///
 /// # Safety
-/// `parsetrees` is what the parser made.
-pub unsafe fn is_single(parsetrees: *const sys::List) -> bool {
-    // SAFETY: a list of RawStmts.
-    unsafe {
-        if pgr_shim_list_length(parsetrees) != 1 {
-            return false;
-        }
-        let raw = pgr_shim_list_nth(parsetrees, 0).cast::<sys::RawStmt>();
-        matches!(
-            (*(*raw).stmt).type_,
-            sys::T_SelectStmt
-                | sys::T_InsertStmt
-                | sys::T_UpdateStmt
-                | sys::T_DeleteStmt
-                | sys::T_MergeStmt
-        )
+/// `statement` is what the parser made, or null.
+pub unsafe fn is_plannable(statement: *const sys::RawStmt) -> bool {
+    if statement.is_null() {
+        return false;
     }
+    // SAFETY: a RawStmt has a statement.
+    let kind = unsafe { (*(*statement).stmt).type_ };
+    matches!(
+        kind,
+        sys::T_SelectStmt
+            | sys::T_InsertStmt
+            | sys::T_UpdateStmt
+            | sys::T_DeleteStmt
+            | sys::T_MergeStmt
+    )
 }
 
 /// Whether the session is in a transaction block.
@@ -40,6 +44,12 @@ pub unsafe fn is_single(parsetrees: *const sys::List) -> bool {
 pub fn in_block() -> bool {
     // SAFETY: reads the state of this process.
     unsafe { pgr_shim_in_block() }
+}
+
+/// Appends to a message.
+pub fn append(to: &mut Message, bytes: &[u8]) -> Result<()> {
+    // SAFETY: a live StringInfo, which grows in its own memory context.
+    guard::call0(|e| unsafe { pgr_shim_append(to, bytes.as_ptr().cast(), bytes.len() as c_int, e) })
 }
 
 /// Where output to the client stands.
@@ -69,8 +79,8 @@ pub fn set_may_retry(may: bool) {
     unsafe { sys::pgr_may_retry = may };
 }
 
-/// The query failed and is to be run again.
-pub fn set_retrying(retrying: bool) {
+/// Messages are to be read again, before any other.
+pub fn set_repeats(repeats: bool) {
     // SAFETY: a variable of this process.
-    unsafe { sys::pgr_retrying = retrying };
+    unsafe { sys::pgr_repeats = repeats };
 }

@@ -537,3 +537,9 @@ pgr_shim_list_nth(const List *list, int n)
 {
 	return (Node *) list_nth(list, n);
 }
+
+int
+pgr_shim_append(StringInfo to, const char *bytes, int length, ErrorData **edata)
+{
+	PGR_GUARD(edata, appendBinaryStringInfo(to, bytes, length));
+}

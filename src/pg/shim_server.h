@@ -6,6 +6,7 @@
 #define PGR_SHIM_SERVER_H
 
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
 #include "storage/lock.h"
 #include "utils/elog.h"
@@ -71,5 +72,7 @@ extern int	pgr_shim_object_persistence(ObjectType kind, Node *object, char *out,
 extern int	pgr_shim_command_name(Node *statement, const char **out, ErrorData **edata);
 extern int	pgr_shim_list_length(const List *list);
 extern Node *pgr_shim_list_nth(const List *list, int n);
+extern int	pgr_shim_append(StringInfo to, const char *bytes, int length,
+							ErrorData **edata);
 
 #endif

@@ -195,8 +195,7 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
             }) if ticket == sent.ticket => {
                 failed(relation, Kind::Certification);
                 fairness::refused();
-                // By the time that it is refused again, the reservation may be over.
-                retry::lost(relation, control().visible.passed());
+                retry::refused(relation);
                 return Err(reserved(relation, member));
             }
             Some(ToWorker::BelowFloor { ticket }) if ticket == sent.ticket => {

@@ -5,6 +5,7 @@ use super::channel::{self, control, slot};
 use super::commit::{is_over, state};
 use super::fairness;
 use super::gate::LOOK_AROUND;
+use super::retry;
 use crate::group_state::GroupState;
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
@@ -27,7 +28,7 @@ thread_local! {
 /// that come before it.
 pub fn before_snapshot() -> Result<()> {
     let reserves = fairness::wants();
-    if !(guc::consistent_before() || reserves) || !backend::is_client() {
+    if !(guc::consistent_before() || reserves || retry::is_another()) || !backend::is_client() {
         return Ok(());
     }
     // Before START has come to its end nothing was acknowledged by a group. The stage is looked at
@@ -38,6 +39,10 @@ pub fn before_snapshot() -> Result<()> {
         return Ok(());
     }
     channel::attach(false)?;
+    if let Some(gid) = retry::winner()? {
+        // Of a group that is over it hears by itself.
+        await_visible(gid)?;
+    }
     let reserved = if reserves { fairness::ask()? } else { None };
     let gid = match reserved {
         Some(gid) => gid,

@@ -1,5 +1,6 @@
 //! A client's transaction from COMMIT to its place in the order. See `README.md`.
 
+pub mod batch;
 pub mod phase;
 pub mod rule;
 

@@ -63,6 +63,11 @@ pub fn serve() -> Result<()> {
         control().conflicts.count(relation, Kind::Victim);
     }
     watch_transactions()?;
+    let slot = slot();
+    retry::lost(
+        slot.victim_relation.load(Ordering::Relaxed),
+        Gid(slot.victim_gid.load(Ordering::Relaxed)),
+    );
     if backend::is_idle() {
         let detail = describe();
         let failed_block = backend::abort_block()?;
@@ -75,11 +80,6 @@ pub fn serve() -> Result<()> {
         return Ok(());
     }
     backend::lock_error_cleanup();
-    let slot = slot();
-    retry::lost(
-        slot.victim_relation.load(Ordering::Relaxed),
-        Gid(slot.victim_gid.load(Ordering::Relaxed)),
-    );
     Err(serialization().detail(describe()))
 }
 

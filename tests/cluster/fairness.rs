@@ -2,6 +2,7 @@
 //! are always ordered before it.
 
 use crate::support::{PATIENCE, Stop, TestGroup, group, is_serialization_failure};
+use postgres::error::SqlState;
 use postgres::{Client, Error};
 use postgres_r::cluster::server::wait_for;
 use postgres_r::limits::LOSSES_BEFORE_RESERVATION;
@@ -145,6 +146,46 @@ fn reserve(group: &TestGroup, stream: &Stream) -> Client {
     })
     .expect("short transactions are refused");
     client
+}
+
+#[test]
+fn a_refused_statement_is_retried_when_the_reservation_is_over() {
+    let group = group("refused", 2, SCHEMA);
+    let second = group.member(2).expect("member");
+    let mut cancel = group.client(2);
+    let update = "UPDATE hot SET v = v + 1 WHERE id = 1";
+    for is_cancelled in [false, true] {
+        let mut holder = None;
+        beside_a_stream(&group, |stream| holder = Some(reserve(&group, stream)));
+        let mut holder = holder.expect("it is reserved");
+        let mut client = group.client(2);
+        // At once it would be refused again.
+        client
+            .batch_execute("SET replication_retry = 1")
+            .expect("set");
+        let refused = std::thread::spawn(move || client.execute(update, &[]));
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ReplicationConsistency'";
+        group.await_value(second, waiting, 1);
+        if is_cancelled {
+            cancel
+                .batch_execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'ReplicationConsistency'")
+                .expect("cancel");
+            let error = refused.join().expect("session").expect_err("cancelled");
+            assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+            holder.batch_execute("ROLLBACK").expect("rollback");
+        } else {
+            holder
+                .batch_execute("UPDATE hot SET v = 1000 WHERE id = 1; COMMIT")
+                .expect("nobody is ordered before it");
+            let updated = refused.join().expect("session");
+            assert_eq!(updated.expect("its turn has come"), 1);
+            group.await_value(second, "SELECT v::int8 FROM hot WHERE id = 1", 1001);
+        }
+    }
+    let retries = "SELECT sum(retries)::int8 FROM pg_stat_replication_conflicts";
+    group.await_value(second, retries, 2);
+    group.assert_identical();
 }
 
 #[test]

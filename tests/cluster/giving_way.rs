@@ -336,6 +336,41 @@ fn a_session_in_the_middle_of_a_message_is_ended() {
 }
 
 #[test]
+fn a_session_whose_client_does_not_read_is_ended() {
+    let group = group("unread", 3, TABLES);
+    // More than the buffers of both sides hold.
+    let rows = "SELECT repeat('x', 1000000) FROM t, generate_series(1, 1000)";
+    let streams = [
+        vec![format!("{rows} WHERE id = 1 FOR UPDATE OF t")],
+        vec![
+            format!("BEGIN; {}", update(2)),
+            format!("COPY ({rows}) TO STDOUT"),
+        ],
+    ]
+    .map(|commands| {
+        silent(&group, |bytes| {
+            for sql in commands {
+                query(&sql, bytes);
+            }
+        })
+    });
+    await_waiting(&group, "ClientWrite", 2);
+    let first = group.member(1).expect("member");
+    let blocked = "SELECT array_agg(pid) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'";
+    let blocked: Vec<i32> = query_one(first, &group.database, blocked).expect("their processes");
+    // Two transactions, for each of which somebody else is in the way.
+    change_elsewhere(&group, &format!("{}; COMMIT; {}", update(1), update(2)));
+    group.assert_identical();
+    let log = first.log_tail(60);
+    for pid in blocked {
+        let ended = |line: &&str| line.contains(&format!("[{pid}]")) && line.contains("FATAL:");
+        assert!(log.lines().any(|line| ended(&line)), "{pid}: {log}");
+    }
+    // Until here they were open, and nobody has read from them.
+    drop(streams);
+}
+
+#[test]
 fn cycles_of_local_sessions_and_helpers_come_apart() {
     let group = group("cycles", 3, TABLES);
     let hold = |id| {

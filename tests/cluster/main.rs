@@ -16,6 +16,7 @@ mod order;
 mod pipeline;
 mod refused;
 mod retry;
+mod retry_batches;
 mod rows;
 mod savepoints;
 mod start;
@@ -23,3 +24,4 @@ mod start;
 #[allow(dead_code, unused_imports)]
 mod storms;
 mod support;
+mod wire;

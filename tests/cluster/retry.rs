@@ -4,18 +4,30 @@ use crate::support::{PATIENCE, TestGroup, group, is_serialization_failure};
 use postgres::error::SqlState;
 use postgres::{Client, Error, SimpleQueryMessage};
 use postgres_r::cluster::server::wait_for;
+use std::process::Stdio;
 use std::thread::JoinHandle;
 
-const TABLES: &str = "
+/// A counter, rows, and a function that waits until nobody has the advisory lock 77.
+pub const TABLES: &str = "
+    CREATE EXTENSION injection_points;
     CREATE TABLE n (id int4 PRIMARY KEY, n int8); INSERT INTO n VALUES (1, 0);
     CREATE TABLE t (id int4 PRIMARY KEY, v int4); INSERT INTO t SELECT i, 0 FROM generate_series(1, 20) i;
     CREATE FUNCTION gate() RETURNS text LANGUAGE sql AS 'SELECT ''through'' FROM pg_advisory_xact_lock(77)';
     CREATE FUNCTION noisy_gate() RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE NOTICE ''here''; RETURN gate(); END';";
 
-fn retries(group: &TestGroup, number: usize) -> i64 {
+/// How often statements of a member were retried.
+pub fn retries(group: &TestGroup, number: usize) -> i64 {
     let sql = "SELECT coalesce(sum(retries), 0)::int8 FROM pg_stat_replication_conflicts";
     let row = group.client(number).query_one(sql, &[]);
     row.expect("retries").get(0)
+}
+
+/// Changes a row of `t` on member 2, for which who holds it on member 1 gives way.
+pub fn change_elsewhere(group: &TestGroup, id: i32) {
+    group.execute(2, &format!("UPDATE t SET v = 100 WHERE id = {id}"));
+    group
+        .wait_in_step(PATIENCE)
+        .expect("the holder of the row gives way");
 }
 
 /// Two sessions of each member count at once, until `enough` by what they have done and how often
@@ -31,7 +43,14 @@ fn count_up(group: &TestGroup, retry: u32, enough: impl Fn(i64, i64) -> bool + S
                     client.batch_execute(&set).expect("set");
                     let (mut done, mut lost) = (0, 0);
                     while !enough(done, lost) {
-                        match client.batch_execute("UPDATE n SET n = n + 1 WHERE id = 1") {
+                        // Half of them speak the extended protocol.
+                        let outcome = if i < 3 {
+                            client.batch_execute("UPDATE n SET n = n + 1 WHERE id = 1")
+                        } else {
+                            let sql = "UPDATE n SET n = n + $1 WHERE id = $2";
+                            client.execute(sql, &[&1_i64, &1_i32]).map(|_| ())
+                        };
+                        match outcome {
                             Ok(()) => done += 1,
                             Err(e) if is_serialization_failure(&e) => lost += 1,
                             Err(e) => panic!("{e:?}"),
@@ -61,7 +80,63 @@ fn a_counter_from_all_members_is_right_without_an_error() {
     let (more, lost) = count_up(&group, 1_000_000, |done, lost| done + lost >= 50);
     assert_eq!((more, lost), (300, 0));
     assert_eq!(value(), done + more);
-    assert!((1..=3).map(|m| retries(&group, m)).sum::<i64>() > 0);
+    let retried = || (1..=3).map(|m| retries(&group, m)).sum::<i64>();
+    let mut so_far = retried();
+    assert!(so_far > 0);
+    for (round, mode) in (1..).zip(["extended", "prepared"]) {
+        pgbench(&group, mode);
+        assert_eq!(value(), done + more + 180 * round);
+        let now = retried();
+        assert!(now > so_far, "nobody was in the way of {mode}");
+        so_far = now;
+    }
+}
+
+/// Two clients of each member count up thirty times each, and none sees an error.
+fn pgbench(group: &TestGroup, mode: &str) {
+    let script = group.dir.join("count.sql");
+    let sql = "\\set one 1\nUPDATE n SET n = n + :one WHERE id = 1;\n";
+    std::fs::write(&script, sql).expect("write the script");
+    let children: Vec<_> = (1..=3)
+        .map(|number| {
+            let server = group.member(number).expect("member");
+            let pgbench = server
+                .program("pgbench")
+                .args([
+                    "-n",
+                    "-h",
+                    "127.0.0.1",
+                    "-U",
+                    "postgres",
+                    "-c",
+                    "2",
+                    "-t",
+                    "30",
+                    "-M",
+                    mode,
+                    "-f",
+                ])
+                .arg(&script)
+                .args(["-p", &server.port.to_string(), &group.database])
+                .env("PGOPTIONS", "-c replication_retry=1000000")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn();
+            pgbench.expect("pgbench")
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().expect("pgbench ends");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let all = "number of transactions actually processed: 60/60";
+        let none = "number of failed transactions: 0 (0.000%)";
+        assert!(
+            said.contains(all) && said.contains(none),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }
 
 /// Runs a query on member 1 that has changed a row and waits at the gate; lets it lose against
@@ -94,14 +169,6 @@ impl Gate<'_> {
         self.group.await_value(first, waiting, 1);
     }
 
-    fn change_elsewhere(&self, id: i32) {
-        let sql = format!("UPDATE t SET v = 100 WHERE id = {id}");
-        self.group.execute(2, &sql);
-        self.group
-            .wait_in_step(PATIENCE)
-            .expect("the holder of the row gives way");
-    }
-
     fn open(&mut self) {
         self.key
             .batch_execute("SELECT pg_advisory_unlock(77)")
@@ -121,7 +188,7 @@ fn what_a_client_may_have_seen_is_not_retried() {
     let select =
         "SELECT id, v, CASE id WHEN 2 THEN gate() END FROM t WHERE id IN (1, 2) FOR UPDATE";
     let running = gate.start(retry, select);
-    gate.change_elsewhere(1);
+    change_elsewhere(&group, 1);
     gate.await_waiting();
     gate.open();
     let (_, outcome) = running.join().expect("session");
@@ -142,10 +209,10 @@ fn what_a_client_may_have_seen_is_not_retried() {
         "UPDATE t SET v = v + 1 WHERE id = 3 RETURNING gate()",
     );
     for _ in 0..2 {
-        gate.change_elsewhere(3);
+        change_elsewhere(&group, 3);
         gate.await_waiting();
     }
-    gate.change_elsewhere(3);
+    change_elsewhere(&group, 3);
     let (mut client, outcome) = running.join().expect("session");
     gate.open();
     let error = outcome.expect_err("it has lost three times");
@@ -157,7 +224,7 @@ fn what_a_client_may_have_seen_is_not_retried() {
         retry,
         "UPDATE t SET v = v + 1 WHERE id = 4 RETURNING gate()",
     );
-    gate.change_elsewhere(4);
+    change_elsewhere(&group, 4);
     gate.await_waiting();
     group.execute(
         1,
@@ -189,7 +256,7 @@ fn what_a_client_may_have_seen_is_not_retried() {
     ];
     for (settings, sql) in cases {
         let running = gate.start(settings, &sql);
-        gate.change_elsewhere(if sql == rows { 7 } else { 5 });
+        change_elsewhere(&group, if sql == rows { 7 } else { 5 });
         let ended = wait_for(PATIENCE, || running.is_finished().then_some(()));
         gate.open();
         assert!(ended.is_some(), "{settings}: {sql} goes on");

@@ -27,6 +27,14 @@ impl Bench {
         });
     }
 
+    fn await_free(&mut self, worker: u32, relation: u32) {
+        self.step(Event::AwaitFree {
+            worker,
+            ticket: 1,
+            relation,
+        });
+    }
+
     /// A reservation of the table by whom is not on this bench, in the order.
     fn deliver_reserve(&mut self, member: MemberId, incarnation: u32) {
         let payload = message::reserve(Report::default(), relations(TABLE));
@@ -184,4 +192,45 @@ fn one_of_an_earlier_life_is_ended_by_the_next() {
     assert!(matches!(b.on_their_way()[..], [Message::Release(_, ME, 1)]));
     b.deliver_own();
     assert!(b.other_may_write());
+}
+
+#[test]
+fn who_was_refused_goes_on_when_the_reservation_of_another_member_is_over() {
+    let mut b = Bench::online();
+    b.deliver_reserve(OTHER, 1);
+    b.await_free(7, TABLE);
+    b.await_free(8, TABLE + 1);
+    assert_eq!(b.verdicts(), [(8, 1, reached(0))], "nobody has that one");
+    b.write_flagged(9, 2, 100, 0);
+    b.deliver_own();
+    assert_eq!(b.verdicts(), [(9, 2, Outcome::Pass { gid: Gid(1) })]);
+    // It shows what ended the reservation.
+    let payload = message::release(Report::default(), OTHER, 1);
+    let id = MessageId {
+        member: OTHER,
+        incarnation: Incarnation(1),
+        number: 1001,
+    };
+    b.deliver(id, payload);
+    assert_eq!(b.verdicts(), [(7, 1, reached(1))]);
+    // An own one is in nobody's way here.
+    b.reserve(7);
+    b.deliver_own();
+    b.await_free(8, TABLE);
+    assert_eq!(b.verdicts(), [(7, 1, reached(1)), (8, 1, reached(1))]);
+}
+
+#[test]
+fn who_was_refused_is_told_when_there_is_no_order_any_more() {
+    let mut b = Bench::online();
+    b.deliver_reserve(OTHER, 1);
+    b.await_free(7, TABLE);
+    b.gcs(gcs::Event::Primary(false));
+    b.ticks(PACE.quorum_ticks);
+    assert_eq!(b.state(), GroupState::NoQuorum);
+    b.await_free(8, TABLE);
+    assert_eq!(
+        b.verdicts(),
+        [(7, 1, Outcome::NotPrimary), (8, 1, Outcome::NotPrimary)]
+    );
 }
