@@ -18,5 +18,6 @@ mod refused;
 mod retry;
 mod rows;
 mod savepoints;
+mod serializable;
 mod start;
 mod support;
