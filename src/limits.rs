@@ -36,6 +36,8 @@ pub const CERTIFIER_KEYS_MAX: usize = 4 << 20;
 pub const READ_KEYS_MAX: usize = 16 << 10;
 /// Keys that one search of a SERIALIZABLE transaction is taken down as.
 pub const READ_POINTS_MAX: usize = 256;
+/// Keys of a changeset beyond which it names no more index entries for SERIALIZABLE searches.
+pub const ENTRY_KEYS_MAX: u32 = 8 << 10;
 /// Relations of one reservation. They fit in one imessage.
 pub const RESERVED_RELATIONS_MAX: usize = 8;
 /// Changesets of other members that a reservation outlasts.

@@ -3,7 +3,7 @@
 //! Five set-ups stand side by side and take turns, several rounds of each, so that what else the
 //! machine does hits all alike. Adjustable: `BENCH_SECONDS` a run, `BENCH_ROUNDS`, `BENCH_SCALE`,
 //! `BENCH_CLIENTS` (a list), `BENCH_SCRIPTS` (a list of tpcb, simple, serializable,
-//! hotN for updates of N rows), `BENCH_SETUPS` (a list of names;
+//! indexed, hotN for updates of N rows), `BENCH_SETUPS` (a list of names;
 //! all if empty), `BENCH_OUT` (a folder).
 
 mod curves;

@@ -14,6 +14,8 @@ pub enum Script {
     Simple,
     /// TPC-B-like at SERIALIZABLE
     Serializable,
+    /// The same, with small tables read by their indexes as if they were large
+    Indexed,
     /// Updates of so many rows, each as likely as the others
     Hot(u32),
 }
@@ -25,6 +27,7 @@ impl std::str::FromStr for Script {
             "tpcb" => Ok(Script::Tpcb),
             "simple" => Ok(Script::Simple),
             "serializable" => Ok(Script::Serializable),
+            "indexed" => Ok(Script::Indexed),
             other => other
                 .strip_prefix("hot")
                 .and_then(|rows| rows.parse().ok())
@@ -41,6 +44,7 @@ impl Script {
             Script::Tpcb => "tpcb".to_owned(),
             Script::Simple => "simple".to_owned(),
             Script::Serializable => "serializable".to_owned(),
+            Script::Indexed => "indexed".to_owned(),
             Script::Hot(rows) => format!("hot{rows}"),
         }
     }
@@ -60,6 +64,10 @@ impl Script {
             }
             Script::Serializable => {
                 pgbench.env("PGOPTIONS", "-c default_transaction_isolation=serializable");
+            }
+            Script::Indexed => {
+                let options = "-c default_transaction_isolation=serializable -c enable_seqscan=off";
+                pgbench.env("PGOPTIONS", options);
             }
             Script::Hot(rows) => {
                 let file = self.file();

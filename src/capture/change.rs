@@ -1,17 +1,21 @@
 //! From a change of a row to its keys and its entry in the changeset.
 
+use super::entries;
 use super::hash::{KeyHash, NULL_VALUE, VALUE_SEED, What};
 use super::layout::{self, Span, Writer};
 use super::read;
 use super::relation::{self, Kind, Relation, Source, Unique};
 use super::table_lock;
+use super::table_mode::{COMER, WRITER};
 use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
+use crate::imsg::wanted::Detail;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Executor, internal};
-use crate::pg::relation::{Handle, Tuple};
+use crate::pg::relation::{Handle, Info, Tuple};
+use crate::pg::sys;
 use crate::pg::tuple::{self, Row};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -53,8 +57,9 @@ pub(super) fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> Result<T>) -> Resu
     result
 }
 
-/// Whether rows of `rel` are captured; the relation then, with its key in the writeset.
-fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
+/// Whether rows of `rel` are captured; the relation then, with its key in the writeset. `new`: entries
+/// come to all of its indexes.
+fn begin(rel: Handle, new: bool) -> Result<Option<Rc<Relation>>> {
     let relation = relation::lookup(rel)?;
     match relation.kind {
         Kind::Ignored => return Ok(None),
@@ -69,7 +74,10 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     }
     transaction::enter()?;
     if !transaction::keeps(relation.intent.get()) {
-        table_lock::writes(relation.oid)?;
+        let comer =
+            new && entries::may_come(&relation) && entries::detail(&relation) == Detail::Some;
+        let how = if comer { COMER } else { WRITER };
+        table_lock::writes(relation.oid, how)?;
         if relation.exclusive {
             let mode = LockMode::Update;
             let since = if relation.unmet { KEY_FROM_SINCE } else { 0 };
@@ -77,6 +85,9 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
             transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
         }
         relation.intent.set(transaction::place());
+        if comer {
+            relation.comer.set(transaction::place());
+        }
     }
     Ok(Some(relation))
 }
@@ -88,7 +99,7 @@ const WRITE: KeyUse = KeyUse {
 
 /// A row was inserted.
 pub fn insert(rel: Handle, new: Tuple) -> Result<()> {
-    let Some(relation) = begin(rel)? else {
+    let Some(relation) = begin(rel, true)? else {
         return Ok(());
     };
     with_scratch(|s| insert_row(rel, &relation, new, s))
@@ -102,7 +113,7 @@ pub fn insert_many(
     stored: impl Fn(usize) -> Tuple,
     original: impl Fn(usize) -> Result<Tuple>,
 ) -> Result<()> {
-    let Some(relation) = begin(rel)? else {
+    let Some(relation) = begin(rel, true)? else {
         return Ok(());
     };
     for i in 0..n {
@@ -123,6 +134,7 @@ fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -
             transaction::key(relation.oid, key, unique_use(unique))?;
         }
     }
+    entries::come(rel, relation, tuple, (&s.new, row.data), None)?;
     let bytes = if row.external {
         s.row.clear();
         for (attr, span) in relation.attrs.iter().zip(&s.new) {
@@ -145,7 +157,7 @@ fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -
 
 /// A row was updated. `key_intact`: no column that a foreign key could refer to has changed.
 pub fn update(rel: Handle, old: Tuple, new: Tuple, key_intact: bool) -> Result<()> {
-    let Some(relation) = begin(rel)? else {
+    let Some(relation) = begin(rel, false)? else {
         return Ok(());
     };
     need_identity(rel, &relation, "update", "updates")?;
@@ -209,6 +221,8 @@ fn update_row(
             }
         }
     }
+    // Searches that found the row before go by its identity; others, by the entries that come.
+    entries::come(rel, relation, new, (&s.new, new_row.data), Some(&s.changed))?;
 
     write_identity(relation, &mut s.identity, &s.old, old_row.data)?;
     s.row.clear();
@@ -238,7 +252,7 @@ fn update_row(
 
 /// A row was deleted. `leaves`: its new version is inserted into another partition.
 pub fn delete(rel: Handle, old: Tuple, leaves: bool) -> Result<()> {
-    let Some(relation) = begin(rel)? else {
+    let Some(relation) = begin(rel, false)? else {
         return Ok(());
     };
     need_identity(rel, &relation, "delete from", "deletes")?;
@@ -378,29 +392,41 @@ fn unique_key(
         }
         Source::Computed { info, columns } => (*info, columns),
     };
+    let mut hash = Some(hash);
+    computed(rel, info, tuple, |i, value| {
+        let (Some(so_far), Some((function, collation))) = (hash, columns.get(i)) else {
+            return Ok(false);
+        };
+        hash = match value {
+            Some(value) => Some(so_far.add(heap::hash(*function, *collation, value, VALUE_SEED)?)),
+            None => unique.nulls_not_distinct.then(|| so_far.add(NULL_VALUE)),
+        };
+        Ok(true)
+    })
+    .map(|is_there| hash.filter(|_| is_there).map(KeyHash::finish))
+}
+
+/// Visits the values, `None` for null, of the entry that a row has in an index with expressions or a
+/// predicate, until `visit` says that it is enough. False if the row has no entry.
+pub(super) fn computed(
+    rel: Handle,
+    info: Info,
+    tuple: Tuple,
+    mut visit: impl FnMut(usize, Option<sys::Datum>) -> Result<bool>,
+) -> Result<bool> {
     let slot = heap::slot_new(rel)?;
     heap::slot_store(slot, tuple)?;
     let executor = Executor::new()?;
-    let mut hash = Some(hash);
-    match heap::index_values(info, slot, Some(&executor))? {
-        None => hash = None,
-        Some(entry) => {
-            for (i, (function, collation)) in columns.iter().enumerate() {
-                let Some(so_far) = hash else { break };
-                hash = if !entry.nulls[i] {
-                    let value = heap::hash(*function, *collation, entry.values[i], VALUE_SEED)?;
-                    Some(so_far.add(value))
-                } else if unique.nulls_not_distinct {
-                    Some(so_far.add(NULL_VALUE))
-                } else {
-                    None
-                };
-            }
+    let entry = heap::index_values(info, slot, Some(&executor))?;
+    if let Some(entry) = &entry {
+        let mut i = 0;
+        while i < entry.values.len() && visit(i, (!entry.nulls[i]).then_some(entry.values[i]))? {
+            i += 1;
         }
     }
     executor.free(std::iter::once(info))?;
     heap::slot_drop(slot)?;
-    Ok(hash.map(KeyHash::finish))
+    Ok(entry.is_some())
 }
 
 fn need_identity(rel: Handle, relation: &Relation, verb: &str, what: &str) -> Result<()> {

@@ -19,6 +19,12 @@ pub enum What {
     Row,
     /// An entry of a unique index, by the digest of the index's definition.
     Unique(u64),
+    /// Entries of a relation's indexes whose ranges a writer does not name.
+    Unranged,
+    /// Entries of an index, by the digest of its definition, with these values of leading columns.
+    Prefix(u64),
+    /// The same, and a bucket of values of the column that follows.
+    Bucket(u64),
 }
 
 /// Collects a key.
@@ -34,6 +40,9 @@ impl KeyHash {
             What::Row => (2, 0),
             What::Unique(digest) => (3, digest),
             What::Locks => (4, 0),
+            What::Unranged => (5, 0),
+            What::Prefix(digest) => (6, digest),
+            What::Bucket(digest) => (7, digest),
         };
         KeyHash(kind).add(relation as u64).add(digest)
     }
@@ -122,6 +131,9 @@ mod tests {
                 What::Row,
                 What::Unique(0),
                 What::Unique(1),
+                What::Unranged,
+                What::Prefix(0),
+                What::Bucket(0),
             ];
             for what in kinds {
                 for a in 0..20 {

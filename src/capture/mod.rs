@@ -3,15 +3,20 @@
 pub mod hash;
 pub mod layout;
 pub mod marks;
+pub mod range;
 pub mod read_set;
 pub mod table_mode;
 
 #[cfg(feature = "server")]
 pub mod change;
 #[cfg(feature = "server")]
+pub mod entries;
+#[cfg(feature = "server")]
 pub mod read;
 #[cfg(feature = "server")]
 pub mod relation;
+#[cfg(feature = "server")]
+pub mod search;
 #[cfg(feature = "server")]
 pub mod table_lock;
 #[cfg(feature = "server")]

@@ -6,17 +6,17 @@
 //! out of it, and its searches are taken down here.
 
 use super::change::{whole, with_scratch};
-use super::hash::{KeyHash, NULL_VALUE, VALUE_SEED, What};
+use super::range::SEARCH;
 use super::read_set::ReadSet;
-use super::relation::{self, FIRST_NORMAL_OID, Kind, Relation, Source};
+use super::relation::{self, FIRST_NORMAL_OID, Kind, Relation};
+use super::search::{self, Sought};
 use super::transaction as captured;
 use crate::changeset::{Key, LockMode};
 use crate::export;
-use crate::limits::READ_POINTS_MAX;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap;
-use crate::pg::relation::{Handle, HashProc, Tuple};
-use crate::pg::search::{self, ScanKeys, Searched};
+use crate::pg::relation::{Handle, Tuple};
+use crate::pg::search::{self as pg_search, ScanKeys};
 use crate::pg::starting::{self, Stage};
 use crate::pg::{backend, relation as pg_relation, sys, transaction};
 use crate::worker::channel::control;
@@ -193,13 +193,20 @@ pub fn index(index: Handle, keys: ScanKeys) -> Result<()> {
     if relation.kind != Kind::Replicated {
         return Ok(());
     }
-    let points = with_scratch(|_| match search::searched(index, keys)? {
-        None => Ok(Some((Vec::new(), LockMode::Share))),
-        Some(searched) => points(&relation, pg_relation::oid(index), &searched),
+    let sought = with_scratch(|_| match pg_search::searched(index, keys)? {
+        None => Ok(Sought::Nothing),
+        Some(search) => search::sought(&relation, pg_relation::oid(index), &search),
     })?;
-    match points {
-        Some((points, mode)) => points.iter().for_each(|key| add(&relation, &[*key], mode)),
-        None => add(&relation, &[], LockMode::Share),
+    match sought {
+        Sought::Nothing => {}
+        Sought::Points(points, mode) => points.iter().for_each(|key| add(&relation, &[*key], mode)),
+        Sought::Entries(keys, detail) => {
+            let (oid, own) = (relation.oid, relation.own_key());
+            with(|reads| reads.entries(oid, own, detail));
+            control().wanted.want(oid, detail, captured::now());
+            add(&relation, &keys, SEARCH);
+        }
+        Sought::Whole => add(&relation, &[], LockMode::Share),
     }
     Ok(())
 }
@@ -218,11 +225,12 @@ pub fn duplicate(
     if relation.kind != Kind::Replicated {
         return Ok(());
     }
-    let key = with_scratch(|_| entry(&relation, pg_relation::oid(index), values, nulls))?;
+    let index = pg_relation::oid(index);
+    let key = with_scratch(|_| search::entry(&relation, index, values, nulls))?;
     let looked = with(|reads| reads.covers(relation.oid, key)) == Some(true);
     if looked
         && let Some(tid) = tid
-        && search::is_newer(rel, tid)?
+        && pg_search::is_newer(rel, tid)?
     {
         return Err(overtaken(&relation));
     }
@@ -273,86 +281,4 @@ fn add(relation: &Relation, keys: &[u64], mode: LockMode) {
             reads.key(oid, own, *key, mode);
         }
     });
-}
-
-/// How an index tells entries apart.
-struct Entries {
-    what: What,
-    hashes: Vec<(HashProc, u32)>,
-    /// What of such an entry a search has read.
-    mode: LockMode,
-}
-
-/// `None` if its entries have no keys of their own.
-fn entries(relation: &Relation, index: u32) -> Option<Entries> {
-    if let Some(columns) = relation
-        .identity()
-        .filter(|_| index == relation.identity_index)
-    {
-        return Some(Entries {
-            what: What::Row,
-            hashes: columns.hashes().collect(),
-            mode: LockMode::Share,
-        });
-    }
-    let unique = relation.uniques.iter().find(|u| u.index == index)?;
-    Some(Entries {
-        what: What::Unique(unique.digest),
-        hashes: match &unique.source {
-            Source::Columns(columns) => columns.hashes().collect(),
-            Source::Computed { columns, .. } => columns.clone(),
-        },
-        // That it is there or not; the rows that are found count by themselves.
-        mode: LockMode::KeyShare,
-    })
-}
-
-/// Keys of the entries that a search names in full, and what of them it reads; `None` if it names
-/// other ones.
-fn points(
-    relation: &Relation,
-    index: u32,
-    searched: &[Searched],
-) -> Result<Option<(Vec<u64>, LockMode)>> {
-    let Some(entries) = entries(relation, index).filter(|e| e.hashes.len() <= searched.len())
-    else {
-        return Ok(None);
-    };
-    let mut keys = vec![KeyHash::new(relation.oid, entries.what)];
-    for ((hash, collation), column) in entries.hashes.into_iter().zip(searched) {
-        if keys.len() * column.values.len() > READ_POINTS_MAX {
-            return Ok(None);
-        }
-        let mut longer = Vec::with_capacity(keys.len() * column.values.len());
-        for value in column.values {
-            let value = heap::hash(column.hash.unwrap_or(hash), collation, *value, VALUE_SEED)?;
-            longer.extend(keys.iter().map(|key| key.add(value)));
-        }
-        keys = longer;
-    }
-    let keys = keys.into_iter().map(KeyHash::finish).collect();
-    Ok(Some((keys, entries.mode)))
-}
-
-/// Key of an entry of an index; `None` if it has none of its own.
-fn entry(
-    relation: &Relation,
-    index: u32,
-    values: &[sys::Datum],
-    nulls: &[bool],
-) -> Result<Option<u64>> {
-    let Some(entries) = entries(relation, index) else {
-        return Ok(None);
-    };
-    let mut key = KeyHash::new(relation.oid, entries.what);
-    for ((hash, collation), (value, null)) in
-        entries.hashes.into_iter().zip(values.iter().zip(nulls))
-    {
-        key = key.add(if *null {
-            NULL_VALUE
-        } else {
-            heap::hash(hash, collation, *value, VALUE_SEED)?
-        });
-    }
-    Ok(Some(key.finish()))
 }

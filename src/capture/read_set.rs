@@ -3,9 +3,12 @@
 //! A search reads what there is and what there is not, so a key stands for all rows that its search
 //! could have found. Rolling back to a savepoint takes nothing back: the client has seen it.
 
+use super::hash::{KeyHash, What};
+use super::range::SEARCH;
 use crate::changeset::key::{KEY_READ, KEY_RELATION};
 use crate::changeset::{Key, LockMode};
 use crate::ids::Gid;
+use crate::imsg::wanted::Detail;
 use crate::limits::READ_KEYS_MAX;
 use std::collections::BTreeMap;
 
@@ -25,6 +28,8 @@ struct Reads {
     own: u64,
     /// Everything; `keys` is empty then.
     whole: bool,
+    /// What writers have to name so as not to be in the way.
+    detail: Detail,
     keys: BTreeMap<u64, LockMode>,
 }
 
@@ -79,6 +84,13 @@ impl ReadSet {
         }
     }
 
+    /// Entries of an index were searched for: of those that come, writers who name them to this detail
+    /// say under which keys. Such keys follow.
+    pub fn entries(&mut self, relation: u32, own: u64, detail: Detail) {
+        let reads = self.of(relation, own);
+        reads.detail = detail.max(reads.detail);
+    }
+
     /// The keys, for a writeset.
     pub fn keys(&self) -> impl Iterator<Item = Key> {
         let since = self.since;
@@ -92,14 +104,22 @@ impl ReadSet {
             };
             // Nothing written goes along with UPDATE; with KEY SHARE everything but a write that
             // names no rows.
-            let mode = if reads.whole {
-                LockMode::Update
-            } else {
-                LockMode::KeyShare
+            let mode = match reads.detail {
+                _ if reads.whole => LockMode::Update,
+                Detail::Some => LockMode::KeyShare,
+                Detail::Prefixes | Detail::Ranges => SEARCH,
             };
             let own = key(reads.own, mode, KEY_RELATION);
+            let ranges = (!reads.whole && reads.detail == Detail::Ranges).then(|| {
+                key(
+                    KeyHash::new(relation, What::Unranged).finish(),
+                    SEARCH,
+                    KEY_RELATION,
+                )
+            });
             let keys = reads.keys.iter();
-            std::iter::once(own).chain(keys.map(move |(hash, mode)| key(*hash, *mode, 0)))
+            (std::iter::once(own).chain(ranges))
+                .chain(keys.map(move |(hash, mode)| key(*hash, *mode, 0)))
         })
     }
 
@@ -107,6 +127,7 @@ impl ReadSet {
         self.relations.entry(relation).or_insert(Reads {
             own,
             whole: false,
+            detail: Detail::Some,
             keys: BTreeMap::new(),
         })
     }
@@ -119,6 +140,21 @@ impl ReadSet {
             self.whole(relation, own);
         }
     }
+}
+
+/// What a writer of its relation has to name so as not to be in the way of a key's reader, if the key
+/// says so of its relation.
+#[must_use]
+pub fn searched(key: &Key) -> Option<Detail> {
+    const FLAGS: u8 = KEY_READ | KEY_RELATION;
+    (key.flags & FLAGS == FLAGS && key.mode == SEARCH).then(|| {
+        let unranged = KeyHash::new(key.relation, What::Unranged).finish();
+        if key.hash == unranged {
+            Detail::Ranges
+        } else {
+            Detail::Prefixes
+        }
+    })
 }
 
 #[cfg(test)]
@@ -164,6 +200,27 @@ mod tests {
         assert!(set.has_whole(1) && !set.has_whole(2));
         assert!(set.covers(1, None) && set.covers(1, Some(6)) && !set.covers(2, Some(6)));
         assert_eq!(set.count, 0);
+    }
+
+    #[test]
+    fn searches_say_what_writers_have_to_name() {
+        let mut set = ReadSet::new(Gid(7));
+        set.entries(1, 1001, Detail::Prefixes);
+        set.key(1, 1001, 5, SEARCH);
+        set.key(1, 1001, 6, KeyShare);
+        assert_eq!(
+            keys(&set),
+            [(1, 1001, SEARCH), (1, 5, SEARCH), (1, 6, KeyShare)]
+        );
+        let unranged = KeyHash::new(1, What::Unranged).finish();
+        set.entries(1, 1001, Detail::Ranges);
+        set.entries(1, 1001, Detail::Prefixes);
+        assert_eq!(keys(&set)[..2], [(1, 1001, SEARCH), (1, unranged, SEARCH)]);
+        let details: Vec<_> = set.keys().filter_map(|k| searched(&k)).collect();
+        assert_eq!(details, [Detail::Prefixes, Detail::Ranges]);
+        set.whole(1, 1001);
+        assert_eq!(keys(&set), [(1, 1001, Update)]);
+        assert_eq!(set.keys().filter_map(|k| searched(&k)).count(), 0);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use super::hash::{Digest, KeyHash, NULL_VALUE, VALUE_SEED, What};
 use super::layout::{Attr, Span};
 use super::marks::Place;
+use super::range::Image;
 use crate::pg::guard::Result;
 use crate::pg::heap::{self, Context};
 use crate::pg::relation::{self, Column, Handle, HashProc, Info};
+use crate::pg::search;
 use crate::pg::sys;
 use crate::pg::tuple;
 use std::cell::{Cell, RefCell};
@@ -50,6 +52,8 @@ pub struct Relation {
     identity: Option<Columns>,
     /// Its unique indexes but the identity.
     pub uniques: Vec<Unique>,
+    /// Its indexes of which parts can be searched.
+    pub sorted: Vec<Sorted>,
     /// Some constraint can't be told by a hash (exclusion, no hash function), so that writers of
     /// the relation exclude each other.
     pub exclusive: bool,
@@ -57,6 +61,10 @@ pub struct Relation {
     pub unmet: bool,
     /// Where the relation's key was last appended.
     pub intent: Cell<Place>,
+    /// Where the key was that says that entries come to its indexes, or that not all is said of them.
+    pub comer: Cell<Place>,
+    /// See `comer`.
+    pub unranged: Cell<Place>,
     /// Where the key was that says that rows are locked.
     pub row_intent: Cell<Place>,
     valid: Cell<bool>,
@@ -89,6 +97,24 @@ pub struct Unique {
     pub source: Source,
 }
 
+/// An index whose entries a search can name by the values of leading columns, and by a range of the
+/// next.
+pub struct Sorted {
+    /// Its OID on this member.
+    pub index: u32,
+    /// Of its definition.
+    pub digest: u64,
+    /// Its leading columns as far as they can be hashed.
+    pub source: Source,
+    /// The table's columns (from 0) in it, whether they can be hashed or not.
+    pub columns: Vec<u16>,
+    /// For each of them, the integers that it is sorted by.
+    pub integers: Vec<Option<Image>>,
+    /// So many of them, at most, name entries together: entries of a unique index have keys of their
+    /// own.
+    pub prefix: usize,
+}
+
 /// Where an index's values come from.
 pub enum Source {
     /// Straight from the row.
@@ -100,6 +126,16 @@ pub enum Source {
         /// Hash and collation of each key column.
         columns: Vec<(HashProc, u32)>,
     },
+}
+
+impl Source {
+    /// How the values of each column are hashed.
+    pub fn hashes(&self) -> Vec<(HashProc, u32)> {
+        match self {
+            Source::Columns(columns) => columns.hashes().collect(),
+            Source::Computed { columns, .. } => columns.clone(),
+        }
+    }
 }
 
 impl Columns {
@@ -135,6 +171,20 @@ impl Columns {
     /// How the values of each are hashed.
     pub fn hashes(&self) -> impl ExactSizeIterator<Item = (HashProc, u32)> {
         self.0.iter().map(|c| (c.hash, c.collation))
+    }
+
+    /// The values, `None` for null.
+    pub fn values(
+        &self,
+        attrs: &[Attr],
+        spans: &[Span],
+        data: &[u8],
+    ) -> impl Iterator<Item = Option<sys::Datum>> {
+        self.0.iter().map(|column| {
+            let i = usize::from(column.attribute);
+            let bytes = spans[i].of(data)?;
+            Some(tuple::datum(attrs[i], bytes))
+        })
     }
 
     /// Whether one of them is among the changed ones.
@@ -259,9 +309,12 @@ fn build(rel: Handle) -> Result<Relation> {
         identity: None,
         identity_columns: Vec::new(),
         uniques: Vec::new(),
+        sorted: Vec::new(),
         exclusive: false,
         unmet: false,
         intent: Cell::default(),
+        comer: Cell::default(),
+        unranged: Cell::default(),
         row_intent: Cell::default(),
         valid: Cell::new(true),
         _context: None,
@@ -305,7 +358,7 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
         (rel.exclusive, rel.unmet) = (true, true);
         return Ok(());
     }
-    if !form.indisunique || !form.indislive {
+    if !form.indislive || !form.indisunique && !relation::is_sorted(index) {
         return Ok(());
     }
     let own_columns = relation::columns(index);
@@ -319,14 +372,19 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
         };
         match relation::index_hash(index, i, typid)? {
             Some(hash) => hashes.push((hash, relation::index_collation(index, i))),
-            None => {
-                rel.exclusive = true;
-                rel.unmet |= !form.indimmediate;
-                return Ok(());
-            }
+            None => break,
         }
     }
+    if form.indisunique && hashes.len() < keys.len() {
+        rel.exclusive = true;
+        rel.unmet |= !form.indimmediate;
+        return Ok(());
+    }
     let definition = relation::index_definition(index)?;
+    let all: Vec<u16> = (keys.iter().filter(|k| **k > 0))
+        .map(|k| *k as u16 - 1)
+        .collect();
+    let keys = &keys[..hashes.len()];
     let plain = definition.is_none() && keys.iter().all(|k| *k > 0);
     let key_columns = || {
         let column = |(key, (hash, collation)): (&i16, &(HashProc, u32))| KeyColumn {
@@ -336,31 +394,47 @@ fn add_index(rel: &mut Relation, columns: &[Column], index: Handle, identity: bo
         };
         Columns(keys.iter().zip(&hashes).map(column).collect())
     };
-    if identity {
-        rel.identity = Some(key_columns());
-        return Ok(());
-    }
-    let source = if plain {
-        Source::Columns(key_columns())
-    } else {
+    let digest = digest(index, keys, &hashes, definition.as_deref());
+    let mut source = || -> Result<Source> {
+        if plain {
+            return Ok(Source::Columns(key_columns()));
+        }
         let context = match rel._context.take() {
             Some(context) => context,
             None => Context::under_cache(c"pgr relation")?,
         };
         let info = context.within(|| relation::index_info(index))?;
         rel._context = Some(context);
-        Source::Computed {
+        Ok(Source::Computed {
             info,
             columns: hashes.clone(),
-        }
+        })
     };
-    rel.uniques.push(Unique {
-        index: relation::oid(index),
-        digest: digest(index, keys, &hashes, definition.as_deref()),
-        deferrable: !form.indimmediate,
-        nulls_not_distinct: form.indnullsnotdistinct,
-        source,
-    });
+    let integers: Vec<_> = (0..keys.len())
+        .map(|i| search::integers(index, i))
+        .collect();
+    let prefix = keys.len() - usize::from(form.indisunique);
+    if prefix > 0 || integers.iter().any(Option::is_some) {
+        rel.sorted.push(Sorted {
+            index: relation::oid(index),
+            digest,
+            source: source()?,
+            columns: all,
+            integers,
+            prefix,
+        });
+    }
+    if identity {
+        rel.identity = Some(key_columns());
+    } else if form.indisunique {
+        rel.uniques.push(Unique {
+            index: relation::oid(index),
+            digest,
+            deferrable: !form.indimmediate,
+            nulls_not_distinct: form.indnullsnotdistinct,
+            source: source()?,
+        });
+    }
     Ok(())
 }
 

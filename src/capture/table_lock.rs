@@ -75,9 +75,9 @@ fn since(relation: u32, mode: i32) -> Gid {
         .unwrap_or_else(transaction::now)
 }
 
-/// Rows of this relation are changed.
-pub fn writes(relation: u32) -> Result<()> {
-    key(relation, table_mode::WRITER, since(relation, ROW_EXCLUSIVE))
+/// Rows of this relation are changed; `how`: with a key of `table_mode`.
+pub fn writes(relation: u32, how: TableKey) -> Result<()> {
+    key(relation, how, since(relation, ROW_EXCLUSIVE))
 }
 
 /// Rows of this relation are locked.

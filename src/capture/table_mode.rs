@@ -1,11 +1,13 @@
 //! From the mode of a lock of a table to the keys that stand for it.
 //!
-//! Writers emit one key, that of the relation, weak, so that a change of a row costs no more for it.
+//! Writers emit one key, that of the relation, weak, so that a change of a row costs no more for it:
+//! those who also name the entries that come to its indexes, the weakest.
 //! A lock that keeps writers out has that key too, strong, checked against writers only. What locks do
 //! to each other is said under a key of their own: row lockers weakly, SHARE as a mode that goes
 //! together with itself, the others as modes that don't.
 
 use super::hash::What;
+use super::range::ENTRY;
 use crate::changeset::LockMode;
 use crate::changeset::LockMode::{KeyShare, NoKeyUpdate, Share, Update};
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_WRITES_ONLY};
@@ -30,6 +32,10 @@ pub type TableKey = (What, LockMode, u8);
 
 /// Of who writes rows.
 pub const WRITER: TableKey = (What::Relation, KeyShare, KEY_RELATION);
+/// Of who writes rows with which entries come to indexes that are not named.
+pub const COMER: TableKey = (What::Relation, ENTRY, KEY_RELATION);
+/// ... that are named, but not by their ranges.
+pub const UNRANGED: TableKey = (What::Unranged, ENTRY, KEY_RELATION);
 /// Of who locks rows.
 pub const ROW_LOCKER: TableKey = (What::Locks, KeyShare, LOCK);
 
@@ -74,6 +80,19 @@ mod tests {
         (EXCLUSIVE, &[2, 3, 4, 5, 6, 7, 8]),
         (ACCESS_EXCLUSIVE, &[2, 3, 4, 5, 6, 7, 8]),
     ];
+
+    #[test]
+    fn who_names_no_entries_is_a_writer_to_locks() {
+        for (mode, _) in CONFLICTS {
+            for (first, second) in [(WRITER, COMER), (COMER, WRITER), (COMER, COMER)] {
+                assert!(!first.1.conflicts(second.1));
+            }
+            let strong = keys(mode).iter().filter(|k| k.0 == What::Relation);
+            for lock in strong {
+                assert_eq!(lock.1.conflicts(COMER.1), lock.1.conflicts(WRITER.1));
+            }
+        }
+    }
 
     fn writeset(mode: i32, since: u64) -> impl Iterator<Item = Key> {
         keys(mode).iter().map(move |&(what, mode, flags)| Key {

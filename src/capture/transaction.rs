@@ -67,6 +67,11 @@ pub fn place() -> Place {
     })
 }
 
+/// Keys so far.
+pub fn keys_count() -> u32 {
+    with(|state| state.builder.as_ref().map_or(0, |b| b.counts().0))
+}
+
 /// Before anything is captured: begins a changeset if there is none, and marks where the current
 /// subtransaction begins in it.
 pub fn enter() -> Result<()> {

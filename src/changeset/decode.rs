@@ -23,6 +23,9 @@ pub const FLAG_AWAITED: u16 = 2;
 /// Its member's reservation was for it, and ends with it.
 pub const FLAG_RESERVED: u16 = 4;
 
+/// [`Header::isolation`] of a SERIALIZABLE transaction.
+pub const ISOLATION_SERIALIZABLE: u8 = 3;
+
 /// What stands in front of every changeset: 96 bytes, little endian, no padding.
 ///
 /// magic u32, version u16, flags u16, group u64, origin u16, isolation u8, 0 u8, incarnation u32,

@@ -4,6 +4,7 @@ use super::message::Relations;
 use crate::gcs::{self, MemberInfo, Refused, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
+use crate::imsg::wanted::Detail;
 use crate::limits;
 use bytes::Bytes;
 
@@ -198,6 +199,14 @@ pub enum Effect {
         origin: MemberId,
         /// The changeset as [`crate::changeset`] encodes it.
         changeset: Bytes,
+    },
+    /// A SERIALIZABLE transaction has searched a relation by parts of an index; writers here that name
+    /// what they bring to that detail are not in the way of such.
+    Searched {
+        /// Its OID.
+        relation: u32,
+        /// See there.
+        detail: Detail,
     },
     /// The group's state on this server moved.
     SetState(GroupState),

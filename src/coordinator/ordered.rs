@@ -6,8 +6,11 @@ use super::ledger::{Abandoning, Own, OwnWorker, Passed};
 use super::message::{self, Message};
 use super::replicated::Replicated;
 use super::step::Coordinator;
+use crate::capture::read_set::searched;
 use crate::certifier::Verdict;
-use crate::changeset::decode::{Changeset, FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED};
+use crate::changeset::decode::{
+    Changeset, FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, ISOLATION_SERIALIZABLE,
+};
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -127,6 +130,13 @@ impl Coordinator {
             return self.verdict(ticket, Outcome::Malformed, out);
         };
         let header = changeset.header();
+        if header.isolation == ISOLATION_SERIALIZABLE {
+            // Before the verdict: one that fails for such writers is to pass the next time.
+            out.extend(changeset.keys().filter_map(|key| {
+                let (relation, detail) = (key.relation, searched(&key)?);
+                Some(Effect::Searched { relation, detail })
+            }));
+        }
         let local_effects = header.flags & FLAG_LOCAL_EFFECTS != 0;
         let verdict =
             self.replicated

@@ -11,6 +11,7 @@ use super::{Coordinator, Effect, Event, GcsCommand, Outcome, Stats};
 use crate::gcs::{self, Gcs, Input, Output, TICK_MS, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MemberId};
+use crate::imsg::wanted::Detail;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
@@ -43,6 +44,8 @@ pub trait Host {
     fn verdict(&mut self, worker: u32, ticket: u64, outcome: Outcome);
     /// Work for a helper.
     fn apply(&mut self, helper: u32, gid: Gid, depends_on: Gid, origin: MemberId, changeset: Bytes);
+    /// See [`Effect::Searched`].
+    fn searched(&mut self, relation: u32, detail: Detail);
     /// The group's state on this server moved.
     fn state(&mut self, state: GroupState);
     /// The membership moved.
@@ -274,6 +277,7 @@ impl<H: Host, G: Gcs> Loop<H, G> {
             } => {
                 self.host.apply(helper, gid, depends_on, origin, changeset);
             }
+            Effect::Searched { relation, detail } => self.host.searched(relation, detail),
             Effect::SetState(state) => {
                 self.host.state(state);
                 if state == GroupState::Left {

@@ -9,6 +9,7 @@ use super::readers::Readers;
 use super::since;
 use super::sync::{AtomicU32, AtomicU64};
 use super::turn::Turn;
+use super::wanted::Wanted;
 use crate::limits::POOL_BLOCK_BYTES;
 use std::mem::{align_of, size_of};
 
@@ -73,6 +74,8 @@ pub struct Control {
     pub counters: Counters,
     /// Of these, conflicts by relation.
     pub conflicts: Conflicts,
+    /// What SERIALIZABLE transactions search, for those who write it.
+    pub wanted: Wanted,
 }
 
 /// Statistics.
@@ -204,6 +207,7 @@ impl Control {
                 changeset_bytes: zero(),
             },
             conflicts: Conflicts::new(),
+            wanted: Wanted::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod since;
 mod sync;
 pub mod turn;
 pub mod wake;
+pub mod wanted;
 
 pub use layout::{Control, ProcSlot, Shape, Shared, SlotNo};
 pub use pool::{Chain, ChainWriter, Class, Pool};

@@ -15,6 +15,7 @@ use crate::ids::{Gid, MemberId};
 use crate::imsg::members::MemberRow;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::queue::Words;
+use crate::imsg::wanted::Detail;
 use crate::imsg::{Control, Shared, SlotNo, wake};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -341,6 +342,12 @@ impl Host for PgHost {
             self.broken = Some(reason);
         }
         self.send_work();
+    }
+
+    fn searched(&mut self, relation: u32, detail: Detail) {
+        let control = self.control();
+        let now = control.visible.passed();
+        control.wanted.want(relation, detail, now);
     }
 
     fn state(&mut self, state: GroupState) {

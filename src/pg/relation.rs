@@ -293,6 +293,12 @@ pub fn index_collation(index: Handle, column: usize) -> u32 {
     unsafe { *(*index.0).rd_indcollation.add(column) }
 }
 
+/// Whether an index is a B-tree, of which parts can be searched, or a hash index.
+#[must_use]
+pub fn is_sorted(index: Handle) -> bool {
+    matches!(form(index).relam, sys::BTREE_AM_OID | sys::HASH_AM_OID)
+}
+
 /// Operator family of a key column of an index.
 #[must_use]
 pub fn index_family(index: Handle, column: usize) -> u32 {

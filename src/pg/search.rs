@@ -3,6 +3,7 @@
 use super::guard::{self, Result};
 use super::relation::{Handle, HashProc};
 use super::sys;
+use crate::capture::range::Image;
 use std::ffi::c_int;
 
 const COLUMNS_MAX: usize = sys::INDEX_MAX_KEYS as usize;
@@ -16,7 +17,17 @@ struct PgrSearched {
     hash: *mut sys::FmgrInfo,
 }
 
+/// `PgrRange` of shim_search.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PgrRange {
+    low: i64,
+    high: i64,
+    bounded: bool,
+}
+
 unsafe extern "C" {
+    fn pgr_shim_index_integer(index: Handle, column: c_int) -> c_int;
     fn pgr_shim_is_newer(
         rel: Handle,
         tid: *const sys::ItemPointerData,
@@ -29,6 +40,7 @@ unsafe extern "C" {
         nkeys: c_int,
         out: *mut PgrSearched,
         count: *mut c_int,
+        range: *mut PgrRange,
         nothing: *mut bool,
         e: *mut *mut sys::ErrorData,
     ) -> c_int;
@@ -70,28 +82,49 @@ pub struct Searched<'a> {
     pub hash: Option<HashProc>,
 }
 
-/// The values that a scan allows in each of the leading columns of an index that it compares with
-/// equal ones, by way of the current memory context; `None` if it can find nothing (it compares with
-/// null).
-pub fn searched<'a>(index: Handle, keys: ScanKeys) -> Result<Option<Vec<Searched<'a>>>> {
+/// What an index is searched for.
+#[derive(Clone, Debug)]
+pub struct Search<'a> {
+    /// What the leading columns that are compared with equal values may have.
+    pub columns: Vec<Searched<'a>>,
+    /// The integers, both included, that the column behind them may have, if not all: see
+    /// [`integers`].
+    pub range: Option<(i64, i64)>,
+}
+
+/// The integers by whose order a column of an index is sorted, if it is.
+#[must_use]
+pub fn integers(index: Handle, column: usize) -> Option<Image> {
+    // SAFETY: an open index and one of its key columns; never raises.
+    Image::from_bytes(unsafe { pgr_shim_index_integer(index, column as c_int) })
+}
+
+/// What a scan of an index looks for, by way of the current memory context; `None` if it can find
+/// nothing (it compares with null, or with too much).
+pub fn searched<'a>(index: Handle, keys: ScanKeys) -> Result<Option<Search<'a>>> {
     let none = PgrSearched {
         values: std::ptr::null(),
         n: 0,
         hash: std::ptr::null_mut(),
     };
     let mut out = [none; COLUMNS_MAX];
+    let mut range = PgrRange {
+        low: 0,
+        high: 0,
+        bounded: false,
+    };
     let (mut count, mut nothing) = (0, false);
     // SAFETY: an open index has at most INDEX_MAX_KEYS columns, for which there is room; the keys are
     // as `ScanKeys` says.
     guard::call0(|e| unsafe {
-        let (count, nothing) = (&raw mut count, &raw mut nothing);
         pgr_shim_index_search_values(
             index,
             keys.first,
             keys.n,
             out.as_mut_ptr(),
-            count,
-            nothing,
+            &raw mut count,
+            &raw mut range,
+            &raw mut nothing,
             e,
         )
     })?;
@@ -103,5 +136,8 @@ pub fn searched<'a>(index: Handle, keys: ScanKeys) -> Result<Option<Vec<Searched
         values: unsafe { std::slice::from_raw_parts(s.values, s.n as usize) },
         hash: (!s.hash.is_null()).then_some(HashProc(s.hash)),
     };
-    Ok(Some(out[..count as usize].iter().map(column).collect()))
+    Ok(Some(Search {
+        columns: out[..count as usize].iter().map(column).collect(),
+        range: range.bounded.then_some((range.low, range.high)),
+    }))
 }

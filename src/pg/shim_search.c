@@ -8,6 +8,9 @@
 #include "access/skey.h"
 #include "access/stratnum.h"
 #include "access/tableam.h"
+#include "access/transam.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -21,8 +24,10 @@
 extern int	pgr_shim_is_newer(Relation rel, const ItemPointerData *tid, bool *out,
 							  ErrorData **edata);
 extern int	pgr_shim_index_search_values(Relation index, ScanKey keys, int nkeys,
-										 PgrSearched *out, int *count, bool *nothing,
+										 PgrSearched *out, int *count,
+										 PgrRange *range, bool *nothing,
 										 ErrorData **edata);
+extern int	pgr_shim_index_integer(Relation index, int column);
 
 /*
  * The extended hash function for values of another type that hash as those of
@@ -112,12 +117,161 @@ searched_values(Relation index, int column, ScanKey key, PgrSearched *out,
 }
 
 /*
+ * A type whose values are integers: one of those that are compared with each
+ * other as such.  InvalidOid for any other type.
+ */
+static Oid
+integers(Oid type)
+{
+	switch (type)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			return INT8OID;
+		case DATEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+		case OIDOID:
+			return type;
+		default:
+			return InvalidOid;
+	}
+}
+
+/* The integer that a value of such a type is. */
+static int64
+integer(Oid type, Datum value)
+{
+	switch (type)
+	{
+		case INT2OID:
+			return DatumGetInt16(value);
+		case INT4OID:
+		case DATEOID:
+			return DatumGetInt32(value);
+		case OIDOID:
+			return DatumGetObjectId(value);
+		default:
+			return DatumGetInt64(value);
+	}
+}
+
+/*
+ * Bytes of the integers by whose order a column of an index is sorted, negative
+ * for unsigned ones; 0 if it is sorted otherwise.
+ */
+int
+pgr_shim_index_integer(Relation index, int column)
+{
+	/* Families of ours sort them in no other way */
+	if (index->rd_rel->relam != BTREE_AM_OID ||
+		index->rd_opfamily[column] >= FirstNormalObjectId)
+		return 0;
+	switch (index->rd_opcintype[column])
+	{
+		case INT2OID:
+			return 2;
+		case INT4OID:
+		case DATEOID:
+			return 4;
+		case INT8OID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return 8;
+		case OIDOID:
+			return -4;
+		default:
+			return 0;
+	}
+}
+
+/* Takes from a range of a column what "key" does not allow. */
+static void
+narrow(Relation index, int column, ScanKey key, PgrRange *range, bool *nothing)
+{
+	Oid			type = key->sk_subtype;
+	int64		value;
+
+	if (!OidIsValid(type))
+		type = index->rd_opcintype[column];
+	if (key->sk_attno != column + 1 ||
+		integers(type) != integers(index->rd_opcintype[column]) ||
+		(key->sk_flags & (SK_ROW_HEADER | SK_ROW_MEMBER | SK_ORDER_BY | SK_SEARCHARRAY |
+						  SK_SEARCHNULL | SK_SEARCHNOTNULL)) != 0)
+		return;
+	if (key->sk_flags & SK_ISNULL)
+	{
+		*nothing = true;
+		return;
+	}
+	value = integer(type, key->sk_argument);
+	switch (key->sk_strategy)
+	{
+		case BTLessStrategyNumber:
+			if (value == PG_INT64_MIN)
+				*nothing = true;
+			else
+				range->high = Min(range->high, value - 1);
+			break;
+		case BTLessEqualStrategyNumber:
+			range->high = Min(range->high, value);
+			break;
+		case BTGreaterEqualStrategyNumber:
+			range->low = Max(range->low, value);
+			break;
+		case BTGreaterStrategyNumber:
+			if (value == PG_INT64_MAX)
+				*nothing = true;
+			else
+				range->low = Max(range->low, value + 1);
+			break;
+		default:
+			return;
+	}
+	range->bounded = true;
+}
+
+/* The range that the scan allows in a column of integers, if it says something of it. */
+static void
+index_search_range(Relation index, int column, ScanKey keys, int nkeys,
+				   PgrRange *range, bool *nothing)
+{
+	switch (pgr_shim_index_integer(index, column))
+	{
+		case 2:
+			range->low = PG_INT16_MIN;
+			range->high = PG_INT16_MAX;
+			break;
+		case 4:
+			range->low = PG_INT32_MIN;
+			range->high = PG_INT32_MAX;
+			break;
+		case 8:
+			range->low = PG_INT64_MIN;
+			range->high = PG_INT64_MAX;
+			break;
+		case -4:
+			range->low = 0;
+			range->high = PG_UINT32_MAX;
+			break;
+		default:
+			return;
+	}
+	for (int i = 0; i < nkeys; i++)
+		narrow(index, column, &keys[i], range, nothing);
+	if (range->low > range->high)
+		*nothing = true;
+}
+
+/*
  * For each of the leading columns of an index that the scan compares with equal
- * values, these values, in memory of the current context.
+ * values, these values, in memory of the current context; and the range that it
+ * allows in the next.
  */
 static int
 index_search_values(Relation index, ScanKey keys, int nkeys, PgrSearched *out,
-					bool *nothing)
+					PgrRange *range, bool *nothing)
 {
 	int			columns = IndexRelationGetNumberOfKeyAttributes(index);
 	int			column;
@@ -132,15 +286,18 @@ index_search_values(Relation index, ScanKey keys, int nkeys, PgrSearched *out,
 		if (!found || *nothing)
 			break;
 	}
+	range->bounded = false;
+	if (column < columns && !*nothing)
+		index_search_range(index, column, keys, nkeys, range, nothing);
 	return column;
 }
 
 int
 pgr_shim_index_search_values(Relation index, ScanKey keys, int nkeys,
-							 PgrSearched *out, int *count, bool *nothing,
-							 ErrorData **edata)
+							 PgrSearched *out, int *count, PgrRange *range,
+							 bool *nothing, ErrorData **edata)
 {
-	GUARD(*count = index_search_values(index, keys, nkeys, out, nothing));
+	GUARD(*count = index_search_values(index, keys, nkeys, out, range, nothing));
 }
 
 /*

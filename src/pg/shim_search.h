@@ -10,4 +10,12 @@ typedef struct PgrSearched
 	FmgrInfo   *hash;			/* NULL: they are of the column's own type */
 } PgrSearched;
 
+/* The integers that a search allows in a column, if it does not allow all. */
+typedef struct PgrRange
+{
+	int64		low;
+	int64		high;
+	bool		bounded;
+} PgrRange;
+
 #endif

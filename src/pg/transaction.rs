@@ -3,6 +3,7 @@
 use super::guard::{self, Result};
 use super::heap::Snapshot;
 use super::sys;
+use crate::changeset::decode::ISOLATION_SERIALIZABLE;
 use std::ffi::c_int;
 
 type Edata = *mut *mut sys::ErrorData;
@@ -124,6 +125,8 @@ pub fn isolation() -> u8 {
 pub fn is_read_committed() -> bool {
     u32::from(isolation()) < sys::XACT_REPEATABLE_READ
 }
+
+const _: () = assert!(sys::XACT_SERIALIZABLE == ISOLATION_SERIALIZABLE as u32);
 
 /// Whether the transaction is SERIALIZABLE.
 #[must_use]

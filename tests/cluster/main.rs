@@ -19,6 +19,7 @@ mod retry;
 mod retry_batches;
 mod rows;
 mod savepoints;
+mod serializable;
 mod start;
 #[path = "../storms/mod.rs"]
 #[allow(dead_code, unused_imports)]

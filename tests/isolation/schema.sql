@@ -39,6 +39,14 @@ CREATE UNIQUE INDEX ON alike (lower(t));
 CREATE UNIQUE INDEX ON alike ((id / 100)) WHERE t IS NULL AND id > 99;
 CREATE TABLE lone (id int4 PRIMARY KEY, v int4, UNIQUE NULLS NOT DISTINCT (v));
 
+-- Searched by parts of its indexes.
+CREATE TABLE visit (id int4 PRIMARY KEY, who text, at int8, v int4 NOT NULL DEFAULT 0, state int4, mark bit(2));
+CREATE INDEX ON visit (who, at DESC);
+CREATE INDEX ON visit (at);
+CREATE INDEX ON visit USING hash (v);
+CREATE INDEX ON visit (state, mark);
+CREATE INDEX ON visit ((id % 10)) WHERE who IS NULL;
+
 CREATE TABLE stay (room int4range, nights daterange, guest text, PRIMARY KEY (room, nights WITHOUT OVERLAPS));
 CREATE TABLE meal (id int4 PRIMARY KEY, room int4range, nights daterange, FOREIGN KEY (room, PERIOD nights) REFERENCES stay (room, PERIOD nights));
 

@@ -14,6 +14,7 @@ use postgres_r::coordinator::{Event, Outcome, Stats};
 use postgres_r::gcs::View;
 use postgres_r::group_state::GroupState;
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use postgres_r::imsg::wanted::Detail;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -280,6 +281,7 @@ impl Host for Shared {
             },
         );
     }
+    fn searched(&mut self, _relation: u32, _detail: Detail) {}
     fn state(&mut self, state: GroupState) {
         self.0.borrow_mut().state = state;
     }

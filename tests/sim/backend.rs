@@ -204,6 +204,7 @@ impl Server {
                 flags: u16::from(t.local_effects) * FLAG_LOCAL_EFFECTS
                     + u16::from(std::mem::take(&mut session.reserves)) * FLAG_RESERVED
                     + u16::from(ctx.rng.per_mille(200)) * FLAG_AWAITED,
+                isolation: t.isolation,
                 xid: t.xid,
                 keys: &t.keys,
                 changes: &t.changes,

@@ -4,7 +4,7 @@
 //! under test. It plays the history on rows of its own, where each change states what it expects.
 
 use crate::database::row_value_hash;
-use crate::model::{self, Change, Row, Table};
+use crate::model::{self, Change, Counted, Row, Table};
 use crate::reference::Reference;
 use postgres_r::coordinator::message::{self, Message};
 use postgres_r::gcs::{Delivery, View};
@@ -155,6 +155,17 @@ impl Checker {
                 match row.table {
                     Table::Counter => {
                         assert_eq!(old, Some(value - 1), "GID {gid} loses an update of {row:?}");
+                    }
+                    Table::Mirror if Counted::of(value).is_some() => {
+                        let (counted, children) = Counted::of(value).expect("a census");
+                        let rows = self.rows.iter().filter(|(r, _)| r.table == Table::Child);
+                        let now = rows
+                            .filter(|(r, parent)| counted.has(r.id, **parent))
+                            .count();
+                        assert_eq!(
+                            children, now as u64,
+                            "GID {gid}: {row:?} has what was read, {counted:?}"
+                        );
                     }
                     Table::Mirror => {
                         let read = has(Table::Counter, value >> 48).expect("counters stay");

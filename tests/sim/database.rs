@@ -4,6 +4,7 @@ use crate::model::{Change, Row, initial, row_hash};
 use crate::rng::{Rng, mix};
 use postgres_r::changeset::LockMode;
 use postgres_r::ids::Gid;
+use postgres_r::imsg::wanted::Detail;
 use std::collections::BTreeMap;
 
 /// Who holds a lock.
@@ -25,6 +26,8 @@ pub struct Database {
     base_gid: Gid,
     wal: Vec<Vec<Change>>,
     locks: BTreeMap<u64, Vec<(Owner, LockMode)>>,
+    /// What writers of this member name of children that come.
+    pub wanted: Detail,
 }
 
 impl Database {
@@ -43,6 +46,7 @@ impl Database {
             base_gid: gid,
             wal: Vec::new(),
             locks: BTreeMap::new(),
+            wanted: Detail::Some,
         }
     }
 

@@ -11,6 +11,7 @@ use postgres_r::gcs::egcs::members::JoinReply;
 use postgres_r::gcs::egcs::{recover, segment};
 use postgres_r::gcs::{self, Gcs, Input, Output};
 use postgres_r::group_state::GroupState;
+use postgres_r::imsg::wanted::Detail;
 use std::collections::VecDeque;
 
 impl Server {
@@ -133,6 +134,14 @@ impl Server {
                 ctx.trace(|| format!("{me} helper {helper} gets GID {gid} after {depends_on}"));
                 running.helpers[helper as usize].give(gid, depends_on, &changeset);
                 self.wake_helper(ctx, helper, 2);
+            }
+            Effect::Searched { detail, .. } => {
+                // Now and then it is forgotten.
+                self.db.wanted = if ctx.rng.per_mille(50) {
+                    Detail::Some
+                } else {
+                    detail.max(self.db.wanted)
+                };
             }
             Effect::SetState(state) => {
                 ctx.trace(|| format!("{me} is {state:?}"));

@@ -150,7 +150,8 @@ fn plants_are_caught() {
         &["orphan", "mirrors", "in the way"],
     );
     caught(Plant::LateSince, 1000, &["orphan"]);
-    caught(Plant::NoReadKeys, 300, &["mirrors"]);
+    caught(Plant::NoReadKeys, 300, &["mirrors", "what was read"]);
+    caught(Plant::NoEntryKeys, 500, &["what was read"]);
     caught(
         Plant::NoUniqueKeys,
         300,

@@ -5,14 +5,17 @@
 //! | COUNTER | a few, one of them hot | each write is the value before plus one |
 //! | UNIQUE | come and go | no two rows with one value |
 //! | PARENT, CHILD | come and go | every child's parent is there |
-//! | MIRROR | a few | a write is the value that a counter, locked FOR SHARE, has at that point |
+//! | MIRROR | a few | a write is the value that a counter, locked FOR SHARE, has at that point, or how many children there are |
 
-use crate::rng::mix;
+use crate::rng::{Rng, mix};
+use postgres_r::capture::hash::{KeyHash, What};
+use postgres_r::capture::range::Image;
 use postgres_r::changeset::decode::{Changeset, Entry, Header};
 use postgres_r::changeset::encode::Builder;
 use postgres_r::changeset::tuple::TupleBytes;
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use postgres_r::imsg::wanted::Detail;
 
 pub const GROUP: GroupId = GroupId(0x513);
 
@@ -74,6 +77,97 @@ pub fn initial() -> Vec<(Row, u64)> {
 /// A mirror's value names the counter and what was read from it.
 pub fn mirrored(counter: u32, value: u64) -> u64 {
     u64::from(counter) << 48 | value
+}
+
+/// Children that a census counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    /// Of this parent.
+    Of(u32),
+    /// With IDs from one [`STRIDE`] to another, both included.
+    Between(u32, u32),
+}
+
+/// IDs that a census does not tell apart.
+pub const STRIDE: u32 = 1 << 26;
+const STRIDES: u32 = 64;
+const CENSUS: u64 = 1 << 63;
+const OF: u64 = 1 << 62;
+
+impl Counted {
+    pub fn random(rng: &mut Rng) -> Counted {
+        if rng.per_mille(500) {
+            return Counted::Of(rng.below(PARENTS.into()) as u32);
+        }
+        let ends = [0; 2].map(|_| rng.below(STRIDES.into()) as u32);
+        Counted::Between(ends[0].min(ends[1]), ends[0].max(ends[1]))
+    }
+
+    pub fn has(self, id: u32, parent: u64) -> bool {
+        match self {
+            Counted::Of(p) => parent == u64::from(p),
+            Counted::Between(low, high) => (low..=high).contains(&(id / STRIDE)),
+        }
+    }
+
+    /// A mirror's value that says what was counted, and how many there were.
+    pub fn counted(self, children: u64) -> u64 {
+        let what = match self {
+            Counted::Of(p) => OF | u64::from(p) << 32,
+            Counted::Between(low, high) => u64::from(low * STRIDES + high) << 32,
+        };
+        CENSUS | what | children
+    }
+
+    /// Undoes [`Counted::counted`]; `None` for other values of mirrors.
+    pub fn of(value: u64) -> Option<(Counted, u64)> {
+        let what = (value >> 32) as u32 & 0x3fff_ffff;
+        let counted = match value & OF {
+            0 => Counted::Between(what / STRIDES, what % STRIDES),
+            _ => Counted::Of(what),
+        };
+        (value & CENSUS != 0).then_some((counted, value & 0xffff_ffff))
+    }
+
+    /// Keys of the search, and what writers have to name.
+    pub fn search(self) -> (Vec<u64>, Detail) {
+        match self {
+            Counted::Of(p) => (vec![children_of(p.into())], Detail::Prefixes),
+            Counted::Between(low, high) => {
+                let (low, high) = (low * STRIDE, high * STRIDE + (STRIDE - 1));
+                let cover = IDS.cover(low.into(), high.into(), 64);
+                (
+                    cover.into_iter().map(|b| b.key(BUCKETS)).collect(),
+                    Detail::Ranges,
+                )
+            }
+        }
+    }
+}
+
+/// Type of the children's IDs.
+const IDS: Image = Image::Unsigned;
+const BUCKETS: KeyHash = KeyHash::new(Table::Child as u32, What::Bucket(0));
+
+fn children_of(parent: u64) -> u64 {
+    mix(&[88, parent])
+}
+
+/// Keys of a child that comes, to this detail.
+pub fn child_entries(id: u32, parent: u64, detail: Detail) -> Vec<u64> {
+    let buckets = IDS.buckets(id.into()).map(|b| b.key(BUCKETS));
+    match detail {
+        Detail::Some => Vec::new(),
+        Detail::Prefixes => vec![children_of(parent)],
+        Detail::Ranges => std::iter::once(children_of(parent))
+            .chain(buckets)
+            .collect(),
+    }
+}
+
+/// Says that something came whose ranges are not named.
+pub fn unranged_hash() -> u64 {
+    KeyHash::new(Table::Child.oid(), What::Unranged).finish()
 }
 
 pub fn row_hash(row: Row) -> u64 {
@@ -141,6 +235,7 @@ pub struct Outgoing<'a> {
     pub incarnation: Incarnation,
     pub snapshot: Gid,
     pub flags: u16,
+    pub isolation: u8,
     /// Names the transaction for the checker.
     pub xid: u64,
     pub keys: &'a [Key],
@@ -170,7 +265,7 @@ pub fn encode(room: usize, t: &Outgoing<'_>) -> Vec<u8> {
         group: GROUP,
         origin: t.origin,
         incarnation: t.incarnation,
-        isolation: 1,
+        isolation: t.isolation,
         xid: t.xid,
         snapshot_gid: t.snapshot,
         commit_ts: 0,

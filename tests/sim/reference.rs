@@ -148,6 +148,7 @@ mod tests {
             incarnation: Incarnation(1),
             snapshot: Gid(0),
             flags: 0,
+            isolation: 1,
             xid: 1,
             keys: &[key],
             changes: &[],

@@ -15,6 +15,8 @@ pub enum Plant {
     NoUniqueKeys,
     /// What was only read does not reach the writeset.
     NoReadKeys,
+    /// Children that come are not named, and it is not said that there are any.
+    NoEntryKeys,
     /// The log is said to be durable before it is.
     DeliverBeforeDisk,
     /// Helpers start without waiting for what their changeset depends on.

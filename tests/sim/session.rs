@@ -2,14 +2,19 @@
 
 use crate::database::{Database, Owner};
 use crate::model::{
-    COUNTERS, Change, MIRRORS, PARENTS, Row, Table, UNIQUE_VALUES, mirrored, relation_hash, row,
-    row_hash, unique_hash,
+    COUNTERS, Change, Counted, MIRRORS, PARENTS, Row, Table, UNIQUE_VALUES, child_entries,
+    mirrored, relation_hash, row, row_hash, unique_hash, unranged_hash,
 };
 use crate::rng::Rng;
 use crate::scenario::Plant;
+use postgres_r::capture::range::{ENTRY, SEARCH};
+use postgres_r::capture::read_set::ReadSet;
+use postgres_r::changeset::decode::ISOLATION_SERIALIZABLE;
 use postgres_r::changeset::key::{KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_UNIQUE};
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::Gid;
+use postgres_r::imsg::wanted::Detail;
+use std::collections::BTreeSet;
 
 /// A statement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +30,8 @@ pub enum Statement {
     Mirror(u32, u32),
     /// The same without a lock, at SERIALIZABLE.
     Glance(u32, u32),
+    /// Count children by an index, at SERIALIZABLE, write it down.
+    Census(u32, Counted),
 }
 
 /// One lock that a statement takes and the key that it becomes.
@@ -59,6 +66,8 @@ pub struct Transaction {
     /// Lowest `since` of its keys.
     pub since_low: Gid,
     pub local_effects: bool,
+    /// As in the changeset's header.
+    pub isolation: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +124,7 @@ impl Session {
             tries: 0,
             since_low: db.committed,
             local_effects: rng.per_mille(50),
+            isolation: 1,
         });
     }
 }
@@ -135,7 +145,7 @@ impl Statement {
             }
         };
         let parent = |rng: &mut Rng| rng.below(PARENTS.into()) as u32;
-        match rng.below(11) {
+        match rng.below(13) {
             0..=2 => Statement::Increment(counter(rng)),
             3 => Statement::InsertUnique(fresh, rng.below(UNIQUE_VALUES)),
             4 => match any(rng, Table::Unique) {
@@ -150,7 +160,8 @@ impl Statement {
                 None => Statement::InsertChild(fresh, parent(rng)),
             },
             9 => Statement::Mirror(rng.below(MIRRORS.into()) as u32, counter(rng)),
-            _ => Statement::Glance(rng.below(MIRRORS.into()) as u32, counter(rng)),
+            10 => Statement::Glance(rng.below(MIRRORS.into()) as u32, counter(rng)),
+            _ => Statement::Census(rng.below(MIRRORS.into()) as u32, Counted::random(rng)),
         }
     }
 
@@ -192,7 +203,9 @@ impl Statement {
                 only(row(Table::Counter, c), LockMode::Share),
                 write(row(Table::Mirror, m), LockMode::NoKeyUpdate),
             ],
-            Self::Glance(m, _) => vec![write(row(Table::Mirror, m), LockMode::NoKeyUpdate)],
+            Self::Glance(m, _) | Self::Census(m, _) => {
+                vec![write(row(Table::Mirror, m), LockMode::NoKeyUpdate)]
+            }
         }
     }
 }
@@ -264,6 +277,14 @@ impl Transaction {
             Statement::Mirror(m, c) | Statement::Glance(m, c) => (self
                 .read(db, row(Table::Counter, c)))
             .map(|value| Change::Put(row(Table::Mirror, m), mirrored(c, value))),
+            Statement::Census(m, counted) => {
+                let children = self.children(db, counted);
+                let value = counted.counted(children.len() as u64);
+                if plant != Plant::NoReadKeys {
+                    self.read_children(db, counted, &children);
+                }
+                Some(Change::Put(row(Table::Mirror, m), value))
+            }
         };
         let Some(change) = change else {
             return Tried::Failed;
@@ -280,15 +301,63 @@ impl Transaction {
                 flags: KEY_READ,
             });
         }
+        let mut mode = LockMode::KeyShare;
+        if let Statement::InsertChild(id, p) = statement
+            && plant != Plant::NoEntryKeys
+        {
+            if db.wanted == Detail::Some {
+                mode = ENTRY;
+            }
+            self.name_child(db, id, p.into());
+        }
         self.keys.push(Key {
             hash: relation_hash(change.row().table),
             since: db.committed,
             relation: change.row().table.oid(),
-            mode: LockMode::KeyShare,
+            mode,
             flags: KEY_RELATION,
         });
         self.changes.push(change);
         Tried::Done
+    }
+
+    /// Says which child has come, as exactly as its member wants it.
+    fn name_child(&mut self, db: &Database, id: u32, parent: u64) {
+        let key = |hash, flags| Key {
+            hash,
+            since: db.committed,
+            relation: Table::Child.oid(),
+            mode: ENTRY,
+            flags,
+        };
+        if db.wanted == Detail::Prefixes {
+            self.keys.push(key(unranged_hash(), KEY_RELATION));
+        }
+        let entries = child_entries(id, parent, db.wanted);
+        self.keys.extend(entries.into_iter().map(|e| key(e, 0)));
+    }
+
+    /// Children that a census finds.
+    fn children(&self, db: &Database, counted: Counted) -> BTreeSet<Row> {
+        let own = self.changes.iter().map(|c| c.row());
+        let rows = own.chain(db.rows().map(|(row, _)| row));
+        rows.filter(|row| row.table == Table::Child)
+            .filter(|row| (self.read(db, *row)).is_some_and(|p| counted.has(row.id, p)))
+            .collect()
+    }
+
+    /// Takes down the search of a census and what it found.
+    fn read_children(&mut self, db: &Database, counted: Counted, found: &BTreeSet<Row>) {
+        let mut set = ReadSet::new(db.committed);
+        let (oid, own) = (Table::Child.oid(), relation_hash(Table::Child));
+        let (keys, detail) = counted.search();
+        set.entries(oid, own, detail);
+        keys.into_iter().for_each(|k| set.key(oid, own, k, SEARCH));
+        for row in found {
+            set.key(oid, own, row_hash(*row), LockMode::Share);
+        }
+        self.keys.extend(set.keys());
+        self.isolation = ISOLATION_SERIALIZABLE;
     }
 
     /// What it sees: its own writes, else what is committed.
