@@ -1,6 +1,6 @@
 //! What a helper is at work on.
 
-use super::rows::Applier;
+use super::rows::{Applier, Change};
 use super::tables::{BATCH_ROWS, Tables};
 use crate::changeset::decode::{Changeset, DecodeError, Entry};
 use crate::ids::{Gid, MemberId};
@@ -85,10 +85,14 @@ pub fn apply(
                 changed,
                 new,
             } => {
-                applier.update(relation, &identity, |i| changed.has(i), &new)?;
+                applier.change(relation, identity, Change::Update { changed, new })?;
             }
-            Entry::Delete(identity) => applier.delete(relation, &identity, false)?,
-            Entry::Leave(identity) => applier.delete(relation, &identity, true)?,
+            Entry::Delete(identity) => {
+                applier.change(relation, identity, Change::Delete { leaves: false })?;
+            }
+            Entry::Leave(identity) => {
+                applier.change(relation, identity, Change::Delete { leaves: true })?;
+            }
         }
     }
     if !inserts.is_empty() {

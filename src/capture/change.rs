@@ -7,7 +7,7 @@ use super::relation::{self, Kind, Relation, Source, Unique};
 use super::table_lock;
 use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Executor, internal};
@@ -81,6 +81,17 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
     Ok(Some(relation))
 }
 
+/// A row is about to be named by all that it holds: where the change is applied, all rows that came
+/// before must be there to be found.
+fn order(relation: &Relation) -> Result<()> {
+    if relation.is_keyless() && !transaction::keeps(relation.order.get()) {
+        let (mode, flags) = (LockMode::Update, KEY_RELATION | KEY_ORDER);
+        transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
+        relation.order.set(transaction::place());
+    }
+    Ok(())
+}
+
 const WRITE: KeyUse = KeyUse {
     mode: LockMode::Update,
     flags: 0,
@@ -148,7 +159,7 @@ pub fn update(rel: Handle, old: Tuple, new: Tuple, key_intact: bool) -> Result<(
     let Some(relation) = begin(rel)? else {
         return Ok(());
     };
-    need_identity(rel, &relation, "update", "updates")?;
+    order(&relation)?;
     with_scratch(|s| update_row(rel, &relation, old, new, key_intact, s))
 }
 
@@ -182,13 +193,15 @@ fn update_row(
         .identity_columns
         .iter()
         .any(|c| s.changed[usize::from(*c)]);
-    let mode = if key_intact && !identity_changed {
+    // Without an identity the row has another name from here on, and who locked it by the old one
+    // would not be met by who deletes it.
+    let mode = if key_intact && !identity_changed && !relation.is_keyless() {
         LockMode::NoKeyUpdate
     } else {
         LockMode::Update
     };
     let row_use = KeyUse { mode, flags: 0 };
-    if let Some(key) = relation.row_key(&s.old, old_row.data)? {
+    if let Some(key) = relation.changed_key(&s.old, old_row.data)? {
         transaction::key(relation.oid, key, row_use)?;
     }
     if identity_changed && let Some(key) = relation.row_key(&s.new, new_row.data)? {
@@ -241,10 +254,10 @@ pub fn delete(rel: Handle, old: Tuple, leaves: bool) -> Result<()> {
     let Some(relation) = begin(rel)? else {
         return Ok(());
     };
-    need_identity(rel, &relation, "delete from", "deletes")?;
+    order(&relation)?;
     with_scratch(|s| {
         let (old, row) = whole(rel, &relation, old, &mut s.old)?;
-        if let Some(key) = relation.row_key(&s.old, row.data)? {
+        if let Some(key) = relation.changed_key(&s.old, row.data)? {
             transaction::key(relation.oid, key, WRITE)?;
         }
         for unique in &relation.uniques {
@@ -280,14 +293,10 @@ pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
         table_lock::locks_rows(relation.oid)?;
         relation.row_intent.set(transaction::place());
     }
-    // Rows without identity are only ever inserted: nothing could conflict with their locks.
-    if relation.identity_columns.is_empty() {
-        return Ok(());
-    }
     let flags = KEY_LOCK_ONLY;
     with_scratch(|s| {
         let (_, row) = whole(rel, &relation, tuple, &mut s.old)?;
-        match relation.row_key(&s.old, row.data)? {
+        match relation.changed_key(&s.old, row.data)? {
             Some(key) => transaction::key(relation.oid, key, KeyUse { mode, flags }),
             // Its writers exclude each other by the relation's key.
             None => {
@@ -330,7 +339,7 @@ fn push_inline(writer: &mut Writer, attr: layout::Attr, value: Option<&[u8]>) ->
 }
 
 /// The row with nothing but its identity, which other members look for by equality: a null there
-/// (its NOT NULL constraint is not valid) names nothing.
+/// names nothing. Without an identity, all that it holds.
 fn write_identity(
     relation: &Relation,
     writer: &mut Writer,
@@ -339,8 +348,12 @@ fn write_identity(
 ) -> Result<()> {
     writer.clear();
     for (i, attr) in relation.attrs.iter().enumerate() {
-        let named = relation.identity_columns.contains(&(i as u16));
-        if named && spans[i].is_null() {
+        let named = if relation.is_keyless() {
+            !attr.dropped
+        } else {
+            relation.identity_columns.contains(&(i as u16))
+        };
+        if named && !relation.is_keyless() && spans[i].is_null() {
             return Err(null_identity(relation));
         }
         push_inline(writer, *attr, if named { spans[i].of(data) } else { None })?;
@@ -401,20 +414,6 @@ fn unique_key(
     executor.free(std::iter::once(info))?;
     heap::slot_drop(slot)?;
     Ok(hash.map(KeyHash::finish))
-}
-
-fn need_identity(rel: Handle, relation: &Relation, verb: &str, what: &str) -> Result<()> {
-    if !relation.identity_columns.is_empty() {
-        return Ok(());
-    }
-    let name = crate::pg::relation::name(rel);
-    Err(PgError::new(
-        "0A000",
-        format!(
-            "cannot {verb} table \"{name}\" because it does not have a replica identity and its database replicates {what}"
-        ),
-    )
-    .hint("Give the table a primary key that is not deferrable, or a unique index by ALTER TABLE ... REPLICA IDENTITY USING INDEX: before replication starts, or while it is stopped."))
 }
 
 /// What unlogged tables hold is of one member, and no key of theirs is certified.

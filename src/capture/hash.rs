@@ -19,6 +19,8 @@ pub enum What {
     Row,
     /// An entry of a unique index, by the digest of the index's definition.
     Unique(u64),
+    /// All rows of a table without an identity that hold the same.
+    Image,
 }
 
 /// Collects a key.
@@ -34,6 +36,7 @@ impl KeyHash {
             What::Row => (2, 0),
             What::Unique(digest) => (3, digest),
             What::Locks => (4, 0),
+            What::Image => (5, 0),
         };
         KeyHash(kind).add(relation as u64).add(digest)
     }
@@ -122,6 +125,7 @@ mod tests {
                 What::Row,
                 What::Unique(0),
                 What::Unique(1),
+                What::Image,
             ];
             for what in kinds {
                 for a in 0..20 {

@@ -135,7 +135,8 @@ follows_collation(Oid type, Oid collation, bool hashed)
 
 /*
  * A primary key names rows where the replica identity names none.  An index in
- * which rows of unequal names can't be told apart names none.
+ * which rows of unequal names can't be told apart names none, nor does one with
+ * columns that may be null, for their constraints are NOT VALID.
  */
 static Oid
 identity_index(Relation rel)
@@ -153,8 +154,9 @@ identity_index(Relation rel)
 	{
 		int			column = index->rd_index->indkey.values[i];
 
-		found = follows_collation(TupleDescAttr(RelationGetDescr(rel), column - 1)->atttypid,
-								  index->rd_indcollation[i], false);
+		found = TupleDescCompactAttr(RelationGetDescr(rel), column - 1)->attnullability == ATTNULLABLE_VALID &&
+			follows_collation(TupleDescAttr(RelationGetDescr(rel), column - 1)->atttypid,
+							  index->rd_indcollation[i], false);
 	}
 	index_close(index, AccessShareLock);
 	return found ? oid : InvalidOid;
@@ -314,6 +316,13 @@ int
 pgr_shim_detoast(struct varlena *value, struct varlena **out, ErrorData **edata)
 {
 	GUARD(*out = detoast_external_attr(value));
+}
+
+/* With a four-byte header, neither compressed nor out of line. */
+int
+pgr_shim_flat(struct varlena *value, struct varlena **out, ErrorData **edata)
+{
+	GUARD(*out = detoast_attr(value));
 }
 
 /* The row with all attributes that its table has had added since. */
@@ -514,6 +523,44 @@ pgr_shim_scan_find(IndexScanDesc scan, Snapshot snapshot, ScanKeyData *keys,
 				   int nkeys, TupleTableSlot *slot, bool *found, ErrorData **edata)
 {
 	GUARD(*found = scan_find(scan, snapshot, keys, nkeys, slot));
+}
+
+int
+pgr_shim_scan_next(IndexScanDesc scan, TupleTableSlot *slot, bool *found,
+				   ErrorData **edata)
+{
+	GUARD(*found = index_getnext_slot(scan, ForwardScanDirection, slot));
+}
+
+/* A scan of a whole table that begins at "first", if there is such a block. */
+static TableScanDesc
+table_scan_begin(Relation rel, Snapshot snapshot, BlockNumber first)
+{
+	TableScanDesc scan = table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
+
+	if (first < ((HeapScanDesc) scan)->rs_nblocks)
+		heap_setscanlimits(scan, first, InvalidBlockNumber);
+	return scan;
+}
+
+int
+pgr_shim_table_scan_begin(Relation rel, Snapshot snapshot, BlockNumber first,
+						  TableScanDesc *out, ErrorData **edata)
+{
+	GUARD(*out = table_scan_begin(rel, snapshot, first));
+}
+
+int
+pgr_shim_table_scan_next(TableScanDesc scan, TupleTableSlot *slot, bool *found,
+						 ErrorData **edata)
+{
+	GUARD(*found = table_scan_getnextslot(scan, ForwardScanDirection, slot));
+}
+
+int
+pgr_shim_table_scan_end(TableScanDesc scan, ErrorData **edata)
+{
+	GUARD(table_endscan(scan));
 }
 
 /* ---------------- transactions ---------------- */
