@@ -90,6 +90,12 @@ pub fn apply(
             Entry::Delete(identity) => {
                 applier.change(relation, identity, Change::Delete { leaves: false })?;
             }
+            Entry::Truncate(relations) => {
+                let relations: Vec<u32> = relations.iter().map(|oid| oid.0).collect();
+                set_relation(relations[0]);
+                applier.truncate(&relations)?;
+                set_relation(relation);
+            }
             Entry::Leave(identity) => {
                 applier.change(relation, identity, Change::Delete { leaves: true })?;
             }

@@ -19,11 +19,16 @@ pub(super) const TRIES_MAX: u32 = 8;
 pub enum Change<'c> {
     /// The marked columns get the values of `new`.
     Update {
+        /// Columns.
         changed: Bitmap<'c>,
+        /// Their values; the others are null.
         new: TupleBytes<'c>,
     },
-    /// It goes, to another partition if it `leaves`.
-    Delete { leaves: bool },
+    /// It goes.
+    Delete {
+        /// To another partition.
+        leaves: bool,
+    },
 }
 
 /// Applies entries of a changeset within one transaction.
@@ -177,6 +182,16 @@ impl<'t, 'c> Applier<'t, 'c> {
         Ok(outcome)
     }
 
+    /// Truncates relations together.
+    pub fn truncate(&mut self, relations: &[u32]) -> Result<()> {
+        self.finish_run()?;
+        // Their files and those of their indexes are replaced, which nobody may have open.
+        self.tables.rest()?;
+        self.tables.forget()?;
+        self.written = true;
+        heap::truncate(relations)
+    }
+
     /// All entries are done.
     pub fn finish(mut self) -> Result<()> {
         self.finish_run()?;
@@ -199,7 +214,10 @@ impl<'t, 'c> Applier<'t, 'c> {
         self.show_written()?;
         let table = self.tables.get(oid)?;
         check(&table.attrs, identity, &mut self.spans)?;
-        let columns = table.finder.as_ref().map_or(&[][..], |f| &f.columns);
+        let columns = table
+            .finder
+            .as_ref()
+            .map_or(&[][..], |f| f.columns.as_slice());
         let mut values = Vec::with_capacity(columns.len());
         for column in columns {
             let i = usize::from(*column);

@@ -110,7 +110,10 @@ impl<'c> Applier<'_, 'c> {
         let datums: Vec<_> = if values.is_empty() {
             Vec::new()
         } else {
-            let columns = table.finder.as_ref().map_or(&[][..], |f| &f.columns);
+            let columns = table
+                .finder
+                .as_ref()
+                .map_or(&[][..], |f| f.columns.as_slice());
             let column = |c: &u16| {
                 let i = usize::from(*c);
                 let value = spans[i].of(aligned);
@@ -272,8 +275,14 @@ fn after(table: &Table, before: Values, change: &Change) -> Result<u64> {
         );
     }
     let natts = table.attrs.len();
-    layout::walk(&table.attrs, natts, writer.bitmap(), writer.data(), &mut spans)
-        .map_err(|e| internal(e.to_string()))?;
+    layout::walk(
+        &table.attrs,
+        natts,
+        writer.bitmap(),
+        writer.data(),
+        &mut spans,
+    )
+    .map_err(|e| internal(e.to_string()))?;
     let row = Values {
         spans: &spans,
         data: writer.data(),

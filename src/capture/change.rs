@@ -60,7 +60,7 @@ fn begin(rel: Handle) -> Result<Option<Rc<Relation>>> {
         Kind::Ignored => return Ok(None),
         Kind::Local | Kind::Unlogged => {
             if relation.kind == Kind::Unlogged && read::is_tracked() {
-                return Err(unjudged(&relation));
+                return Err(unjudged(&relation.name));
             }
             transaction::local_effect()?;
             return Ok(None);
@@ -354,7 +354,10 @@ fn write_identity(
             relation.identity_columns.contains(&(i as u16))
         };
         if named && !relation.is_keyless() && spans[i].is_null() {
-            return Err(null_identity(relation));
+            let name = &relation.name;
+            return Err(internal(format!(
+                "null in the identity of table \"{name}\""
+            )));
         }
         push_inline(writer, *attr, if named { spans[i].of(data) } else { None })?;
     }
@@ -417,20 +420,10 @@ fn unique_key(
 }
 
 /// What unlogged tables hold is of one member, and no key of theirs is certified.
-fn unjudged(relation: &Relation) -> PgError {
-    let name = &relation.name;
+pub(super) fn unjudged(name: &str) -> PgError {
     PgError::new(
         "0A000",
         format!("cannot change unlogged table \"{name}\" in a SERIALIZABLE transaction of a replicated database"),
     )
     .hint("Use REPEATABLE READ, or a table that is replicated.")
-}
-
-fn null_identity(relation: &Relation) -> PgError {
-    let name = &relation.name;
-    PgError::new(
-        "0A000",
-        format!("cannot change a row of table \"{name}\" whose replica identity is null"),
-    )
-    .hint("Give the row an identity and validate the NOT NULL constraint, before replication starts or while it is stopped.")
 }

@@ -17,3 +17,5 @@ pub mod relation;
 pub mod table_lock;
 #[cfg(feature = "server")]
 pub mod transaction;
+#[cfg(feature = "server")]
+pub mod truncate;

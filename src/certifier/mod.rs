@@ -15,9 +15,7 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{
-    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_WRITES_ONLY,
-};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_WRITES_ONLY};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};

@@ -72,6 +72,7 @@ unsafe extern "C" {
         out: *mut Tuple,
         e: Edata,
     ) -> c_int;
+    fn pgr_shim_truncate(relations: *const u32, n: c_int, e: Edata) -> c_int;
     fn pgr_shim_fetch(
         rel: Handle,
         tid: *mut sys::ItemPointerData,
@@ -212,9 +213,7 @@ pub fn detoast<'a>(pointer: &[u8]) -> Result<&'a [u8]> {
 pub fn flat(value: &[u8]) -> Result<&[u8]> {
     let mut out = std::ptr::null_mut();
     // SAFETY: `value` is a whole varlena; detoasting doesn't write to it.
-    guard::call0(|e| unsafe {
-        pgr_shim_flat(value.as_ptr().cast_mut().cast(), &raw mut out, e)
-    })?;
+    guard::call0(|e| unsafe { pgr_shim_flat(value.as_ptr().cast_mut().cast(), &raw mut out, e) })?;
     // SAFETY: a varlena with a four-byte header, neither compressed nor elsewhere; the length comes
     // from the header.
     unsafe {
@@ -470,6 +469,12 @@ pub fn modify(
         )
     })?;
     Ok(out)
+}
+
+/// Truncates relations together, under ACCESS EXCLUSIVE locks. Nobody in this process has them open.
+pub fn truncate(relations: &[u32]) -> Result<()> {
+    // SAFETY: as many OIDs as said.
+    guard::call0(|e| unsafe { pgr_shim_truncate(relations.as_ptr(), relations.len() as c_int, e) })
 }
 
 /// Brings the row at `tid`, committed or not, into a buffered slot; false if there is none.

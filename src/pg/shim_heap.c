@@ -18,6 +18,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -469,6 +470,39 @@ pgr_shim_modify_tuple(HeapTuple tuple, Relation rel, Datum *values, bool *nulls,
 	GUARD(*out = heap_modify_tuple(tuple, RelationGetDescr(rel), values, nulls, replace));
 }
 
+/*
+ * As a subscription does it, and with it WAL for those that decode it.  Foreign
+ * keys of others to these relations would be refused; the origin has seen to it
+ * that there are none.
+ */
+static void
+truncate_relations(const Oid *relids, int n)
+{
+	List	   *rels = NIL;
+	List	   *oids = NIL;
+	List	   *logged = NIL;
+	ListCell   *cell;
+
+	for (int i = 0; i < n; i++)
+	{
+		Relation	rel = table_open(relids[i], AccessExclusiveLock);
+
+		rels = lappend(rels, rel);
+		oids = lappend_oid(oids, relids[i]);
+		if (RelationIsLogicallyLogged(rel))
+			logged = lappend_oid(logged, relids[i]);
+	}
+	ExecuteTruncateGuts(rels, oids, logged, DROP_RESTRICT, false, true);
+	foreach(cell, rels)
+		table_close((Relation) lfirst(cell), NoLock);
+}
+
+int
+pgr_shim_truncate(const Oid *relids, int n, ErrorData **edata)
+{
+	GUARD(truncate_relations(relids, n));
+}
+
 int
 pgr_shim_fetch(Relation rel, ItemPointer tid, TupleTableSlot *slot, bool *found,
 			   ErrorData **edata)
@@ -843,6 +877,8 @@ helper_start(Oid database)
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	/* the origin's triggers have fired */
+	SetConfigOption("session_replication_role", "replica", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 

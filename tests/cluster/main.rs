@@ -20,3 +20,5 @@ mod rows;
 mod savepoints;
 mod start;
 mod support;
+mod truncate;
+mod whole_rows;
