@@ -39,6 +39,8 @@ pub struct Applier<'t, 'c> {
     pub(super) memory: &'t Context,
     /// Something was written that the snapshot doesn't show yet.
     written: bool,
+    /// Relations have new files.
+    truncated: bool,
     spans: Vec<Span>,
     buffers: Vec<TupleBuffer>,
     /// Changes of rows without an identity that are still to be done.
@@ -54,6 +56,7 @@ impl<'t, 'c> Applier<'t, 'c> {
             snapshot,
             memory,
             written: false,
+            truncated: false,
             spans: Vec::new(),
             buffers: Vec::new(),
             run: Run::default(),
@@ -189,13 +192,19 @@ impl<'t, 'c> Applier<'t, 'c> {
         self.tables.rest()?;
         self.tables.forget()?;
         self.written = true;
+        self.truncated = true;
         heap::truncate(relations)
     }
 
     /// All entries are done.
     pub fn finish(mut self) -> Result<()> {
         self.finish_run()?;
-        self.tables.rest()
+        self.tables.rest()?;
+        // The end of the transaction settles which files relations have: nobody may have them open.
+        if self.truncated {
+            self.tables.forget()?;
+        }
+        Ok(())
     }
 
     /// Lets the snapshot show what was written so far.
