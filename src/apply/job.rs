@@ -75,6 +75,7 @@ pub fn apply(
                 fingerprint,
                 natts,
             } => {
+                applier.finish_run()?;
                 relation = oid.0;
                 set_relation(relation);
                 applier.relation(relation, fingerprint, natts)?;
@@ -92,6 +93,7 @@ pub fn apply(
             }
             Entry::Truncate(relations) => {
                 let relations: Vec<u32> = relations.iter().map(|oid| oid.0).collect();
+                applier.finish_run()?;
                 set_relation(relations[0]);
                 applier.truncate(&relations)?;
                 set_relation(relation);

@@ -65,7 +65,6 @@ impl<'t, 'c> Applier<'t, 'c> {
 
     /// The entries that follow are about this relation. Its rows must be laid out as at the origin.
     pub fn relation(&mut self, oid: u32, fingerprint: u64, natts: u16) -> Result<()> {
-        self.finish_run()?;
         let table = self.tables.get(oid)?;
         if table.fingerprint != fingerprint || table.attrs.len() != usize::from(natts) {
             return Err(internal(format!(
@@ -187,7 +186,6 @@ impl<'t, 'c> Applier<'t, 'c> {
 
     /// Truncates relations together.
     pub fn truncate(&mut self, relations: &[u32]) -> Result<()> {
-        self.finish_run()?;
         // Their files and those of their indexes are replaced, which nobody may have open.
         self.tables.rest()?;
         self.tables.forget()?;

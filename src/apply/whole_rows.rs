@@ -14,6 +14,7 @@ use crate::changeset::tuple::TupleBytes;
 use crate::pg::guard::Result;
 use crate::pg::heap::{self, Outcome, Slot, internal};
 use crate::pg::scan::TableScan;
+use crate::pg::sys::Datum;
 use crate::pg::tuple::{self, TupleBuffer};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -99,7 +100,7 @@ impl<'c> Applier<'_, 'c> {
         changes: Vec<usize>,
     ) -> Result<()> {
         let (oid, memory) = (run.relation, self.memory);
-        // The slots of a row with these values, where they are aligned.
+        // A row with these values, where they are aligned.
         let mut buffer = TupleBuffer::new();
         let first = &run.changes[changes[0]].0;
         let mut spans = Vec::new();
@@ -151,7 +152,7 @@ impl<'c> Applier<'_, 'c> {
     fn look_through_index(
         &mut self,
         run: &Run<'c>,
-        values: &[Option<crate::pg::sys::Datum>],
+        values: &[Option<Datum>],
         left: &mut Left,
     ) -> Result<bool> {
         let mut any_moved = false;
