@@ -1,6 +1,6 @@
 //! What a helper is at work on.
 
-use super::rows::Applier;
+use super::rows::{Applier, Change};
 use super::tables::{BATCH_ROWS, Tables};
 use crate::changeset::decode::{Changeset, DecodeError, Entry};
 use crate::ids::{Gid, MemberId};
@@ -75,6 +75,7 @@ pub fn apply(
                 fingerprint,
                 natts,
             } => {
+                applier.finish_run()?;
                 relation = oid.0;
                 set_relation(relation);
                 applier.relation(relation, fingerprint, natts)?;
@@ -85,10 +86,21 @@ pub fn apply(
                 changed,
                 new,
             } => {
-                applier.update(relation, &identity, |i| changed.has(i), &new)?;
+                applier.change(relation, identity, Change::Update { changed, new })?;
             }
-            Entry::Delete(identity) => applier.delete(relation, &identity, false)?,
-            Entry::Leave(identity) => applier.delete(relation, &identity, true)?,
+            Entry::Delete(identity) => {
+                applier.change(relation, identity, Change::Delete { leaves: false })?;
+            }
+            Entry::Truncate(relations) => {
+                let relations: Vec<u32> = relations.iter().map(|oid| oid.0).collect();
+                applier.finish_run()?;
+                set_relation(relations[0]);
+                applier.truncate(&relations)?;
+                set_relation(relation);
+            }
+            Entry::Leave(identity) => {
+                applier.change(relation, identity, Change::Delete { leaves: true })?;
+            }
         }
     }
     if !inserts.is_empty() {

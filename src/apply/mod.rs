@@ -5,3 +5,4 @@ pub mod helper;
 pub mod job;
 pub mod rows;
 pub mod tables;
+pub mod whole_rows;

@@ -1,8 +1,9 @@
 //! One entry of a changeset, done to the heap and the indexes.
 
 use super::tables::{BATCH_ROWS, Index, Table, Tables};
+use super::whole_rows::Run;
 use crate::capture::layout::{self, Attr, Span};
-use crate::changeset::tuple::TupleBytes;
+use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, Snapshot, UniqueCheck, internal};
 use crate::pg::sys;
@@ -11,31 +12,54 @@ use crate::pg::tuple::{self, TupleBuffer};
 
 /// How often a row that moved under us is looked for again before it counts as an error: each
 /// time needs another transaction that certification should have put after ours.
-const TRIES_MAX: u32 = 8;
+pub(super) const TRIES_MAX: u32 = 8;
 
-/// Applies entries within one transaction.
-pub struct Applier<'t> {
-    tables: &'t mut Tables,
-    snapshot: Snapshot,
-    /// Working memory, reset for each entry.
-    memory: &'t Context,
-    /// Something was written that the snapshot doesn't show yet.
-    written: bool,
-    spans: Vec<Span>,
-    buffers: Vec<TupleBuffer>,
+/// What becomes of a row.
+#[derive(Clone, Copy)]
+pub enum Change<'c> {
+    /// The marked columns get the values of `new`.
+    Update {
+        /// Columns.
+        changed: Bitmap<'c>,
+        /// Their values; the others are null.
+        new: TupleBytes<'c>,
+    },
+    /// It goes.
+    Delete {
+        /// To another partition.
+        leaves: bool,
+    },
 }
 
-impl<'t> Applier<'t> {
+/// Applies entries of a changeset within one transaction.
+pub struct Applier<'t, 'c> {
+    pub(super) tables: &'t mut Tables,
+    pub(super) snapshot: Snapshot,
+    /// Working memory, reset for each entry.
+    pub(super) memory: &'t Context,
+    /// Something was written that the snapshot doesn't show yet.
+    written: bool,
+    /// Relations have new files.
+    truncated: bool,
+    spans: Vec<Span>,
+    buffers: Vec<TupleBuffer>,
+    /// Changes of rows without an identity that are still to be done.
+    pub(super) run: Run<'c>,
+}
+
+impl<'t, 'c> Applier<'t, 'c> {
     /// In a transaction that has just begun.
-    pub fn new(tables: &'t mut Tables, memory: &'t Context, snapshot: Snapshot) -> Applier<'t> {
+    pub fn new(tables: &'t mut Tables, memory: &'t Context, snapshot: Snapshot) -> Applier<'t, 'c> {
         tables.begin();
         Applier {
             tables,
             snapshot,
             memory,
             written: false,
+            truncated: false,
             spans: Vec::new(),
             buffers: Vec::new(),
+            run: Run::default(),
         }
     }
 
@@ -56,6 +80,7 @@ impl<'t> Applier<'t> {
         oid: u32,
         rows: impl Iterator<Item = TupleBytes<'a>>,
     ) -> Result<()> {
+        self.finish_run()?;
         let memory = self.memory;
         memory.reset();
         memory.within(|| self.insert_rows(oid, rows))
@@ -102,70 +127,18 @@ impl<'t> Applier<'t> {
         }
     }
 
-    /// Updates the row that `identity` names: the columns marked in `changed` get the values of `new`.
-    pub fn update(
-        &mut self,
-        oid: u32,
-        identity: &TupleBytes,
-        changed: impl Fn(usize) -> bool,
-        new: &TupleBytes,
-    ) -> Result<()> {
+    /// Changes the row that `identity` names.
+    pub fn change(&mut self, oid: u32, identity: TupleBytes<'c>, change: Change<'c>) -> Result<()> {
+        if !self.tables.get(oid)?.has_identity {
+            return self.change_whole(oid, identity, change);
+        }
         let memory = self.memory;
         memory.reset();
         memory.within(|| {
             for _ in 0..TRIES_MAX {
-                self.find(oid, identity)?;
-                let table = self.tables.get(oid)?;
-                check(&table.attrs, new, &mut self.spans)?;
-                let natts = table.attrs.len();
-                let mut values = vec![0; natts];
-                let mut nulls = vec![false; natts];
-                let mut replace = vec![false; natts];
-                for (i, attr) in table.attrs.iter().enumerate().filter(|(i, _)| changed(*i)) {
-                    replace[i] = true;
-                    match self.spans[i].of(new.data) {
-                        Some(bytes) => values[i] = tuple::datum(*attr, bytes),
-                        None => nulls[i] = true,
-                    }
-                }
-                let old = heap::slot_tuple(table.found)?;
-                let tid = old.tid();
-                let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
-                let cid = transaction::command_id()?;
-                let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
-                if outcome != Outcome::Done {
-                    self.look_again(outcome)?;
-                    continue;
-                }
-                if indexes != Indexes::None {
-                    let slot = table.slots[0];
-                    heap::slot_store(slot, tuple)?;
-                    let tid = tuple.tid();
-                    insert_index_entries(table, slot, tid, indexes)?;
-                    heap::slot_clear(slot)?;
-                }
-                heap::slot_clear(table.found)?;
-                self.written = true;
-                return Ok(());
-            }
-            Err(moved(oid))
-        })
-    }
-
-    /// Deletes the row that `identity` names. `leaves`: it goes to another partition.
-    pub fn delete(&mut self, oid: u32, identity: &TupleBytes, leaves: bool) -> Result<()> {
-        let memory = self.memory;
-        memory.reset();
-        memory.within(|| {
-            for _ in 0..TRIES_MAX {
-                self.find(oid, identity)?;
-                let table = self.tables.get(oid)?;
-                let tid = heap::slot_tuple(table.found)?.tid();
-                let cid = transaction::command_id()?;
-                let outcome = heap::delete(table.handle, tid, cid, leaves)?;
-                heap::slot_clear(table.found)?;
+                self.find(oid, &identity)?;
+                let outcome = self.change_found(oid, &change)?;
                 if outcome == Outcome::Done {
-                    self.written = true;
                     return Ok(());
                 }
                 self.look_again(outcome)?;
@@ -174,9 +147,72 @@ impl<'t> Applier<'t> {
         })
     }
 
+    /// Changes the row in the table's `found` slot, in working memory.
+    pub(super) fn change_found(&mut self, oid: u32, change: &Change) -> Result<Outcome> {
+        let table = self.tables.get(oid)?;
+        let old = heap::slot_tuple(table.found)?;
+        let tid = old.tid();
+        let cid = transaction::command_id()?;
+        let outcome = match change {
+            Change::Delete { leaves } => heap::delete(table.handle, tid, cid, *leaves)?,
+            Change::Update { changed, new } => {
+                check(&table.attrs, new, &mut self.spans)?;
+                let natts = table.attrs.len();
+                let mut values = vec![0; natts];
+                let mut nulls = vec![false; natts];
+                let mut replace = vec![false; natts];
+                let columns = table.attrs.iter().enumerate();
+                for (i, attr) in columns.filter(|(i, _)| changed.has(*i)) {
+                    replace[i] = true;
+                    match self.spans[i].of(new.data) {
+                        Some(bytes) => values[i] = tuple::datum(*attr, bytes),
+                        None => nulls[i] = true,
+                    }
+                }
+                let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
+                let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
+                if outcome == Outcome::Done && indexes != Indexes::None {
+                    let slot = table.slots[0];
+                    heap::slot_store(slot, tuple)?;
+                    insert_index_entries(table, slot, tuple.tid(), indexes)?;
+                    heap::slot_clear(slot)?;
+                }
+                outcome
+            }
+        };
+        heap::slot_clear(table.found)?;
+        self.written |= outcome == Outcome::Done;
+        Ok(outcome)
+    }
+
+    /// Truncates relations together.
+    pub fn truncate(&mut self, relations: &[u32]) -> Result<()> {
+        // Their files and those of their indexes are replaced, which nobody may have open.
+        self.tables.rest()?;
+        self.tables.forget()?;
+        self.written = true;
+        self.truncated = true;
+        heap::truncate(relations)
+    }
+
     /// All entries are done.
-    pub fn finish(self) -> Result<()> {
-        self.tables.rest()
+    pub fn finish(mut self) -> Result<()> {
+        self.finish_run()?;
+        self.tables.rest()?;
+        // The end of the transaction settles which files relations have: nobody may have them open.
+        if self.truncated {
+            self.tables.forget()?;
+        }
+        Ok(())
+    }
+
+    /// Lets the snapshot show what was written so far.
+    pub(super) fn show_written(&mut self) -> Result<()> {
+        if self.written {
+            transaction::next_command()?;
+            self.written = false;
+        }
+        Ok(())
     }
 
     /// Brings the row into the table's `found` slot. The snapshot is from after everything that
@@ -188,52 +224,55 @@ impl<'t> Applier<'t> {
     fn find(&mut self, oid: u32, identity: &TupleBytes) -> Result<()> {
         let table = self.tables.get(oid)?;
         check(&table.attrs, identity, &mut self.spans)?;
-        let mut values = Vec::with_capacity(table.identity_columns.len());
-        for column in &table.identity_columns {
+        let columns = table
+            .finder
+            .as_ref()
+            .map_or(&[][..], |f| f.columns.as_slice());
+        let mut values = Vec::with_capacity(columns.len());
+        for column in columns {
             let i = usize::from(*column);
             let bytes = self.spans[i]
                 .of(identity.data)
                 .ok_or_else(|| internal(format!("row of relation {oid} named by a null")))?;
-            values.push(tuple::datum(table.attrs[i], bytes));
+            values.push(Some(tuple::datum(table.attrs[i], bytes)));
         }
         if self.tables.find(oid, &values, self.snapshot)? {
             return Ok(());
         }
         if self.written {
-            self.show_own()?;
+            self.show_written()?;
             if self.tables.find(oid, &values, self.snapshot)? {
                 return Ok(());
             }
         }
-        Err(internal(format!(
-            "a row of relation {oid} that was changed is not here"
-        )))
+        Err(missing(oid))
     }
 
     /// The row that the snapshot shows is changed: by this transaction, or between the snapshot and
     /// now by one that certification puts before it.
-    fn look_again(&mut self, outcome: Outcome) -> Result<()> {
+    pub(super) fn look_again(&mut self, outcome: Outcome) -> Result<()> {
         if outcome == Outcome::Moved {
             self.snapshot = transaction::renew_snapshot()?;
         }
-        self.show_own()
-    }
-
-    fn show_own(&mut self) -> Result<()> {
-        transaction::next_command()?;
-        self.written = false;
-        Ok(())
+        self.show_written()
     }
 }
 
-fn moved(oid: u32) -> PgError {
+/// A row that certification says is here.
+pub(super) fn missing(oid: u32) -> PgError {
+    internal(format!(
+        "a row of relation {oid} that was changed is not here"
+    ))
+}
+
+pub(super) fn moved(oid: u32) -> PgError {
     internal(format!(
         "a row of relation {oid} is being changed by others again and again"
     ))
 }
 
 /// Finds the values of a row that came from another member.
-fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> Result<()> {
+pub(super) fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> Result<()> {
     if usize::from(row.natts) != attrs.len() {
         return Err(internal(format!(
             "a row has {} columns instead of {}",

@@ -7,9 +7,10 @@
 
 use crate::capture::layout::Attr;
 use crate::pg::guard::Result;
-use crate::pg::heap::{self, Context, Executor, Search, Slot, Snapshot, internal};
+use crate::pg::heap::{self, Context, Executor, Slot, Snapshot, internal};
 use crate::pg::owner::Owner;
 use crate::pg::relation::{self, Handle, Info};
+use crate::pg::scan::Search;
 use crate::pg::sys;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -33,6 +34,16 @@ pub struct Index {
     pub summarizing: bool,
 }
 
+/// The index in which rows are looked for.
+pub struct Finder {
+    /// One of the table's.
+    index: Handle,
+    /// Columns (from 0) by which it is searched, in its order.
+    pub columns: Vec<u16>,
+    /// Rows with nulls there can be looked for.
+    pub nulls: bool,
+}
+
 /// An open table.
 pub struct Table {
     /// Its OID.
@@ -45,15 +56,20 @@ pub struct Table {
     pub fingerprint: u64,
     /// All of them.
     pub indexes: Vec<Index>,
-    /// Columns (from 0) that name a row, in the order of the identity index.
-    pub identity_columns: Vec<u16>,
+    /// Rows are named by the columns of `finder`; else by all that they hold.
+    pub has_identity: bool,
+    /// If any index serves.
+    pub finder: Option<Finder>,
+    /// The order of changes counts: some index has each checked against the others at once.
+    pub is_unique: bool,
+    /// Where a row was found last by looking through the whole table.
+    pub last_block: u32,
     /// Rows about to go to the heap; the first also serves single rows.
     pub slots: Vec<Slot>,
     /// The row that a search found.
     pub found: Slot,
     /// For indexes with expressions or predicates.
     pub executor: Option<Executor>,
-    identity_index: Option<Handle>,
     search: Option<Search>,
     /// Serial number of the transaction that has it locked.
     locked_in: u64,
@@ -161,21 +177,24 @@ impl Tables {
         self.get(oid)
     }
 
-    /// Finds the row that `identity` names, as `snapshot` sees it, into the table's `found` slot.
-    pub fn find(&mut self, oid: u32, identity: &[sys::Datum], snapshot: Snapshot) -> Result<bool> {
+    /// Finds a row with these values in the columns of the table's `finder`, as `snapshot` sees it,
+    /// into the table's `found` slot.
+    pub fn find(
+        &mut self,
+        oid: u32,
+        values: &[Option<sys::Datum>],
+        snapshot: Snapshot,
+    ) -> Result<bool> {
         let Some(table) = self.open.get_mut(&oid) else {
             return Err(internal("search in a table that is not open"));
         };
         let search = match &mut table.search {
             Some(search) => search,
             none => {
-                let Some(index) = table.identity_index else {
-                    return Err(internal(format!(
-                        "relation {oid} has no replica identity, but one of its rows was changed"
-                    )));
+                let Some(finder) = &table.finder else {
+                    return Err(internal("search in a table without an index for it"));
                 };
-                let nkeys = table.identity_columns.len();
-                let handle = table.handle;
+                let (handle, index, nkeys) = (table.handle, finder.index, finder.columns.len());
                 none.insert(self.owner.within(|| {
                     self.context
                         .within(|| Search::begin(handle, index, nkeys, snapshot))
@@ -184,8 +203,16 @@ impl Tables {
         };
         // What a search allocates as it goes lives as long as the search.
         let found = table.found;
-        self.context
-            .within(|| search.find(identity, snapshot, found))
+        self.context.within(|| search.find(values, snapshot, found))
+    }
+
+    /// The next row after that of `find`.
+    pub fn find_next(&mut self, oid: u32) -> Result<bool> {
+        let table = self.open.get_mut(&oid);
+        let Some((found, search)) = table.and_then(|t| Some((t.found, t.search.as_mut()?))) else {
+            return Err(internal("a search goes on that did not begin"));
+        };
+        self.context.within(|| search.next(found))
     }
 
     /// Before the end of a transaction: lets go of all buffers.
@@ -228,30 +255,34 @@ fn describe(oid: u32, handle: Handle, indexes: Vec<(u32, Handle)>) -> Result<Tab
         attrs: columns.iter().map(|c| c.attr).collect(),
         fingerprint: relation::fingerprint(&columns),
         indexes: Vec::new(),
-        identity_columns: Vec::new(),
+        has_identity: identity.is_some(),
+        finder: None,
+        is_unique: false,
+        last_block: 0,
         slots: vec![heap::slot_new(handle)?],
         found: heap::slot_new_buffered(handle)?,
         executor: None,
-        identity_index: None,
         search: None,
         locked_in: 0,
     };
+    let mut best = (false, 0);
     for (index_oid, index) in indexes {
         let form = relation::index_form(index);
         if !form.indisready {
             relation::close(index, 0)?;
             continue;
         }
-        if Some(index_oid) == identity {
-            let keys = relation::index_columns(index);
-            table.identity_columns = keys[..form.indnkeyatts as usize]
-                .iter()
-                .map(|k| *k as u16 - 1)
-                .collect();
-            table.identity_index = Some(index);
-        }
         let info = relation::index_info(index)?;
         let computed = heap::is_computed(info);
+        // Of those that serve rows without an identity, the one that tells most of them apart.
+        let rank = (form.indisunique, form.indnkeyatts);
+        if Some(index_oid) == identity
+            || identity.is_none() && rank > best && !computed && finds_rows(index)
+        {
+            best = rank;
+            table.finder = Some(finder(index));
+        }
+        table.is_unique |= form.indisunique && form.indimmediate;
         if computed && table.executor.is_none() {
             table.executor = Some(Executor::new()?);
         }
@@ -265,4 +296,23 @@ fn describe(oid: u32, handle: Handle, indexes: Vec<(u32, Handle)>) -> Result<Tab
         });
     }
     Ok(table)
+}
+
+fn finder(index: Handle) -> Finder {
+    let keys = relation::index_columns(index);
+    let keys = &keys[..relation::index_form(index).indnkeyatts as usize];
+    Finder {
+        index,
+        columns: keys.iter().map(|k| *k as u16 - 1).collect(),
+        nulls: relation::form(index).relam == sys::BTREE_AM_OID,
+    }
+}
+
+/// Whether every row that the snapshot of a helper shows can be found in an index by equality of its
+/// columns, all of which are the table's.
+fn finds_rows(index: Handle) -> bool {
+    let form = relation::index_form(index);
+    form.indisvalid
+        && !form.indcheckxmin
+        && [sys::BTREE_AM_OID, sys::HASH_AM_OID].contains(&relation::form(index).relam)
 }

@@ -9,7 +9,7 @@ use super::table_lock;
 use super::table_mode::{COMER, WRITER};
 use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::imsg::wanted::Detail;
 use crate::pg::guard::{PgError, Result};
@@ -65,7 +65,7 @@ fn begin(rel: Handle, new: bool) -> Result<Option<Rc<Relation>>> {
         Kind::Ignored => return Ok(None),
         Kind::Local | Kind::Unlogged => {
             if relation.kind == Kind::Unlogged && read::is_tracked() {
-                return Err(unjudged(&relation));
+                return Err(unjudged(&relation.name));
             }
             transaction::local_effect()?;
             return Ok(None);
@@ -90,6 +90,17 @@ fn begin(rel: Handle, new: bool) -> Result<Option<Rc<Relation>>> {
         }
     }
     Ok(Some(relation))
+}
+
+/// A row is about to be named by all that it holds: where the change is applied, all rows that came
+/// before must be there to be found.
+fn order(relation: &Relation) -> Result<()> {
+    if relation.is_keyless() && !transaction::keeps(relation.order.get()) {
+        let (mode, flags) = (LockMode::Update, KEY_RELATION | KEY_ORDER);
+        transaction::key(relation.oid, relation.own_key(), KeyUse { mode, flags })?;
+        relation.order.set(transaction::place());
+    }
+    Ok(())
 }
 
 const WRITE: KeyUse = KeyUse {
@@ -160,7 +171,7 @@ pub fn update(rel: Handle, old: Tuple, new: Tuple, key_intact: bool) -> Result<(
     let Some(relation) = begin(rel, false)? else {
         return Ok(());
     };
-    need_identity(rel, &relation, "update", "updates")?;
+    order(&relation)?;
     with_scratch(|s| update_row(rel, &relation, old, new, key_intact, s))
 }
 
@@ -194,13 +205,15 @@ fn update_row(
         .identity_columns
         .iter()
         .any(|c| s.changed[usize::from(*c)]);
-    let mode = if key_intact && !identity_changed {
+    // Without an identity the row has another name from here on, and who locked it by the old one
+    // would not be met by who deletes it.
+    let mode = if key_intact && !identity_changed && !relation.is_keyless() {
         LockMode::NoKeyUpdate
     } else {
         LockMode::Update
     };
     let row_use = KeyUse { mode, flags: 0 };
-    if let Some(key) = relation.row_key(&s.old, old_row.data)? {
+    if let Some(key) = relation.changed_key(&s.old, old_row.data)? {
         transaction::key(relation.oid, key, row_use)?;
     }
     if identity_changed && let Some(key) = relation.row_key(&s.new, new_row.data)? {
@@ -255,10 +268,10 @@ pub fn delete(rel: Handle, old: Tuple, leaves: bool) -> Result<()> {
     let Some(relation) = begin(rel, false)? else {
         return Ok(());
     };
-    need_identity(rel, &relation, "delete from", "deletes")?;
+    order(&relation)?;
     with_scratch(|s| {
         let (old, row) = whole(rel, &relation, old, &mut s.old)?;
-        if let Some(key) = relation.row_key(&s.old, row.data)? {
+        if let Some(key) = relation.changed_key(&s.old, row.data)? {
             transaction::key(relation.oid, key, WRITE)?;
         }
         for unique in &relation.uniques {
@@ -294,14 +307,10 @@ pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
         table_lock::locks_rows(relation.oid)?;
         relation.row_intent.set(transaction::place());
     }
-    // Rows without identity are only ever inserted: nothing could conflict with their locks.
-    if relation.identity_columns.is_empty() {
-        return Ok(());
-    }
     let flags = KEY_LOCK_ONLY;
     with_scratch(|s| {
         let (_, row) = whole(rel, &relation, tuple, &mut s.old)?;
-        match relation.row_key(&s.old, row.data)? {
+        match relation.changed_key(&s.old, row.data)? {
             Some(key) => transaction::key(relation.oid, key, KeyUse { mode, flags }),
             // Its writers exclude each other by the relation's key.
             None => {
@@ -344,7 +353,7 @@ fn push_inline(writer: &mut Writer, attr: layout::Attr, value: Option<&[u8]>) ->
 }
 
 /// The row with nothing but its identity, which other members look for by equality: a null there
-/// (its NOT NULL constraint is not valid) names nothing.
+/// names nothing. Without an identity, all that it holds.
 fn write_identity(
     relation: &Relation,
     writer: &mut Writer,
@@ -353,9 +362,16 @@ fn write_identity(
 ) -> Result<()> {
     writer.clear();
     for (i, attr) in relation.attrs.iter().enumerate() {
-        let named = relation.identity_columns.contains(&(i as u16));
-        if named && spans[i].is_null() {
-            return Err(null_identity(relation));
+        let named = if relation.is_keyless() {
+            !attr.dropped
+        } else {
+            relation.identity_columns.contains(&(i as u16))
+        };
+        if named && !relation.is_keyless() && spans[i].is_null() {
+            let name = &relation.name;
+            return Err(internal(format!(
+                "null in the identity of table \"{name}\""
+            )));
         }
         push_inline(writer, *attr, if named { spans[i].of(data) } else { None })?;
     }
@@ -429,35 +445,11 @@ pub(super) fn computed(
     Ok(entry.is_some())
 }
 
-fn need_identity(rel: Handle, relation: &Relation, verb: &str, what: &str) -> Result<()> {
-    if !relation.identity_columns.is_empty() {
-        return Ok(());
-    }
-    let name = crate::pg::relation::name(rel);
-    Err(PgError::new(
-        "0A000",
-        format!(
-            "cannot {verb} table \"{name}\" because it does not have a replica identity and its database replicates {what}"
-        ),
-    )
-    .hint("Give the table a primary key that is not deferrable, or a unique index by ALTER TABLE ... REPLICA IDENTITY USING INDEX: before replication starts, or while it is stopped."))
-}
-
 /// What unlogged tables hold is of one member, and no key of theirs is certified.
-fn unjudged(relation: &Relation) -> PgError {
-    let name = &relation.name;
+pub(super) fn unjudged(name: &str) -> PgError {
     PgError::new(
         "0A000",
         format!("cannot change unlogged table \"{name}\" in a SERIALIZABLE transaction of a replicated database"),
     )
     .hint("Use REPEATABLE READ, or a table that is replicated.")
-}
-
-fn null_identity(relation: &Relation) -> PgError {
-    let name = &relation.name;
-    PgError::new(
-        "0A000",
-        format!("cannot change a row of table \"{name}\" whose replica identity is null"),
-    )
-    .hint("Give the row an identity and validate the NOT NULL constraint, before replication starts or while it is stopped.")
 }

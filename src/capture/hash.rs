@@ -25,6 +25,8 @@ pub enum What {
     Prefix(u64),
     /// The same, and a bucket of values of the column that follows.
     Bucket(u64),
+    /// All rows of a table without an identity that hold the same.
+    Image,
 }
 
 /// Collects a key.
@@ -43,6 +45,7 @@ impl KeyHash {
             What::Unranged => (5, 0),
             What::Prefix(digest) => (6, digest),
             What::Bucket(digest) => (7, digest),
+            What::Image => (8, 0),
         };
         KeyHash(kind).add(relation as u64).add(digest)
     }
@@ -134,6 +137,7 @@ mod tests {
                 What::Unranged,
                 What::Prefix(0),
                 What::Bucket(0),
+                What::Image,
             ];
             for what in kinds {
                 for a in 0..20 {

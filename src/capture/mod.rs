@@ -1,6 +1,7 @@
 //! What a transaction does, written down as it does it. See `README.md` beside this file.
 
 pub mod hash;
+pub mod image;
 pub mod layout;
 pub mod marks;
 pub mod range;
@@ -21,3 +22,5 @@ pub mod search;
 pub mod table_lock;
 #[cfg(feature = "server")]
 pub mod transaction;
+#[cfg(feature = "server")]
+pub mod truncate;

@@ -1,6 +1,7 @@
 //! What capture must know of a relation, worked out once and kept until its definition changes.
 
 use super::hash::{Digest, KeyHash, NULL_VALUE, VALUE_SEED, What};
+use super::image::{self, Values};
 use super::layout::{Attr, Span};
 use super::marks::Place;
 use super::range::Image;
@@ -44,7 +45,7 @@ pub struct Relation {
     pub attrs: Vec<Attr>,
     /// Of the row layout; the same on all members or apply refuses.
     pub fingerprint: u64,
-    /// Columns (from 0) that name its rows; without any there are only inserts.
+    /// Columns (from 0) that name its rows; without any all that a row holds names it.
     pub identity_columns: Vec<u16>,
     /// The index over them, 0 for none.
     pub identity_index: u32,
@@ -67,6 +68,8 @@ pub struct Relation {
     pub unranged: Cell<Place>,
     /// Where the key was that says that rows are locked.
     pub row_intent: Cell<Place>,
+    /// Where the key was that has changes of rows without an identity applied after all before them.
+    pub order: Cell<Place>,
     valid: Cell<bool>,
     /// Owns what `Unique::Computed` points to.
     _context: Option<Context>,
@@ -207,6 +210,24 @@ impl Relation {
         self.identity.as_ref()
     }
 
+    /// Rows are named by all that they hold.
+    #[must_use]
+    pub fn is_keyless(&self) -> bool {
+        self.identity_columns.is_empty()
+    }
+
+    /// Key of a row that is changed or locked: of its identity, or of all rows that hold the same.
+    /// `None` if the identity has no hash.
+    pub fn changed_key(&self, spans: &[Span], data: &[u8]) -> Result<Option<u64>> {
+        if !self.is_keyless() {
+            return self.row_key(spans, data);
+        }
+        let row = Values { spans, data };
+        let image = image::digest(Digest::new(), &self.attrs, row, usize::MAX, heap::flat)?;
+        let key = KeyHash::new(self.oid, What::Image).add(image);
+        Ok(Some(key.finish()))
+    }
+
     /// Key of a row's identity; `None` if the relation has none.
     pub fn row_key(&self, spans: &[Span], data: &[u8]) -> Result<Option<u64>> {
         match &self.identity {
@@ -316,6 +337,7 @@ fn build(rel: Handle) -> Result<Relation> {
         comer: Cell::default(),
         unranged: Cell::default(),
         row_intent: Cell::default(),
+        order: Cell::default(),
         valid: Cell::new(true),
         _context: None,
     };

@@ -2,7 +2,7 @@
 
 use super::hash::KeyHash;
 use super::relation::FIRST_NORMAL_OID;
-use super::table_mode::{self, ROW_EXCLUSIVE, ROW_SHARE, TableKey};
+use super::table_mode::{self, ACCESS_EXCLUSIVE, ROW_EXCLUSIVE, ROW_SHARE, TableKey};
 use super::transaction;
 use crate::ids::Gid;
 use crate::pg::guard::Result;
@@ -25,7 +25,7 @@ thread_local! {
         const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
-/// A lock in this mode, ROW SHARE or ROW EXCLUSIVE, was granted that the transaction did not have.
+/// A lock in this mode, ROW SHARE, ROW EXCLUSIVE or ACCESS EXCLUSIVE, was granted that the transaction did not have.
 /// The statement that wants it takes its snapshot later. After a savepoint's rollback has given a
 /// lock back its next grant replaces this one.
 pub fn granted(relation: u32, mode: i32) -> Result<()> {
@@ -33,7 +33,11 @@ pub fn granted(relation: u32, mode: i32) -> Result<()> {
     if relation < FIRST_NORMAL_OID || in_vacuum() {
         return Ok(());
     }
-    transaction::announce()?;
+    // Maintenance locks so too, for long, and has no windows. TRUNCATE is announced by its first key: if
+    // the floor has passed its lock by then, it fails.
+    if mode != ACCESS_EXCLUSIVE {
+        transaction::announce()?;
+    }
     let (now, transaction) = (transaction::now(), local_id());
     GRANTED.with(|granted| {
         let mut granted = granted.borrow_mut();

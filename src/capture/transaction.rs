@@ -169,6 +169,11 @@ pub fn entries(
     })
 }
 
+/// Appends the entry of relations that were truncated together.
+pub fn truncated(relations: &[u32]) -> Result<()> {
+    append(|builder| builder.truncate(relations))
+}
+
 fn append(add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>) -> Result<()> {
     with(|state| match &mut state.builder {
         Some(builder) => append_to(builder, add),

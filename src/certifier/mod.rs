@@ -15,7 +15,7 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
+use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_WRITES_ONLY};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
@@ -221,6 +221,14 @@ impl Certifier {
             if let Some(member) = self.reservations.refuses(origin, &key) {
                 let relation = key.relation;
                 return Err(Verdict::Reserved { relation, member });
+            }
+            if key.flags & KEY_ORDER != 0 {
+                self.index.visit(key.hash, |slot, gid| {
+                    if slot.conflicts(key.mode) && !slot.is_lock_only() {
+                        depends_on = depends_on.max(gid);
+                    }
+                });
+                continue;
             }
             let lock_only = key.flags & KEY_LOCK_ONLY != 0;
             let read = key.flags & KEY_READ != 0;

@@ -3,7 +3,7 @@
 
 use super::{Certifier, Config, Verdict};
 use crate::changeset::key::{
-    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
+    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
 };
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, MemberId};
@@ -119,7 +119,13 @@ impl Reference {
                     }
                     let only_locked = other.flags & KEY_LOCK_ONLY != 0;
                     let read = mine.flags & KEY_READ != 0;
-                    if other.flags & KEY_READ != 0 {
+                    if other.flags & (KEY_READ | KEY_ORDER) != 0 {
+                        continue;
+                    }
+                    if mine.flags & KEY_ORDER != 0 {
+                        if !only_locked {
+                            depends_on = depends_on.max(gid);
+                        }
                         continue;
                     }
                     if only_locked && (read || mine.flags & KEY_WRITES_ONLY != 0) {
@@ -142,7 +148,7 @@ impl Reference {
                     }
                 }
             }
-            if since < self.floor {
+            if since < self.floor && mine.flags & KEY_ORDER == 0 {
                 return Verdict::BelowFloor;
             }
         }
@@ -162,7 +168,7 @@ impl Reference {
             .map(|(_, keys)| {
                 let entries: BTreeSet<_> = keys
                     .iter()
-                    .filter(|k| k.flags & KEY_READ == 0)
+                    .filter(|k| k.flags & (KEY_READ | KEY_ORDER) == 0)
                     .map(|k| (k.hash, k.mode, k.flags & KEY_LOCK_ONLY))
                     .collect();
                 1 + entries.len() as u64
@@ -177,12 +183,13 @@ impl Reference {
     }
 }
 
-/// Any of those that a key of a write or a lock can have, or those of a read.
+/// Any of those that a key of a write or a lock can have, or those of a read or of an order.
 fn flags_of(choice: u8) -> u8 {
     let bits = [KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_WRITES_ONLY, KEY_RELATION];
     match choice {
         16 => KEY_READ,
         17 => KEY_READ | KEY_RELATION,
+        18 => KEY_ORDER | KEY_RELATION,
         _ => (0..4).map(|bit| (choice >> bit & 1) * bits[bit]).sum(),
     }
 }
@@ -206,7 +213,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let member = || 1..5u16;
-    let key = (0..6u64, 0..4usize, 0..18u8, 0..5u64);
+    let key = (0..6u64, 0..4usize, 0..19u8, 0..5u64);
     let keys = prop::collection::vec(key, 0..5);
     prop_oneof![
         16 => (member(), 0..6u64, keys).prop_map(|(m, age, keys)| Step::Certify(m, age, keys)),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::changeset::LockMode::{self, KeyShare, NoKeyUpdate, Share, Update};
-use crate::changeset::key::{KEY_READ, KEY_RELATION};
+use crate::changeset::key::{KEY_ORDER, KEY_READ, KEY_RELATION};
 use crate::limits::RESERVATION_ENTRIES;
 
 fn key(hash: u64, mode: LockMode, flags: u8, since: u64) -> Key {
@@ -62,6 +62,26 @@ fn no_update_is_lost() {
     );
     passes(certify(&mut c, 2, 1, &[key(5, NoKeyUpdate, 0, 0)]), 2, 1);
     loses(certify(&mut c, 3, 1, &[key(5, Update, 0, 0)]), 105, 2, 2);
+}
+
+#[test]
+fn a_row_is_looked_for_after_it_has_come() {
+    let mut c = group();
+    let writes = key(5, KeyShare, KEY_RELATION, 0);
+    let order = key(5, Update, KEY_RELATION | KEY_ORDER, 0);
+    let locks = key(5, Update, KEY_RELATION | KEY_LOCK_ONLY, 1);
+    passes(certify(&mut c, 1, 0, &[writes]), 1, 0);
+    // It has not seen the one before, and what it looks for may have come with that.
+    passes(
+        certify(&mut c, 2, 0, &[order, writes, key(50, Update, 0, 0)]),
+        2,
+        1,
+    );
+    passes(certify(&mut c, 3, 0, &[writes]), 3, 0);
+    passes(certify(&mut c, 1, 3, &[order]), 4, 3);
+    // It left nothing that anybody would meet, nor does it mind locks.
+    passes(certify(&mut c, 2, 3, &[locks]), 5, 0);
+    passes(certify(&mut c, 3, 3, &[order]), 6, 3);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! copied, no memory is taken for what a length claims.
 
 use super::encode::{
-    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION, ENTRY_UPDATE,
-    HEADER_BYTES,
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION, ENTRY_TRUNCATE,
+    ENTRY_UPDATE, HEADER_BYTES,
 };
 use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
@@ -152,6 +152,8 @@ pub enum Entry<'a> {
     /// A row that has gone to another partition: its replica identity. Who waits for it must not
     /// take it for deleted.
     Leave(TupleBytes<'a>),
+    /// Relations that were truncated, all at once.
+    Truncate(Oids<'a>),
 }
 
 impl<'a> Changeset<'a> {
@@ -325,6 +327,11 @@ impl<'a> Cursor<'a> {
         if kind == ENTRY_RELATION {
             return self.relation();
         }
+        if kind == ENTRY_TRUNCATE {
+            let count = usize::try_from(self.varint()?).ok()?;
+            let bytes = self.take(count.checked_mul(4)?)?;
+            return (count > 0).then_some(Entry::Truncate(Oids(bytes)));
+        }
         let natts_max = natts_max?;
         Some(match kind {
             ENTRY_INSERT => Entry::Insert(self.tuple(natts_max)?),
@@ -392,12 +399,24 @@ impl<'a> Iterator for Entries<'a> {
             self.natts_max = Some(natts);
         }
         self.failed = entry.is_none();
-        let error = if (ENTRY_RELATION..=ENTRY_LEAVE).contains(&kind) {
+        let error = if (ENTRY_RELATION..=ENTRY_TRUNCATE).contains(&kind) {
             DecodeError::Entry(at)
         } else {
             DecodeError::Kind(kind, at)
         };
         Some(entry.ok_or(error))
+    }
+}
+
+/// OIDs of relations, four bytes each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Oids<'a>(&'a [u8]);
+
+impl<'a> Oids<'a> {
+    /// In their order.
+    pub fn iter(self) -> impl Iterator<Item = Oid> + use<'a> {
+        let (oids, _) = self.0.as_chunks::<4>();
+        oids.iter().map(|oid| Oid(u32::from_le_bytes(*oid)))
     }
 }
 

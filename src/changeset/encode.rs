@@ -9,7 +9,7 @@ use crate::limits::CHANGESET_BYTES_MAX;
 /// Bytes of [`Header`] on the wire.
 pub const HEADER_BYTES: usize = 96;
 
-/// Entry kinds. 7 to 11 are kept for truncate, sequence, DDL, notify and large object.
+/// Entry kinds. 8 to 11 are kept for sequence, DDL, notify and large object.
 pub const ENTRY_RELATION: u8 = 1;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_INSERT: u8 = 2;
@@ -21,6 +21,8 @@ pub const ENTRY_DELETE: u8 = 4;
 pub const ENTRY_BATCH: u8 = 5;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_LEAVE: u8 = 6;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_TRUNCATE: u8 = 7;
 
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
@@ -195,6 +197,18 @@ impl<S: Sink> Builder<S> {
             }
             assert_eq!(written, count, "as many rows as were announced");
             Ok(())
+        })
+    }
+
+    /// Relations that were truncated, all at once. Rows that follow belong to the relation of those
+    /// before.
+    pub fn truncate(&mut self, relations: &[u32]) -> Result<(), Full> {
+        assert!(!relations.is_empty(), "something was truncated");
+        self.entry(ENTRY_TRUNCATE, |pen| {
+            pen.varints([relations.len() as u64])?;
+            relations
+                .iter()
+                .try_for_each(|oid| pen.put(&oid.to_le_bytes()))
         })
     }
 

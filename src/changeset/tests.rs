@@ -168,6 +168,7 @@ enum Step {
     Leave(Vec<u8>),
     Update(Vec<u8>, u16),
     Batch(Vec<Vec<u8>>),
+    Truncate(Vec<u32>),
     Key(u64),
     Mark,
     Rollback(usize),
@@ -183,6 +184,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             data().prop_map(Step::Leave),
             (data(), 1..20u16).prop_map(|(d, n)| Step::Update(d, n)),
             prop::collection::vec(data(), 0..4).prop_map(Step::Batch),
+            prop::collection::vec(any::<u32>(), 1..4).prop_map(Step::Truncate),
             any::<u64>().prop_map(Step::Key),
             Just(Step::Mark),
             any::<prop::sample::Index>().prop_map(|i| Step::Rollback(i.index(1000))),
@@ -228,6 +230,7 @@ fn half_an_entry_stays_when_memory_ends() {
             let update = b.update(&rows()[1], Bitmap(&[3, 0]), &rows()[0]);
             entries += u32::from(update.is_ok());
             entries += u32::from(b.batch(rows().into_iter()).is_ok());
+            entries += u32::from(b.truncate(&[5, 6, 7]).is_ok());
             entries += u32::from(b.delete(&row(1, None, b"x")).is_ok());
         }
         for hash in 0..9 {
@@ -295,6 +298,10 @@ proptest! {
                     b.batch(all.iter().map(|d| row(4, None, d)).collect::<Vec<_>>().into_iter()).unwrap();
                     rows.extend(all.into_iter().map(|d| (relation, d)));
                 }
+                Step::Truncate(oids) => {
+                    b.truncate(&oids).unwrap();
+                    rows.push((relation, oids.into_iter().flat_map(u32::to_le_bytes).collect()));
+                }
                 Step::Key(hash) => {
                     b.key(Key { hash, since: Gid(1), relation: 1, mode: LockMode::Update, flags: 0 }).unwrap();
                     keys.push(hash);
@@ -318,6 +325,9 @@ proptest! {
             match entry.unwrap() {
                 Entry::Relation { oid, .. } => current = oid.0,
                 Entry::Insert(t) | Entry::Delete(t) | Entry::Leave(t) | Entry::Update { new: t, .. } => seen.push((current, t.data.to_vec())),
+                Entry::Truncate(oids) => {
+                    seen.push((current, oids.iter().flat_map(|o| o.0.to_le_bytes()).collect()));
+                }
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
             }
         }
@@ -368,7 +378,7 @@ fn versions_and_kinds_that_are_unknown_are_named() {
     let entries = HEADER_BYTES + 3 * super::key::KEY_BYTES;
     assert_eq!(fixed(&|b| b[entries] = 11), DecodeError::Kind(11, 0));
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 20] = 4), DecodeError::Key);
-    assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 64), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 128), DecodeError::Key);
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 23] = 1), DecodeError::Key);
     for at in (52..72).chain(88..92).chain([19]) {
         assert_eq!(fixed(&|b| b[at] = 1), DecodeError::Reserved);

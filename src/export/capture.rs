@@ -1,10 +1,10 @@
 //! Changes and locks of rows, as heapam.c reports them.
 
-use crate::capture::{change, table_lock};
+use crate::capture::{change, table_lock, truncate};
 use crate::changeset::LockMode;
 use crate::pg::guard::boundary;
 use crate::pg::heap::{self, Slot};
-use crate::pg::relation::{Handle, Tuple};
+use crate::pg::relation::{self, Handle, Tuple};
 use crate::pg::sys;
 use std::ffi::c_int;
 
@@ -84,4 +84,20 @@ extern "C" fn pgr_do_table_locked(relation: u32, mode: c_int, children: bool) {
 #[unsafe(no_mangle)]
 extern "C" fn pgr_do_relation_locked(relation: u32, mode: c_int) {
     boundary(|| table_lock::granted(relation, mode));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pgr_do_truncates(rel: sys::Relation) {
+    // SAFETY: open as long as this call lasts.
+    let rel = unsafe { Handle::from_raw(rel) };
+    boundary(|| truncate::begins(rel));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pgr_do_capture_truncate(rels: *const sys::List) {
+    boundary(|| {
+        // SAFETY: a list of relations, open as long as this call lasts.
+        let rels = unsafe { relation::list(rels) };
+        truncate::truncated(rels.into_iter())
+    });
 }

@@ -64,10 +64,10 @@ extern "C" fn pgr_do_refuse_notify() {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn pgr_do_refuse_truncate(rel: sys::Relation) {
+unsafe extern "C" fn pgr_do_refuse_restart(rel: sys::Relation) {
     // SAFETY: PostgreSQL passes an open relation.
     let rel = unsafe { Handle::from_raw(rel) };
-    boundary(|| ddl::truncate(relation::form(rel).relpersistence, &relation::name(rel)));
+    boundary(|| ddl::restart(relation::form(rel).relpersistence, &relation::name(rel)));
 }
 
 #[unsafe(no_mangle)]

@@ -19,7 +19,7 @@ mod suitable;
 
 pub use refuse::{
     catalog, database, foreign, install as install_refusals, large_object, notify, prepare,
-    sequence, truncate,
+    restart, sequence,
 };
 
 type Edata = *mut *mut sys::ErrorData;

@@ -18,6 +18,7 @@ unsafe extern "C" {
         e: Edata,
     ) -> c_int;
     fn pgr_shim_detoast(value: *mut sys::varlena, out: *mut *mut sys::varlena, e: Edata) -> c_int;
+    fn pgr_shim_flat(value: *mut sys::varlena, out: *mut *mut sys::varlena, e: Edata) -> c_int;
     fn pgr_shim_expand_tuple(tuple: Tuple, rel: Handle, out: *mut Tuple, e: Edata) -> c_int;
     fn pgr_shim_slot_tuple(slot: Slot, out: *mut Tuple, e: Edata) -> c_int;
     fn pgr_shim_index_values(
@@ -71,6 +72,7 @@ unsafe extern "C" {
         out: *mut Tuple,
         e: Edata,
     ) -> c_int;
+    fn pgr_shim_truncate(relations: *const u32, n: c_int, e: Edata) -> c_int;
     fn pgr_shim_fetch(
         rel: Handle,
         tid: *mut sys::ItemPointerData,
@@ -91,32 +93,6 @@ unsafe extern "C" {
         e: Edata,
     ) -> c_int;
     fn pgr_shim_index_insert_done(index: Handle, info: Info, e: Edata) -> c_int;
-    fn pgr_shim_scan_begin(
-        heap: Handle,
-        index: Handle,
-        snapshot: Snapshot,
-        nkeys: c_int,
-        out: *mut sys::IndexScanDesc,
-        e: Edata,
-    ) -> c_int;
-    fn pgr_shim_scan_key(
-        key: *mut sys::ScanKeyData,
-        column: c_int,
-        strategy: u16,
-        proc_: u32,
-        collation: u32,
-        e: Edata,
-    ) -> c_int;
-    fn pgr_shim_scan_find(
-        scan: sys::IndexScanDesc,
-        snapshot: Snapshot,
-        keys: *mut sys::ScanKeyData,
-        nkeys: c_int,
-        slot: Slot,
-        found: *mut bool,
-        e: Edata,
-    ) -> c_int;
-    fn pgr_shim_scan_rest(scan: sys::IndexScanDesc, slot: Slot, e: Edata) -> c_int;
     fn pgr_shim_become_owner(rel: Handle, saved: *mut User, e: Edata) -> c_int;
     fn pgr_shim_become_self(saved: *const User, e: Edata) -> c_int;
     fn pgr_shim_context_new(
@@ -130,7 +106,7 @@ unsafe extern "C" {
 /// A tuple table slot; valid until it is dropped by whoever made it, or with its context.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
-pub struct Slot(*mut sys::TupleTableSlot);
+pub struct Slot(pub(super) *mut sys::TupleTableSlot);
 
 impl Slot {
     /// One that PostgreSQL has.
@@ -230,6 +206,20 @@ pub fn detoast<'a>(pointer: &[u8]) -> Result<&'a [u8]> {
         let head = std::slice::from_raw_parts(out.cast::<u8>(), 4);
         let len = crate::capture::layout::varlena_len(head).unwrap_or(4);
         Ok(std::slice::from_raw_parts(out.cast::<u8>(), len))
+    }
+}
+
+/// What a value holds, however it is stored, without its header; in the current memory context.
+pub fn flat(value: &[u8]) -> Result<&[u8]> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: `value` is a whole varlena; detoasting doesn't write to it.
+    guard::call0(|e| unsafe { pgr_shim_flat(value.as_ptr().cast_mut().cast(), &raw mut out, e) })?;
+    // SAFETY: a varlena with a four-byte header, neither compressed nor elsewhere; the length comes
+    // from the header.
+    unsafe {
+        let head = std::slice::from_raw_parts(out.cast::<u8>(), 4);
+        let len = crate::capture::layout::varlena_len(head).unwrap_or(4);
+        Ok(std::slice::from_raw_parts(out.cast::<u8>().add(4), len - 4))
     }
 }
 
@@ -484,6 +474,12 @@ pub fn modify(
     Ok(out)
 }
 
+/// Truncates relations together, under ACCESS EXCLUSIVE locks. Nobody in this process has them open.
+pub fn truncate(relations: &[u32]) -> Result<()> {
+    // SAFETY: as many OIDs as said.
+    guard::call0(|e| unsafe { pgr_shim_truncate(relations.as_ptr(), relations.len() as c_int, e) })
+}
+
 /// Brings the row at `tid`, committed or not, into a buffered slot; false if there is none.
 pub fn fetch(rel: Handle, mut tid: sys::ItemPointerData, slot: Slot) -> Result<bool> {
     let mut found = false;
@@ -547,70 +543,6 @@ pub fn index_insert(
 pub fn index_insert_done(index: Handle, info: Info) -> Result<()> {
     // SAFETY: an open index and its information.
     guard::call0(|e| unsafe { pgr_shim_index_insert_done(index, info, e) })
-}
-
-/// A search for single rows by equality, kept open for the next one.
-pub struct Search {
-    scan: sys::IndexScanDesc,
-    keys: Vec<sys::ScanKeyData>,
-}
-
-impl Search {
-    /// In `index` of `heap`, which stay open as long as this.
-    pub fn begin(heap: Handle, index: Handle, nkeys: usize, snapshot: Snapshot) -> Result<Search> {
-        let mut keys = Vec::with_capacity(nkeys);
-        for column in 0..nkeys {
-            let (strategy, function) = super::relation::index_search(index, column)?;
-            let collation = super::relation::index_collation(index, column);
-            // SAFETY: a plain C structure, which the shim fills.
-            let mut key: sys::ScanKeyData = unsafe { std::mem::zeroed() };
-            // SAFETY: see above.
-            guard::call0(|e| unsafe {
-                pgr_shim_scan_key(
-                    &raw mut key,
-                    column as c_int,
-                    strategy,
-                    function,
-                    collation,
-                    e,
-                )
-            })?;
-            keys.push(key);
-        }
-        let mut scan = std::ptr::null_mut();
-        // SAFETY: open relations and a live snapshot.
-        guard::call0(|e| unsafe {
-            pgr_shim_scan_begin(heap, index, snapshot, nkeys as c_int, &raw mut scan, e)
-        })?;
-        Ok(Search { scan, keys })
-    }
-
-    /// Brings the row with these values into a buffered slot, as `snapshot` sees it.
-    pub fn find(&mut self, values: &[sys::Datum], snapshot: Snapshot, slot: Slot) -> Result<bool> {
-        for (key, value) in self.keys.iter_mut().zip(values) {
-            key.sk_argument = *value;
-        }
-        let mut found = false;
-        // SAFETY: the scan is open; `values` outlive the call.
-        guard::call0(|e| unsafe {
-            pgr_shim_scan_find(
-                self.scan,
-                snapshot,
-                self.keys.as_mut_ptr(),
-                self.keys.len() as c_int,
-                slot,
-                &raw mut found,
-                e,
-            )
-        })?;
-        Ok(found)
-    }
-
-    /// Empties the slot and lets go of all buffers, until the next find().
-    pub fn rest(&self, slot: Slot) -> Result<()> {
-        // SAFETY: the scan is open, the slot alive.
-        guard::call0(|e| unsafe { pgr_shim_scan_rest(self.scan, slot, e) })
-    }
 }
 
 /* ---------------- a table's owner ---------------- */

@@ -19,6 +19,7 @@ pub mod owner;
 pub mod positions;
 pub mod query;
 pub mod relation;
+pub mod scan;
 pub mod search;
 pub mod shmem;
 pub mod starting;

@@ -268,6 +268,22 @@ unsafe fn oids(list: *const sys::List) -> Vec<u32> {
     }
 }
 
+/// The relations of a list that PostgreSQL has.
+///
+/// # Safety
+/// Null, or a list of relations that are open as long as these are used.
+#[must_use]
+pub unsafe fn list(list: *const sys::List) -> Vec<Handle> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: by the caller; it has `length` cells.
+    unsafe {
+        let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
+        cells.iter().map(|c| Handle(c.ptr_value.cast())).collect()
+    }
+}
+
 /// `relpersistence` and `relkind` of a relation; zeros if there is none.
 pub fn persistence_and_kind(oid: u32) -> Result<(u8, u8)> {
     let (mut persistence, mut kind) = (0, 0);

@@ -18,6 +18,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -135,7 +136,8 @@ follows_collation(Oid type, Oid collation, bool hashed)
 
 /*
  * A primary key names rows where the replica identity names none.  An index in
- * which rows of unequal names can't be told apart names none.
+ * which rows of unequal names can't be told apart names none, nor does one with
+ * columns that may be null, for their constraints are NOT VALID.
  */
 static Oid
 identity_index(Relation rel)
@@ -153,8 +155,9 @@ identity_index(Relation rel)
 	{
 		int			column = index->rd_index->indkey.values[i];
 
-		found = follows_collation(TupleDescAttr(RelationGetDescr(rel), column - 1)->atttypid,
-								  index->rd_indcollation[i], false);
+		found = TupleDescCompactAttr(RelationGetDescr(rel), column - 1)->attnullability == ATTNULLABLE_VALID &&
+			follows_collation(TupleDescAttr(RelationGetDescr(rel), column - 1)->atttypid,
+							  index->rd_indcollation[i], false);
 	}
 	index_close(index, AccessShareLock);
 	return found ? oid : InvalidOid;
@@ -316,6 +319,13 @@ pgr_shim_detoast(struct varlena *value, struct varlena **out, ErrorData **edata)
 	GUARD(*out = detoast_external_attr(value));
 }
 
+/* With a four-byte header, neither compressed nor out of line. */
+int
+pgr_shim_flat(struct varlena *value, struct varlena **out, ErrorData **edata)
+{
+	GUARD(*out = detoast_attr(value));
+}
+
 /* The row with all attributes that its table has had added since. */
 int
 pgr_shim_expand_tuple(HeapTuple tuple, Relation rel, HeapTuple *out,
@@ -460,6 +470,39 @@ pgr_shim_modify_tuple(HeapTuple tuple, Relation rel, Datum *values, bool *nulls,
 	GUARD(*out = heap_modify_tuple(tuple, RelationGetDescr(rel), values, nulls, replace));
 }
 
+/*
+ * As a subscription does it, and with it WAL for those that decode it.  Foreign
+ * keys of others to these relations would be refused; the origin has seen to it
+ * that there are none.
+ */
+static void
+truncate_relations(const Oid *relids, int n)
+{
+	List	   *rels = NIL;
+	List	   *oids = NIL;
+	List	   *logged = NIL;
+	ListCell   *cell;
+
+	for (int i = 0; i < n; i++)
+	{
+		Relation	rel = table_open(relids[i], AccessExclusiveLock);
+
+		rels = lappend(rels, rel);
+		oids = lappend_oid(oids, relids[i]);
+		if (RelationIsLogicallyLogged(rel))
+			logged = lappend_oid(logged, relids[i]);
+	}
+	ExecuteTruncateGuts(rels, oids, logged, DROP_RESTRICT, false, true);
+	foreach(cell, rels)
+		table_close((Relation) lfirst(cell), NoLock);
+}
+
+int
+pgr_shim_truncate(const Oid *relids, int n, ErrorData **edata)
+{
+	GUARD(truncate_relations(relids, n));
+}
+
 int
 pgr_shim_fetch(Relation rel, ItemPointer tid, TupleTableSlot *slot, bool *found,
 			   ErrorData **edata)
@@ -514,6 +557,44 @@ pgr_shim_scan_find(IndexScanDesc scan, Snapshot snapshot, ScanKeyData *keys,
 				   int nkeys, TupleTableSlot *slot, bool *found, ErrorData **edata)
 {
 	GUARD(*found = scan_find(scan, snapshot, keys, nkeys, slot));
+}
+
+int
+pgr_shim_scan_next(IndexScanDesc scan, TupleTableSlot *slot, bool *found,
+				   ErrorData **edata)
+{
+	GUARD(*found = index_getnext_slot(scan, ForwardScanDirection, slot));
+}
+
+/* A scan of a whole table that begins at "first", if there is such a block. */
+static TableScanDesc
+table_scan_begin(Relation rel, Snapshot snapshot, BlockNumber first)
+{
+	TableScanDesc scan = table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
+
+	if (first < ((HeapScanDesc) scan)->rs_nblocks)
+		heap_setscanlimits(scan, first, InvalidBlockNumber);
+	return scan;
+}
+
+int
+pgr_shim_table_scan_begin(Relation rel, Snapshot snapshot, BlockNumber first,
+						  TableScanDesc *out, ErrorData **edata)
+{
+	GUARD(*out = table_scan_begin(rel, snapshot, first));
+}
+
+int
+pgr_shim_table_scan_next(TableScanDesc scan, TupleTableSlot *slot, bool *found,
+						 ErrorData **edata)
+{
+	GUARD(*found = table_scan_getnextslot(scan, ForwardScanDirection, slot));
+}
+
+int
+pgr_shim_table_scan_end(TableScanDesc scan, ErrorData **edata)
+{
+	GUARD(table_endscan(scan));
 }
 
 /* ---------------- transactions ---------------- */
@@ -796,6 +877,8 @@ helper_start(Oid database)
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	/* the origin's triggers have fired */
+	SetConfigOption("session_replication_role", "replica", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 

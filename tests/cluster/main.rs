@@ -25,4 +25,6 @@ mod start;
 #[allow(dead_code, unused_imports)]
 mod storms;
 mod support;
+mod truncate;
+mod whole_rows;
 mod wire;

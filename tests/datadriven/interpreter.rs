@@ -4,7 +4,7 @@ use postgres_r::capture::hash::What;
 use postgres_r::capture::table_mode;
 use postgres_r::certifier::{Certifier, Config, Verdict};
 use postgres_r::changeset::key::{
-    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
+    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
 };
 use postgres_r::ids::{Gid, MemberId};
 use std::collections::HashMap;
@@ -105,14 +105,15 @@ impl Interpreter {
         }
     }
 
-    /// `write|lock|read RELATION[/ROW] MODE [since=GID] [deferred]`
+    /// `write|lock|read|order RELATION[/ROW] MODE [since=GID] [deferred]`
     fn key(&mut self, line: &str, snapshot: Gid) -> Result<Key> {
         let mut words = line.split_whitespace();
         let usage = match words.next() {
             Some("write") => 0,
             Some("lock") => KEY_LOCK_ONLY,
             Some("read") => KEY_READ,
-            other => return Err(format!("write, lock or read, not {other:?}")),
+            Some("order") => KEY_ORDER,
+            other => return Err(format!("write, lock, read or order, not {other:?}")),
         };
         let name = words.next().ok_or("a key has a name")?;
         let mode = match words.next() {
@@ -155,6 +156,7 @@ impl Interpreter {
             Some("share") => table_mode::SHARE,
             Some("share-row-exclusive") => table_mode::SHARE_ROW_EXCLUSIVE,
             Some("exclusive") => table_mode::EXCLUSIVE,
+            Some("access-exclusive") => table_mode::ACCESS_EXCLUSIVE,
             other => return Err(format!("no such mode of a table's lock: {other:?}")),
         };
         let since = words.next().map_or(Ok(snapshot.0), |w| named(w, "since"))?;

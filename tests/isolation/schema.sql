@@ -53,3 +53,11 @@ CREATE TABLE meal (id int4 PRIMARY KEY, room int4range, nights daterange, FOREIG
 CREATE TABLE part (id int4, region text, v int4, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
 CREATE TABLE part_n PARTITION OF part FOR VALUES IN ('n');
 CREATE TABLE part_s PARTITION OF part FOR VALUES IN ('s');
+
+-- Nothing but all that a row holds names it.
+CREATE TABLE plain (a int4, b int4);
+CREATE TABLE plain_parent (code int4 UNIQUE, v int4);
+CREATE TABLE plain_child (id int4 PRIMARY KEY, code int4 REFERENCES plain_parent (code));
+
+CREATE TABLE pile (id int4 PRIMARY KEY, v int4);
+CREATE TABLE pile_child (id int4 PRIMARY KEY, pile int4 REFERENCES pile);

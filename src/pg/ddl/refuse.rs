@@ -198,17 +198,13 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
                     Refused("Run it by itself, not in a transaction block or a function.")
                 }
             }
-            sys::T_LockStmt => {
+            sys::T_LockStmt | sys::T_TruncateStmt => {
                 // Its lock comes before the transaction's snapshot, and is in the way of what is
                 // ordered before a reservation.
                 if fairness::wants() {
                     consistency::before_snapshot()?;
                 }
                 Allowed
-            }
-            sys::T_TruncateStmt => {
-                let relations = node::<sys::TruncateStmt>(statement).relations;
-                temporary_if(all_temporary(relations)?, "Use DELETE.")
             }
             sys::T_CreateStmt => on_new(node::<sys::CreateStmt>(statement).relation)?,
             sys::T_CreateSeqStmt => on_new(node::<sys::CreateSeqStmt>(statement).sequence)?,
@@ -419,16 +415,17 @@ pub fn foreign(name: &str) -> Result<()> {
     .hint("Change it from a database that is not replicated, or connect to its server."))
 }
 
-/// A table of this `relpersistence` is about to be truncated, by whatever way.
-pub fn truncate(persistence: c_char, name: &str) -> Result<()> {
+/// TRUNCATE is about to restart a sequence of this `relpersistence`.
+pub fn restart(persistence: c_char, name: &str) -> Result<()> {
     if persistence != PERMANENT {
         return Ok(());
     }
     Err(PgError::new(
         "0A000",
-        format!("cannot truncate table \"{name}\" in a replicated database"),
+        format!("cannot restart sequence \"{name}\" in a replicated database"),
     )
-    .hint("Use DELETE."))
+    .detail("Sequences are not replicated yet.")
+    .hint("Use TRUNCATE without RESTART IDENTITY."))
 }
 
 /// A statement is about to change rows of this relation.

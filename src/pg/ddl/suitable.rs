@@ -64,14 +64,12 @@ const OBSTACLES: &[Obstacle] = &[
         hint: "ALTER TABLE ... SET LOGGED, or detach them, before replication starts.",
     },
     Obstacle {
-        query: c"SELECT 'constraint ' || quote_ident(k.conname) || ' of table ' || k.conrelid::regclass \
-            FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_constraint k ON k.conrelid = i.indrelid \
-            WHERE (i.indisprimary OR i.indisreplident) AND c.relpersistence = 'p' AND k.contype = 'n' AND NOT k.convalidated \
-            AND k.conkey[1] = ANY ((i.indkey::int2[])[0 : i.indnkeyatts - 1])",
+        query: c"SELECT 'trigger ' || quote_ident(t.tgname) || ' of table ' || c.oid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid \
+            WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'",
         code: "0A000",
-        message: "this database has replica identities with columns that may be null",
-        reason: "A row is named by its identity.",
-        hint: "ALTER TABLE ... VALIDATE CONSTRAINT, before replication starts.",
+        message: "this database has triggers that fire where changes are applied",
+        reason: "Triggers fire on the member on which a transaction runs, and what they do there is replicated.",
+        hint: "ALTER TABLE ... ENABLE TRIGGER, without ALWAYS or REPLICA, before replication starts.",
     },
     // Some statements go through several transactions, of which replication may not miss one.
     Obstacle {

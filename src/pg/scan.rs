@@ -1,0 +1,169 @@
+//! Looking for rows: by equality in an index, or in all of a table.
+
+use super::guard::{self, Result};
+use super::heap::{Slot, Snapshot};
+use super::relation::{self, Handle};
+use super::sys;
+use std::ffi::c_int;
+
+type Edata = *mut *mut sys::ErrorData;
+
+unsafe extern "C" {
+    fn pgr_shim_scan_begin(
+        heap: Handle,
+        index: Handle,
+        snapshot: Snapshot,
+        nkeys: c_int,
+        out: *mut sys::IndexScanDesc,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_scan_key(
+        key: *mut sys::ScanKeyData,
+        column: c_int,
+        strategy: u16,
+        proc_: u32,
+        collation: u32,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_scan_find(
+        scan: sys::IndexScanDesc,
+        snapshot: Snapshot,
+        keys: *mut sys::ScanKeyData,
+        nkeys: c_int,
+        slot: Slot,
+        found: *mut bool,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_scan_next(
+        scan: sys::IndexScanDesc,
+        slot: Slot,
+        found: *mut bool,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_scan_rest(scan: sys::IndexScanDesc, slot: Slot, e: Edata) -> c_int;
+    fn pgr_shim_table_scan_begin(
+        rel: Handle,
+        snapshot: Snapshot,
+        first_block: u32,
+        out: *mut sys::TableScanDesc,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_table_scan_next(
+        scan: sys::TableScanDesc,
+        slot: Slot,
+        found: *mut bool,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_table_scan_end(scan: sys::TableScanDesc, e: Edata) -> c_int;
+}
+
+/// A search for rows by equality, kept open for the next one.
+pub struct Search {
+    scan: sys::IndexScanDesc,
+    keys: Vec<sys::ScanKeyData>,
+}
+
+impl Search {
+    /// In `index` of `heap`, which stay open as long as this.
+    pub fn begin(heap: Handle, index: Handle, nkeys: usize, snapshot: Snapshot) -> Result<Search> {
+        let mut keys = Vec::with_capacity(nkeys);
+        for column in 0..nkeys {
+            let (strategy, function) = relation::index_search(index, column)?;
+            let collation = relation::index_collation(index, column);
+            // SAFETY: a plain C structure, which the shim fills.
+            let mut key: sys::ScanKeyData = unsafe { std::mem::zeroed() };
+            // SAFETY: see above.
+            guard::call0(|e| unsafe {
+                pgr_shim_scan_key(
+                    &raw mut key,
+                    column as c_int,
+                    strategy,
+                    function,
+                    collation,
+                    e,
+                )
+            })?;
+            keys.push(key);
+        }
+        let mut scan = std::ptr::null_mut();
+        // SAFETY: open relations and a live snapshot.
+        guard::call0(|e| unsafe {
+            pgr_shim_scan_begin(heap, index, snapshot, nkeys as c_int, &raw mut scan, e)
+        })?;
+        Ok(Search { scan, keys })
+    }
+
+    /// Brings a row with these values into a buffered slot, as `snapshot` sees it. Nulls are looked
+    /// for only where the index can.
+    pub fn find(
+        &mut self,
+        values: &[Option<sys::Datum>],
+        snapshot: Snapshot,
+        slot: Slot,
+    ) -> Result<bool> {
+        for (key, value) in self.keys.iter_mut().zip(values) {
+            key.sk_argument = value.unwrap_or_default();
+            key.sk_flags = match value {
+                Some(_) => 0,
+                None => (sys::SK_ISNULL | sys::SK_SEARCHNULL) as c_int,
+            };
+        }
+        let mut found = false;
+        // SAFETY: the scan is open; `values` outlive the call.
+        guard::call0(|e| unsafe {
+            pgr_shim_scan_find(
+                self.scan,
+                snapshot,
+                self.keys.as_mut_ptr(),
+                self.keys.len() as c_int,
+                slot,
+                &raw mut found,
+                e,
+            )
+        })?;
+        Ok(found)
+    }
+
+    /// The next row after that of `find`, whose values and snapshot are still there.
+    pub fn next(&mut self, slot: Slot) -> Result<bool> {
+        let mut found = false;
+        // SAFETY: the scan is open, the slot alive.
+        guard::call0(|e| unsafe { pgr_shim_scan_next(self.scan, slot, &raw mut found, e) })?;
+        Ok(found)
+    }
+
+    /// Empties the slot and lets go of all buffers, until the next find().
+    pub fn rest(&self, slot: Slot) -> Result<()> {
+        // SAFETY: the scan is open, the slot alive.
+        guard::call0(|e| unsafe { pgr_shim_scan_rest(self.scan, slot, e) })
+    }
+}
+
+/// A scan of a whole table. After an error the end of the transaction gives back what it holds.
+pub struct TableScan(sys::TableScanDesc);
+
+impl TableScan {
+    /// From this block on, then from the first one up to it. In the current memory context.
+    pub fn begin(rel: Handle, snapshot: Snapshot, first_block: u32) -> Result<TableScan> {
+        let mut scan = std::ptr::null_mut();
+        // SAFETY: an open relation and a live snapshot.
+        guard::call0(|e| unsafe {
+            pgr_shim_table_scan_begin(rel, snapshot, first_block, &raw mut scan, e)
+        })?;
+        Ok(TableScan(scan))
+    }
+
+    /// Brings the next row into a buffered slot; false if there is none.
+    pub fn next(&mut self, slot: Slot) -> Result<bool> {
+        let mut found = false;
+        // SAFETY: the scan is open, the slot alive.
+        guard::call0(|e| unsafe { pgr_shim_table_scan_next(self.0, slot, &raw mut found, e) })?;
+        Ok(found)
+    }
+
+    /// Ends it.
+    pub fn end(self) -> Result<()> {
+        // SAFETY: the scan is open, and used no more.
+        guard::call0(|e| unsafe { pgr_shim_table_scan_end(self.0, e) })
+    }
+}
