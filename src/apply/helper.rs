@@ -9,7 +9,7 @@ use crate::imsg::message::{ToCoordinator, ToHelper};
 use crate::pg::guard::{self, Result};
 use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
-use crate::pg::{backend, elog, guc, latch, shmem, sys, transaction};
+use crate::pg::{backend, elog, guc, latch, notify, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
 use crate::worker::phase::Phase;
 use crate::worker::{gate, victim};
@@ -202,6 +202,7 @@ pub fn pre_commit() -> Result<bool> {
         let event = sys::WAIT_EVENT_REPLICATION_COMMIT_TURN;
         latch::sleep_interruptible(Some(gate::LOOK_AROUND), event)?;
     }
+    notify::queue_ordered()?;
     gate::enter(cause.gid);
     Ok(true)
 }

@@ -7,8 +7,8 @@ use crate::ids::{Gid, MemberId};
 use crate::imsg::Chain;
 use crate::pg::guard::Result;
 use crate::pg::heap::{Context, Snapshot, internal};
-use crate::pg::transaction;
 use crate::pg::victim::Cause;
+use crate::pg::{large_object, notify, transaction};
 use std::cell::Cell;
 
 /// A changeset to apply.
@@ -100,6 +100,17 @@ pub fn apply(
             }
             Entry::Leave(identity) => {
                 applier.change(relation, identity, Change::Delete { leaves: true })?;
+            }
+            Entry::Notify { channel, payload } => notify::notify(channel, payload)?,
+            Entry::LargeObject { oid, owner, acl } => {
+                set_relation(large_object::METADATA);
+                memory.reset();
+                memory.within(|| large_object::set(oid.0, owner, acl))?;
+            }
+            Entry::LargeObjectGone(oid) => {
+                set_relation(large_object::METADATA);
+                memory.reset();
+                memory.within(|| large_object::gone(oid.0))?;
             }
         }
     }

@@ -11,9 +11,11 @@ use super::transaction::{self, KeyUse};
 use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
+use crate::ids::Oid;
 use crate::imsg::wanted::Detail;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Executor, internal};
+use crate::pg::large_object::{self, METADATA};
 use crate::pg::relation::{Handle, Info, Tuple};
 use crate::pg::sys;
 use crate::pg::tuple::{self, Row};
@@ -145,6 +147,9 @@ fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -
             transaction::key(relation.oid, key, unique_use(unique))?;
         }
     }
+    if relation.oid == METADATA {
+        return large_object(rel, tuple, row.data);
+    }
     entries::come(rel, relation, tuple, (&s.new, row.data), None)?;
     let bytes = if row.external {
         s.row.clear();
@@ -237,6 +242,9 @@ fn update_row(
     // Searches that found the row before go by its identity; others, by the entries that come.
     entries::come(rel, relation, new, (&s.new, new_row.data), Some(&s.changed))?;
 
+    if relation.oid == METADATA {
+        return large_object(rel, new, new_row.data);
+    }
     write_identity(relation, &mut s.identity, &s.old, old_row.data)?;
     s.row.clear();
     for (i, attr) in relation.attrs.iter().enumerate() {
@@ -279,6 +287,10 @@ pub fn delete(rel: Handle, old: Tuple, leaves: bool) -> Result<()> {
                 transaction::key(relation.oid, key, unique_use(unique))?;
             }
         }
+        if relation.oid == METADATA {
+            let oid = large_object_oid(row.data)?;
+            return transaction::append(|b| b.large_object_gone(oid));
+        }
         write_identity(&relation, &mut s.identity, &s.old, row.data)?;
         let natts = relation.attrs.len() as u16;
         let identity = TupleBytes {
@@ -294,6 +306,21 @@ pub fn delete(rel: Handle, old: Tuple, leaves: bool) -> Result<()> {
             }
         })
     })
+}
+
+/// A large object is new, or its owner or privileges have changed: roles are named, since they can have
+/// other OIDs on other members.
+fn large_object(rel: Handle, tuple: Tuple, data: &[u8]) -> Result<()> {
+    let oid = large_object_oid(data)?;
+    let described = large_object::describe(rel, tuple)?;
+    transaction::append(|b| b.large_object(oid, &described.owner, described.acl.as_deref()))
+}
+
+/// Its OID is the first column.
+fn large_object_oid(data: &[u8]) -> Result<Oid> {
+    let first = data.first_chunk();
+    let bytes = first.ok_or_else(|| internal("a large object has no OID"))?;
+    Ok(Oid(u32::from_ne_bytes(*bytes)))
 }
 
 /// A row was locked, by SELECT FOR ..., a foreign key's check, ON CONFLICT and the like.

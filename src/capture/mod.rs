@@ -13,6 +13,10 @@ pub mod change;
 #[cfg(feature = "server")]
 pub mod entries;
 #[cfg(feature = "server")]
+pub mod large_object;
+#[cfg(feature = "server")]
+pub mod notify;
+#[cfg(feature = "server")]
 pub mod read;
 #[cfg(feature = "server")]
 pub mod relation;

@@ -33,6 +33,9 @@ enum Snapshot {
     Tracked,
     /// It is that of another transaction.
     Imported,
+    /// Of a transaction that changes nothing, and so is at its place in the order by its snapshot
+    /// alone. It may still notify.
+    ReadOnly,
 }
 
 thread_local! {
@@ -51,8 +54,9 @@ pub fn begin(imported: bool) -> Result<bool> {
     {
         return Ok(false);
     }
-    // A transaction that changes nothing is at its place in the order by its snapshot alone.
     if transaction::is_read_only() {
+        captured::watch_transactions()?;
+        SNAPSHOT.set(Snapshot::ReadOnly);
         return Ok(true);
     }
     captured::announce()?;
@@ -130,7 +134,8 @@ pub fn check_alone() -> Result<()> {
 
 /// COMMIT with a group.
 pub fn check_grouped() -> Result<()> {
-    if transaction::is_serializable() && !is_tracked() {
+    let known = matches!(SNAPSHOT.get(), Snapshot::Tracked | Snapshot::ReadOnly);
+    if transaction::is_serializable() && !known {
         return Err(moved());
     }
     Ok(())

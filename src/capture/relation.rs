@@ -7,6 +7,7 @@ use super::marks::Place;
 use super::range::Image;
 use crate::pg::guard::Result;
 use crate::pg::heap::{self, Context};
+use crate::pg::large_object::{METADATA, PAGES};
 use crate::pg::relation::{self, Column, Handle, HashProc, Info};
 use crate::pg::search;
 use crate::pg::sys;
@@ -16,7 +17,8 @@ use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
-/// OIDs below belong to what initdb made (`FirstNormalObjectId`); none of it is replicated.
+/// OIDs below belong to what initdb made (`FirstNormalObjectId`); of that only large objects are
+/// replicated.
 pub const FIRST_NORMAL_OID: u32 = 16384;
 
 /// What a change of a relation means for replication.
@@ -356,7 +358,8 @@ fn build(rel: Handle) -> Result<Relation> {
 
 fn kind(oid: u32, form: &sys::FormData_pg_class) -> Kind {
     let relkind = form.relkind as u8;
-    if oid < FIRST_NORMAL_OID || relkind != b'r' || form.relrewrite != 0 {
+    let data = oid >= FIRST_NORMAL_OID || [PAGES, METADATA].contains(&oid);
+    if !data || relkind != b'r' || form.relrewrite != 0 {
         Kind::Ignored
     } else {
         match form.relpersistence as u8 {

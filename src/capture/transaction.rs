@@ -174,7 +174,10 @@ pub fn truncated(relations: &[u32]) -> Result<()> {
     append(|builder| builder.truncate(relations))
 }
 
-fn append(add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>) -> Result<()> {
+/// Appends to the changeset, which [`enter`] has begun.
+pub(super) fn append(
+    add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>,
+) -> Result<()> {
     with(|state| match &mut state.builder {
         Some(builder) => append_to(builder, add),
         None => unreachable!("enter() comes first"),

@@ -2,13 +2,14 @@
 //! copied, no memory is taken for what a length claims.
 
 use super::encode::{
-    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION, ENTRY_TRUNCATE,
-    ENTRY_UPDATE, HEADER_BYTES,
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE, ENTRY_NOTIFY,
+    ENTRY_RELATION, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE, HEADER_BYTES, WITH_ACL, WITHOUT_ACL,
 };
 use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use crate::limits::CHANGESET_BYTES_MAX;
+use std::ffi::CStr;
 use std::fmt;
 
 /// "PGRC", little endian.
@@ -154,6 +155,24 @@ pub enum Entry<'a> {
     Leave(TupleBytes<'a>),
     /// Relations that were truncated, all at once.
     Truncate(Oids<'a>),
+    /// For those who listen.
+    Notify {
+        /// Not empty.
+        channel: &'a CStr,
+        /// What they are told.
+        payload: &'a CStr,
+    },
+    /// A large object that is new, or has another owner or other privileges.
+    LargeObject {
+        /// Its OID, the same on all members.
+        oid: Oid,
+        /// Name of its owner.
+        owner: &'a CStr,
+        /// Items of its ACL as texts, one after the other, each with its NUL.
+        acl: Option<&'a [u8]>,
+    },
+    /// A large object that is gone.
+    LargeObjectGone(Oid),
 }
 
 impl<'a> Changeset<'a> {
@@ -324,13 +343,12 @@ impl<'a> Cursor<'a> {
 
     /// `natts_max`: attributes of the current relation, none before the first one.
     fn entry(&mut self, kind: u8, natts_max: Option<u16>) -> Option<Entry<'a>> {
-        if kind == ENTRY_RELATION {
-            return self.relation();
-        }
-        if kind == ENTRY_TRUNCATE {
-            let count = usize::try_from(self.varint()?).ok()?;
-            let bytes = self.take(count.checked_mul(4)?)?;
-            return (count > 0).then_some(Entry::Truncate(Oids(bytes)));
+        match kind {
+            ENTRY_RELATION => return self.relation(),
+            ENTRY_NOTIFY => return self.notify(),
+            ENTRY_LARGE_OBJECT => return self.large_object(),
+            ENTRY_TRUNCATE => return self.truncate(),
+            _ => {}
         }
         let natts_max = natts_max?;
         Some(match kind {
@@ -363,6 +381,46 @@ impl<'a> Cursor<'a> {
             ENTRY_LEAVE => Entry::Leave(self.tuple(natts_max)?),
             _ => return None,
         })
+    }
+
+    fn truncate(&mut self) -> Option<Entry<'a>> {
+        let count = usize::try_from(self.varint()?).ok()?;
+        let bytes = self.take(count.checked_mul(4)?)?;
+        (count > 0).then_some(Entry::Truncate(Oids(bytes)))
+    }
+
+    fn notify(&mut self) -> Option<Entry<'a>> {
+        let (channel, payload) = (self.text()?, self.text()?);
+        (!channel.is_empty()).then_some(Entry::Notify { channel, payload })
+    }
+
+    fn large_object(&mut self) -> Option<Entry<'a>> {
+        let oid = Oid(u32::from_le_bytes(self.take(4)?.try_into().ok()?));
+        let state = self.take(1)?[0];
+        if state == GONE {
+            return Some(Entry::LargeObjectGone(oid));
+        }
+        let owner = self.text()?;
+        let acl = match state {
+            WITHOUT_ACL => None,
+            WITH_ACL => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                let acl = self.take(length)?;
+                if acl.last().is_some_and(|b| *b != 0) {
+                    return None;
+                }
+                Some(acl)
+            }
+            _ => return None,
+        };
+        Some(Entry::LargeObject { oid, owner, acl })
+    }
+
+    /// Up to a NUL.
+    fn text(&mut self) -> Option<&'a CStr> {
+        let text = CStr::from_bytes_until_nul(&self.bytes[self.at..]).ok()?;
+        self.at += text.count_bytes() + 1;
+        Some(text)
     }
 
     fn relation(&mut self) -> Option<Entry<'a>> {
@@ -399,7 +457,8 @@ impl<'a> Iterator for Entries<'a> {
             self.natts_max = Some(natts);
         }
         self.failed = entry.is_none();
-        let error = if (ENTRY_RELATION..=ENTRY_TRUNCATE).contains(&kind) {
+        let error = if matches!(kind, ENTRY_RELATION..=ENTRY_TRUNCATE | ENTRY_NOTIFY..=ENTRY_LARGE_OBJECT)
+        {
             DecodeError::Entry(at)
         } else {
             DecodeError::Kind(kind, at)

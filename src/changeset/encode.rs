@@ -5,11 +5,12 @@ use super::key::{KEY_BYTES, KEY_FLAGS, Key};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::Oid;
 use crate::limits::CHANGESET_BYTES_MAX;
+use std::ffi::CStr;
 
 /// Bytes of [`Header`] on the wire.
 pub const HEADER_BYTES: usize = 96;
 
-/// Entry kinds. 8 to 11 are kept for sequence, DDL, notify and large object.
+/// Entry kinds. 8 and 9 are kept for sequence and DDL.
 pub const ENTRY_RELATION: u8 = 1;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_INSERT: u8 = 2;
@@ -23,6 +24,17 @@ pub const ENTRY_BATCH: u8 = 5;
 pub const ENTRY_LEAVE: u8 = 6;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_TRUNCATE: u8 = 7;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_NOTIFY: u8 = 10;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_LARGE_OBJECT: u8 = 11;
+
+/// State of a large object in its entry.
+pub(super) const GONE: u8 = 0;
+/// See [`GONE`].
+pub(super) const WITHOUT_ACL: u8 = 1;
+/// See [`GONE`].
+pub(super) const WITH_ACL: u8 = 2;
 
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
@@ -209,6 +221,45 @@ impl<S: Sink> Builder<S> {
             relations
                 .iter()
                 .try_for_each(|oid| pen.put(&oid.to_le_bytes()))
+        })
+    }
+
+    /// A notification.
+    pub fn notify(&mut self, channel: &CStr, payload: &CStr) -> Result<(), Full> {
+        assert!(!channel.is_empty(), "a channel has a name");
+        self.entry(ENTRY_NOTIFY, |pen| {
+            pen.put(channel.to_bytes_with_nul())?;
+            pen.put(payload.to_bytes_with_nul())
+        })
+    }
+
+    /// A large object beside its pages: its owner's name, and the items of its ACL as texts, one after
+    /// the other, each with its NUL; `None` if it has no ACL.
+    pub fn large_object(&mut self, oid: Oid, owner: &CStr, acl: Option<&[u8]>) -> Result<(), Full> {
+        assert!(
+            acl.is_none_or(|a| a.last().is_none_or(|b| *b == 0)),
+            "C strings"
+        );
+        let state = if acl.is_some() { WITH_ACL } else { WITHOUT_ACL };
+        self.entry(ENTRY_LARGE_OBJECT, |pen| {
+            pen.put(&oid.0.to_le_bytes())?;
+            pen.put(&[state])?;
+            pen.put(owner.to_bytes_with_nul())?;
+            match acl {
+                None => Ok(()),
+                Some(acl) => {
+                    pen.varints([acl.len() as u64])?;
+                    pen.put(acl)
+                }
+            }
+        })
+    }
+
+    /// A large object is gone; its pages go by themselves.
+    pub fn large_object_gone(&mut self, oid: Oid) -> Result<(), Full> {
+        self.entry(ENTRY_LARGE_OBJECT, |pen| {
+            pen.put(&oid.0.to_le_bytes())?;
+            pen.put(&[GONE])
         })
     }
 

@@ -71,12 +71,96 @@ fn example() -> Vec<u8> {
     whole(b)
 }
 
+/// A transaction that does nothing else than to notify.
+fn notifications() -> Vec<u8> {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    b.notify(c"news", c"first").expect("room");
+    b.notify(c"news", c"").expect("room");
+    whole(b)
+}
+
+/// One with and one without an ACL, one that is gone.
+fn large_objects() -> Vec<u8> {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    b.large_object(Oid(16500), c"owner", Some(b"owner=rw/owner\0=r/owner\0"))
+        .expect("room");
+    b.large_object(Oid(16501), c"owner", None).expect("room");
+    b.large_object_gone(Oid(16502)).expect("room");
+    whole(b)
+}
+
+#[test]
+fn large_objects_are_read_back() {
+    let bytes = large_objects();
+    let c = Changeset::parse(&bytes).expect("whole");
+    let seen: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    let owner = c"owner";
+    let acl = Some(&b"owner=rw/owner\0=r/owner\0"[..]);
+    let wanted = [
+        Entry::LargeObject {
+            oid: Oid(16500),
+            owner,
+            acl,
+        },
+        Entry::LargeObject {
+            oid: Oid(16501),
+            owner,
+            acl: None,
+        },
+        Entry::LargeObjectGone(Oid(16502)),
+    ];
+    assert_eq!(seen, wanted);
+
+    let length = 1 + 4 + 1 + "owner".len() + 1 + 1 + acl.map_or(0, <[u8]>::len);
+    for (at, byte) in [(5, 3), (12, 200), (length - 1, 1)] {
+        let error = broken(&bytes, at, byte);
+        assert_eq!(error, DecodeError::Entry(0), "byte {at}");
+    }
+}
+
+/// What is wrong with a changeset without keys whose entries have another byte there.
+fn broken(bytes: &[u8], at: usize, byte: u8) -> DecodeError {
+    let mut bytes = bytes.to_vec();
+    bytes[HEADER_BYTES + at] = byte;
+    bytes[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
+    let crc = crc32fast::hash(&bytes).to_le_bytes();
+    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
+    Changeset::parse(&bytes).map(|_| ()).expect_err("wrong")
+}
+
+#[test]
+fn notifications_need_no_relation_and_a_channel() {
+    let bytes = notifications();
+    let c = Changeset::parse(&bytes).expect("whole");
+    assert_eq!(
+        (c.header().keys_count, c.header().entries_count),
+        (0, 2),
+        "nothing to certify"
+    );
+    let seen: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    let wanted = [c"first", c""].map(|payload| Entry::Notify {
+        channel: c"news",
+        payload,
+    });
+    assert_eq!(seen, wanted);
+
+    assert_eq!(broken(&bytes, 1, 0), DecodeError::Entry(0), "no channel");
+    let last = bytes.len() - HEADER_BYTES - 1;
+    assert_eq!(broken(&bytes, last, 1), DecodeError::Entry(12), "no end");
+}
+
 /// The bytes never change without a new version. To write them anew after a change of version:
 /// `UPDATE=1 cargo test golden`.
 #[test]
 fn golden_bytes() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/changeset.hex");
-    let hex: String = example()
+    golden("changeset", &example());
+    golden("notify", &notifications());
+    golden("large_object", &large_objects());
+}
+
+fn golden(name: &str, bytes: &[u8]) {
+    let path = format!("{}/tests/golden/{name}.hex", env!("CARGO_MANIFEST_DIR"));
+    let hex: String = bytes
         .chunks(16)
         .map(|line| {
             line.iter()
@@ -87,9 +171,12 @@ fn golden_bytes() {
         })
         .collect();
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(path, &hex).expect("write the golden file");
+        std::fs::write(&path, &hex).expect("write the golden file");
     }
-    assert_eq!(std::fs::read_to_string(path).expect("the golden file"), hex);
+    assert_eq!(
+        std::fs::read_to_string(&path).expect("the golden file"),
+        hex
+    );
 }
 
 #[test]
@@ -169,6 +256,7 @@ enum Step {
     Update(Vec<u8>, u16),
     Batch(Vec<Vec<u8>>),
     Truncate(Vec<u32>),
+    Notify(u8),
     Key(u64),
     Mark,
     Rollback(usize),
@@ -185,6 +273,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             (data(), 1..20u16).prop_map(|(d, n)| Step::Update(d, n)),
             prop::collection::vec(data(), 0..4).prop_map(Step::Batch),
             prop::collection::vec(any::<u32>(), 1..4).prop_map(Step::Truncate),
+            any::<u8>().prop_map(Step::Notify),
             any::<u64>().prop_map(Step::Key),
             Just(Step::Mark),
             any::<prop::sample::Index>().prop_map(|i| Step::Rollback(i.index(1000))),
@@ -302,6 +391,11 @@ proptest! {
                     b.truncate(&oids).unwrap();
                     rows.push((relation, oids.into_iter().flat_map(u32::to_le_bytes).collect()));
                 }
+                Step::Notify(n) => {
+                    let payload = std::ffi::CString::new(n.to_string()).unwrap();
+                    b.notify(c"channel", &payload).unwrap();
+                    rows.push((relation, payload.into_bytes()));
+                }
                 Step::Key(hash) => {
                     b.key(Key { hash, since: Gid(1), relation: 1, mode: LockMode::Update, flags: 0 }).unwrap();
                     keys.push(hash);
@@ -329,6 +423,8 @@ proptest! {
                     seen.push((current, oids.iter().flat_map(|o| o.0.to_le_bytes()).collect()));
                 }
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
+                Entry::LargeObject { .. } | Entry::LargeObjectGone(_) => unreachable!("none was built"),
+                Entry::Notify { payload, .. } => seen.push((current, payload.to_bytes().to_vec())),
             }
         }
         prop_assert_eq!(seen, rows);
@@ -376,7 +472,7 @@ fn versions_and_kinds_that_are_unknown_are_named() {
     };
     assert_eq!(fixed(&|b| b[4] = 9), DecodeError::Version(9));
     let entries = HEADER_BYTES + 3 * super::key::KEY_BYTES;
-    assert_eq!(fixed(&|b| b[entries] = 11), DecodeError::Kind(11, 0));
+    assert_eq!(fixed(&|b| b[entries] = 99), DecodeError::Kind(99, 0));
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 20] = 4), DecodeError::Key);
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 128), DecodeError::Key);
     assert_eq!(fixed(&|b| b[HEADER_BYTES + 23] = 1), DecodeError::Key);

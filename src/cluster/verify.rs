@@ -28,8 +28,20 @@ pub struct Report {
 
 struct Table {
     name: String,
+    /// What stands behind FROM.
+    source: String,
     key: Option<String>,
 }
+
+/// Catalogs that hold data: name, what stands behind FROM, key. Roles are compared by name.
+const LARGE_OBJECTS: [(&str, &str, &str); 2] = [
+    ("pg_largeobject", "pg_largeobject", "t.loid, t.pageno"),
+    (
+        "pg_largeobject_metadata",
+        "(SELECT oid, lomowner::regrole, lomacl FROM pg_largeobject_metadata)",
+        "t.oid",
+    ),
+];
 
 /// Waits until all running members show the same GID, then compares every table of the replicated
 /// database between the first and each other member.
@@ -155,10 +167,16 @@ fn tables(snapshot: &mut Transaction<'_>) -> std::result::Result<Vec<Table>, pos
                WHERE c.relkind = 'r' AND c.relpersistence = 'p' \
                  AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2";
     let rows = snapshot.query(sql, &[])?;
-    Ok(rows
-        .iter()
-        .map(|row| Table {
-            name: format!("{}.{}", quote(row.get(0)), quote(row.get(1))),
+    let large_objects = LARGE_OBJECTS.map(|(name, source, key)| Table {
+        name: name.into(),
+        source: source.into(),
+        key: Some(key.into()),
+    });
+    let tables = rows.iter().map(|row| {
+        let name = format!("{}.{}", quote(row.get(0)), quote(row.get(1)));
+        Table {
+            source: format!("ONLY {name}"),
+            name,
             key: row.get::<_, Option<Vec<String>>>(2).map(|columns| {
                 columns
                     .iter()
@@ -166,8 +184,9 @@ fn tables(snapshot: &mut Transaction<'_>) -> std::result::Result<Vec<Table>, pos
                     .collect::<Vec<_>>()
                     .join(", ")
             }),
-        })
-        .collect())
+        }
+    });
+    Ok(tables.chain(large_objects).collect())
 }
 
 fn count(
@@ -175,7 +194,7 @@ fn count(
     table: &Table,
 ) -> std::result::Result<u64, postgres::Error> {
     Ok(snapshot
-        .query_one(&format!("SELECT count(*) FROM ONLY {}", table.name), &[])?
+        .query_one(&format!("SELECT count(*) FROM {} t", table.source), &[])?
         .get::<_, i64>(0) as u64)
 }
 
@@ -192,8 +211,8 @@ fn compare_table(
         .as_ref()
         .map_or("''".to_owned(), |k| format!("ROW({k})::text"));
     let sql = format!(
-        "COPY (SELECT {key} COLLATE \"C\", t::text COLLATE \"C\" FROM ONLY {} t ORDER BY 1, 2) TO STDOUT",
-        table.name
+        "COPY (SELECT {key} COLLATE \"C\", t::text COLLATE \"C\" FROM {} t ORDER BY 1, 2) TO STDOUT",
+        table.source
     );
     let open = |snapshot: &mut Transaction<'_>| {
         snapshot

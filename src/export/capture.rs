@@ -1,8 +1,8 @@
 //! Changes and locks of rows, as heapam.c reports them.
 
-use crate::capture::{change, table_lock, truncate};
+use crate::capture::{change, large_object, table_lock, truncate};
 use crate::changeset::LockMode;
-use crate::pg::guard::boundary;
+use crate::pg::guard::{boundary, boundary_nofail};
 use crate::pg::heap::{self, Slot};
 use crate::pg::relation::{self, Handle, Tuple};
 use crate::pg::sys;
@@ -74,6 +74,11 @@ unsafe extern "C" fn pgr_do_capture_lock(
         _ => LockMode::Update,
     };
     boundary(|| change::lock(rel, tuple, mode));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn pgr_do_may_choose(oid: u32) -> bool {
+    boundary_nofail(|| large_object::may_choose(oid))
 }
 
 #[unsafe(no_mangle)]

@@ -45,22 +45,12 @@ unsafe extern "C" fn pgr_do_refuse_sequence(rel: sys::Relation) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn pgr_do_refuse_large_object() {
-    boundary(ddl::large_object);
-}
-
-#[unsafe(no_mangle)]
 unsafe extern "C" fn pgr_do_refuse_foreign(rel: sys::Relation) {
     boundary(|| {
         // SAFETY: PostgreSQL passes an open relation.
         let rel = unsafe { Handle::from_raw(rel) };
         ddl::foreign(&relation::name(rel))
     });
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn pgr_do_refuse_notify() {
-    boundary(ddl::notify);
 }
 
 #[unsafe(no_mangle)]

@@ -8,6 +8,7 @@ mod commit;
 mod consistency;
 mod ddl;
 mod helper;
+mod notify;
 mod read;
 mod retry;
 mod server;

@@ -18,8 +18,7 @@ mod refuse;
 mod suitable;
 
 pub use refuse::{
-    catalog, database, foreign, install as install_refusals, large_object, notify, prepare,
-    restart, sequence,
+    catalog, database, foreign, install as install_refusals, prepare, restart, sequence,
 };
 
 type Edata = *mut *mut sys::ErrorData;

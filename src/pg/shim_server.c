@@ -9,6 +9,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
+#include "commands/async.h"
 #include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -438,6 +439,37 @@ int
 pgr_shim_flush_all_wal(ErrorData **edata)
 {
 	PGR_GUARD(edata, XLogFlush(LogStandbySnapshot()));
+}
+
+/* ---------------- notifications ---------------- */
+
+int
+pgr_shim_notify(const char *channel, const char *payload, ErrorData **edata)
+{
+	PGR_GUARD(edata, Async_Notify(channel, payload));
+}
+
+static void
+queue_notifies(bool ordered)
+{
+	PG_TRY();
+	{
+		AsyncQueuePendingNotifies(ordered);
+	}
+	PG_CATCH();
+	{
+		/* Whoever has to give up its turn can't be rolled back at once. */
+		LWLockReleaseAll();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/* At the end of a transaction, when it holds no LWLock. */
+int
+pgr_shim_queue_notifies(bool ordered, ErrorData **edata)
+{
+	PGR_GUARD(edata, queue_notifies(ordered));
 }
 
 /* ---------------- statistics ---------------- */

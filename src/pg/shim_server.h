@@ -61,6 +61,10 @@ extern int	pgr_shim_next_transaction(ErrorData **edata);
 extern int	pgr_shim_wait_for_transactions(ErrorData **edata);
 extern int	pgr_shim_flush_all_wal(ErrorData **edata);
 
+extern int	pgr_shim_notify(const char *channel, const char *payload,
+							ErrorData **edata);
+extern int	pgr_shim_queue_notifies(bool ordered, ErrorData **edata);
+
 extern int	pgr_shim_rows_begin(FunctionCallInfo fcinfo, void **out, ErrorData **edata);
 extern int	pgr_shim_rows_add(FunctionCallInfo fcinfo, void *state, char **values,
 							  ErrorData **edata);

@@ -21,6 +21,8 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_largeobject.h"
+#include "catalog/pg_largeobject_metadata.h"
 #include "executor/tuptable.h"
 #include "libpq/libpq.h"
 #include "nodes/execnodes.h"

@@ -17,7 +17,7 @@ use crate::imsg::{Chain, ChainWriter, Class};
 use crate::limits::CHANGESET_BYTES_MAX;
 use crate::pg::guard::{self, PgError, Result};
 use crate::pg::starting::{self, Stage};
-use crate::pg::{backend, guc, latch, shmem, sys, transaction};
+use crate::pg::{backend, elog, guc, latch, notify, shmem, sys, transaction};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,6 +40,7 @@ pub fn pre_commit() -> Result<bool> {
     guard::check_interrupts()?;
     if !has_group()? {
         read::check_alone()?;
+        notify::queue_alone()?;
         return Ok(true);
     }
     read::check_grouped()?;
@@ -228,11 +229,16 @@ fn failed(relation: u32, kind: Kind) {
 
 /// True when it is our turn, false when a helper commits in our place.
 fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
+    // Once it has, for good: some of its notifications may be queued.
+    let mut has_failed = false;
     loop {
-        if gate::is_turn(&control().logged, gid) {
-            gate::enter(gid);
-            control().counters.commits.fetch_add(1, Ordering::Relaxed);
-            return true;
+        if !has_failed && gate::is_turn(&control().logged, gid) {
+            if queues_notifications() {
+                gate::enter(gid);
+                control().counters.commits.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+            has_failed = true;
         }
         // The next coordinator finds our changeset in the log, as that of a worker that is gone, and
         // begins when no worker is left that its predecessor knew.
@@ -244,13 +250,15 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
             return false;
         }
         // Somebody with a lower GID waits for our locks, by something that certification does not
-        // see. What a helper can't do in our place is not in such a way (see DESIGN of keys).
-        if victim::is_wanted() && !local_effects {
+        // see. What a helper can't do in our place is not in such a way (see DESIGN of keys). Or this
+        // member has no room for what was ordered, which is for helpers to deal with.
+        if has_failed || victim::is_wanted() && !local_effects {
             let abandon = ToCoordinator::Abandon {
                 ticket: sent.ticket,
             };
             if channel::request(abandon).is_ok() {
                 REPLACED.set(gid);
+                LOCAL_LOST.set(local_effects);
                 let relation = slot().victim_relation.load(Ordering::Relaxed);
                 control().conflicts.count(relation, Kind::Replay);
                 set_phase(Phase::Replaced);
@@ -259,6 +267,17 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
         }
         latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
     }
+}
+
+/// Puts the notifications of the transaction where those who listen here find them. Before the commit
+/// record, after which nothing may fail; until the transaction is visible, nobody reads them.
+fn queues_notifications() -> bool {
+    let queued = notify::queue_ordered();
+    if let Err(error) = &queued {
+        let message = format!("could not queue notifications: {error}");
+        elog::log(sys::LOG_SERVER_ONLY, &message);
+    }
+    queued.is_ok()
 }
 
 /// Whether there may never be a verdict, and somebody wants to go or nobody is left to tell.

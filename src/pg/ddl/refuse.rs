@@ -244,6 +244,11 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
                     hint(comment.objtype),
                 )
             }
+            sys::T_GrantStmt
+                if node::<sys::GrantStmt>(statement).objtype == sys::OBJECT_LARGEOBJECT =>
+            {
+                Allowed
+            }
             sys::T_GrantStmt => {
                 let grant = node::<sys::GrantStmt>(statement);
                 let relations = grant.targtype == sys::ACL_TARGET_OBJECT
@@ -253,9 +258,10 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
                     hint(grant.objtype),
                 )
             }
-            sys::T_AlterOwnerStmt => {
-                Refused(hint(node::<sys::AlterOwnerStmt>(statement).objectType))
-            }
+            sys::T_AlterOwnerStmt => match node::<sys::AlterOwnerStmt>(statement).objectType {
+                sys::OBJECT_LARGEOBJECT => Allowed,
+                kind => Refused(hint(kind)),
+            },
             sys::T_CreateSubscriptionStmt | sys::T_AlterSubscriptionStmt => {
                 Refused(SUBSCRIPTION_HINT)
             }
@@ -386,23 +392,6 @@ pub fn sequence(persistence: c_char) -> Result<()> {
     }
     Err(PgError::new("0A000", "sequences are not replicated yet")
         .hint("Use keys that need no sequence, for example of type uuid with DEFAULT gen_random_uuid()."))
-}
-
-/// A large object is about to change.
-pub fn large_object() -> Result<()> {
-    Err(
-        PgError::new("0A000", "large objects are not replicated yet")
-            .hint("Use a column of type bytea."),
-    )
-}
-
-/// NOTIFY or pg_notify().
-pub fn notify() -> Result<()> {
-    Err(
-        PgError::new("0A000", "notifications are not replicated yet")
-            .detail("Sessions that listen on other members would not be notified.")
-            .hint("Insert into a table that those who wait look at."),
-    )
 }
 
 /// Rows of a foreign table are about to change. Its server commits before the group has given its
