@@ -9,6 +9,7 @@ use crate::pg::guard::Result;
 use crate::pg::heap::{Context, Snapshot, internal};
 use crate::pg::transaction;
 use crate::pg::victim::Cause;
+use crate::sequence::helper as sequence;
 use std::cell::Cell;
 
 /// A changeset to apply.
@@ -44,9 +45,10 @@ fn set_relation(relation: u32) {
     }
 }
 
-/// Does all entries of a changeset in the current transaction.
+/// Does all entries of the changeset with this GID in the current transaction.
 pub fn apply(
     changeset: &Changeset<'_>,
+    gid: Gid,
     snapshot: Snapshot,
     tables: &mut Tables,
     memory: &Context,
@@ -89,6 +91,11 @@ pub fn apply(
             }
             Entry::Delete(identity) => applier.delete(relation, &identity, false)?,
             Entry::Leave(identity) => applier.delete(relation, &identity, true)?,
+            Entry::Sequence { oid, change } => {
+                set_relation(oid.0);
+                sequence::apply(oid, change, changeset.header(), gid)?;
+                set_relation(relation);
+            }
         }
     }
     if !inserts.is_empty() {

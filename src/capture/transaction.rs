@@ -3,6 +3,7 @@
 use super::marks::{Cuts, Marks, Place};
 use super::read;
 use super::relation::Relation;
+use crate::changeset::decode::SequenceChange;
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, Oid};
@@ -162,6 +163,11 @@ pub fn entries(
         builder.relation(Oid(relation.oid), relation.fingerprint, natts)?;
         add(builder)
     })
+}
+
+/// Appends a change of a sequence.
+pub fn sequence(oid: u32, change: SequenceChange) -> Result<()> {
+    append(|builder| builder.sequence(Oid(oid), change))
 }
 
 fn append(add: impl FnOnce(&mut ChainBuilder) -> std::result::Result<(), Full>) -> Result<()> {

@@ -15,7 +15,7 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
+use crate::changeset::key::{KEY_BLIND, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
@@ -218,6 +218,7 @@ impl Certifier {
             }
             let lock_only = key.flags & KEY_LOCK_ONLY != 0;
             let read = key.flags & KEY_READ != 0;
+            let blind = key.flags & KEY_BLIND != 0;
             let writes_only = read || key.flags & KEY_WRITES_ONLY != 0;
             let since = key.since.min(snapshot);
             let written_above = if read || key.flags & KEY_FROM_SINCE != 0 {
@@ -236,7 +237,7 @@ impl Certifier {
                 } else {
                     written_above
                 };
-                if gid > bound {
+                if gid > bound && !blind {
                     winner = winner.max(gid);
                 }
                 if !slot.is_lock_only() && !lock_only && !read {
@@ -250,7 +251,7 @@ impl Certifier {
                     origin: self.history.origin(winner),
                 });
             }
-            if since < floor {
+            if since < floor && !blind {
                 return Err(Verdict::BelowFloor);
             }
             if !read {

@@ -3,7 +3,7 @@
 
 use super::{Certifier, Config, Verdict};
 use crate::changeset::key::{
-    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
+    KEY_BLIND, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
 };
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, MemberId};
@@ -130,7 +130,7 @@ impl Reference {
                     } else {
                         snapshot
                     };
-                    if gid > window {
+                    if gid > window && mine.flags & KEY_BLIND == 0 {
                         return Verdict::Conflict {
                             relation: mine.relation,
                             gid: Gid(gid),
@@ -142,7 +142,7 @@ impl Reference {
                     }
                 }
             }
-            if since < self.floor {
+            if since < self.floor && mine.flags & KEY_BLIND == 0 {
                 return Verdict::BelowFloor;
             }
         }
@@ -177,12 +177,13 @@ impl Reference {
     }
 }
 
-/// Any of those that a key of a write or a lock can have, or those of a read.
+/// Any of those that a key of a write or a lock can have, those of a read, or that of a blind write.
 fn flags_of(choice: u8) -> u8 {
     let bits = [KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_WRITES_ONLY, KEY_RELATION];
     match choice {
         16 => KEY_READ,
         17 => KEY_READ | KEY_RELATION,
+        18 => KEY_BLIND,
         _ => (0..4).map(|bit| (choice >> bit & 1) * bits[bit]).sum(),
     }
 }
@@ -206,7 +207,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let member = || 1..5u16;
-    let key = (0..6u64, 0..4usize, 0..18u8, 0..5u64);
+    let key = (0..6u64, 0..4usize, 0..19u8, 0..5u64);
     let keys = prop::collection::vec(key, 0..5);
     prop_oneof![
         16 => (member(), 0..6u64, keys).prop_map(|(m, age, keys)| Step::Certify(m, age, keys)),

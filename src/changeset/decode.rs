@@ -2,8 +2,8 @@
 //! copied, no memory is taken for what a length claims.
 
 use super::encode::{
-    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION, ENTRY_UPDATE,
-    HEADER_BYTES,
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION, ENTRY_SEQUENCE,
+    ENTRY_UPDATE, HEADER_BYTES, SEQUENCE_SET, SEQUENCE_TAKE,
 };
 use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
@@ -22,6 +22,8 @@ pub const FLAG_LOCAL_EFFECTS: u16 = 1;
 pub const FLAG_AWAITED: u16 = 2;
 /// Its member's reservation was for it, and ends with it.
 pub const FLAG_RESERVED: u16 = 4;
+/// No transaction commits it: helpers do, on its own member too.
+pub const FLAG_DETACHED: u16 = 8;
 
 /// What stands in front of every changeset: 96 bytes, little endian, no padding.
 ///
@@ -149,6 +151,35 @@ pub enum Entry<'a> {
     /// A row that has gone to another partition: its replica identity. Who waits for it must not
     /// take it for deleted.
     Leave(TupleBytes<'a>),
+    /// A sequence moves on.
+    Sequence {
+        /// Its OID, the same on all members.
+        oid: Oid,
+        /// How.
+        change: SequenceChange,
+    },
+}
+
+/// What happens to a sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SequenceChange {
+    /// The origin takes its next values. Which these are follows from where the sequence is when
+    /// the change has its turn.
+    Take {
+        /// How many, at most; not 0.
+        want: u32,
+        /// The process slot of the session that waits for them, at the origin.
+        slot: u32,
+        /// Names its wait.
+        ticket: u64,
+    },
+    /// It is set to a value, by setval or by a restart.
+    Set {
+        /// `last_value`.
+        last: i64,
+        /// `is_called`.
+        called: bool,
+    },
 }
 
 impl<'a> Changeset<'a> {
@@ -322,6 +353,9 @@ impl<'a> Cursor<'a> {
         if kind == ENTRY_RELATION {
             return self.relation();
         }
+        if kind == ENTRY_SEQUENCE {
+            return self.sequence();
+        }
         let natts_max = natts_max?;
         Some(match kind {
             ENTRY_INSERT => Entry::Insert(self.tuple(natts_max)?),
@@ -353,6 +387,31 @@ impl<'a> Cursor<'a> {
             ENTRY_LEAVE => Entry::Leave(self.tuple(natts_max)?),
             _ => return None,
         })
+    }
+
+    fn sequence(&mut self) -> Option<Entry<'a>> {
+        let oid = Oid(u32::from_le_bytes(self.array()?));
+        let change = match self.take(1)?[0] {
+            SEQUENCE_TAKE => SequenceChange::Take {
+                want: u32::from_le_bytes(self.array()?),
+                slot: u32::from_le_bytes(self.array()?),
+                ticket: u64::from_le_bytes(self.array()?),
+            },
+            SEQUENCE_SET => SequenceChange::Set {
+                last: i64::from_le_bytes(self.array()?),
+                called: match self.take(1)?[0] {
+                    byte @ 0..=1 => byte == 1,
+                    _ => return None,
+                },
+            },
+            _ => return None,
+        };
+        let valid = !matches!(change, SequenceChange::Take { want: 0, .. });
+        valid.then_some(Entry::Sequence { oid, change })
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
     }
 
     fn relation(&mut self) -> Option<Entry<'a>> {
@@ -389,7 +448,8 @@ impl<'a> Iterator for Entries<'a> {
             self.natts_max = Some(natts);
         }
         self.failed = entry.is_none();
-        let error = if (ENTRY_RELATION..=ENTRY_LEAVE).contains(&kind) {
+        let known = (ENTRY_RELATION..=ENTRY_LEAVE).contains(&kind) || kind == ENTRY_SEQUENCE;
+        let error = if known {
             DecodeError::Entry(at)
         } else {
             DecodeError::Kind(kind, at)

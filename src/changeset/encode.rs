@@ -1,6 +1,6 @@
 //! Builds a changeset while its transaction runs.
 
-use super::decode::{Header, MAGIC, VERSION};
+use super::decode::{Header, MAGIC, SequenceChange, VERSION};
 use super::key::{KEY_BYTES, KEY_FLAGS, Key};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::Oid;
@@ -9,7 +9,7 @@ use crate::limits::CHANGESET_BYTES_MAX;
 /// Bytes of [`Header`] on the wire.
 pub const HEADER_BYTES: usize = 96;
 
-/// Entry kinds. 7 to 11 are kept for truncate, sequence, DDL, notify and large object.
+/// Entry kinds. 7 and 9 to 11 are kept for truncate, DDL, notify and large object.
 pub const ENTRY_RELATION: u8 = 1;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_INSERT: u8 = 2;
@@ -21,6 +21,13 @@ pub const ENTRY_DELETE: u8 = 4;
 pub const ENTRY_BATCH: u8 = 5;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_LEAVE: u8 = 6;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_SEQUENCE: u8 = 8;
+
+/// What follows the OID in a sequence entry.
+pub(super) const SEQUENCE_TAKE: u8 = 1;
+/// See [`SEQUENCE_TAKE`].
+pub(super) const SEQUENCE_SET: u8 = 2;
 
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
@@ -195,6 +202,28 @@ impl<S: Sink> Builder<S> {
             }
             assert_eq!(written, count, "as many rows as were announced");
             Ok(())
+        })
+    }
+
+    /// A change of a sequence. The current relation stays.
+    pub fn sequence(&mut self, oid: Oid, change: SequenceChange) -> Result<(), Full> {
+        let wanted = !matches!(change, SequenceChange::Take { want: 0, .. });
+        assert!(wanted, "who takes no values does not ask");
+        self.entry(ENTRY_SEQUENCE, |pen| {
+            pen.put(&oid.0.to_le_bytes())?;
+            match change {
+                SequenceChange::Take { want, slot, ticket } => {
+                    pen.put(&[SEQUENCE_TAKE])?;
+                    pen.put(&want.to_le_bytes())?;
+                    pen.put(&slot.to_le_bytes())?;
+                    pen.put(&ticket.to_le_bytes())
+                }
+                SequenceChange::Set { last, called } => {
+                    pen.put(&[SEQUENCE_SET])?;
+                    pen.put(&last.to_le_bytes())?;
+                    pen.put(&[called.into()])
+                }
+            }
         })
     }
 

@@ -47,9 +47,17 @@ pub const KEY_WRITES_ONLY: u8 = 16;
 /// The key was read by a SERIALIZABLE transaction: checked from `since` (its snapshot) against what
 /// was written, and nobody is checked against it.
 pub const KEY_READ: u8 = 32;
+/// Written without a look at what was there, so it is checked against nothing: it only comes after
+/// those who wrote it before.
+pub const KEY_BLIND: u8 = 64;
 /// All of them; a key with any other bit is refused.
-pub const KEY_FLAGS: u8 =
-    KEY_LOCK_ONLY | KEY_FROM_SINCE | KEY_RELATION | KEY_UNIQUE | KEY_WRITES_ONLY | KEY_READ;
+pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY
+    | KEY_FROM_SINCE
+    | KEY_RELATION
+    | KEY_UNIQUE
+    | KEY_WRITES_ONLY
+    | KEY_READ
+    | KEY_BLIND;
 
 /// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,9 @@ use super::message::{self, Message};
 use super::replicated::Replicated;
 use super::step::Coordinator;
 use crate::certifier::Verdict;
-use crate::changeset::decode::{Changeset, FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED};
+use crate::changeset::decode::{
+    Changeset, FLAG_AWAITED, FLAG_DETACHED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED,
+};
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -128,6 +130,7 @@ impl Coordinator {
         };
         let header = changeset.header();
         let local_effects = header.flags & FLAG_LOCAL_EFFECTS != 0;
+        let detached = header.flags & FLAG_DETACHED != 0;
         let verdict =
             self.replicated
                 .certify(origin, header.snapshot_gid, changeset.keys(), digest_gids);
@@ -168,7 +171,7 @@ impl Coordinator {
             Some(OwnWorker {
                 ticket,
                 abandoned: None,
-            }) => {
+            }) if !detached => {
                 self.ledger.pass(
                     gid,
                     Passed {
@@ -188,12 +191,15 @@ impl Coordinator {
                 self.cannot_replay(gid, out);
             }
             _ => {
+                if detached {
+                    self.verdict(ticket, Outcome::Reached { gid }, out);
+                }
                 let content = Content::Memory(bytes);
                 let work = Work {
                     depends_on,
                     origin,
                     content,
-                    replay_for: ticket,
+                    replay_for: ticket.filter(|_| !detached),
                     attempts: 0,
                     not_before: 0,
                 };

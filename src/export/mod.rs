@@ -9,6 +9,7 @@ mod consistency;
 mod ddl;
 mod helper;
 mod read;
+mod sequence;
 mod server;
 mod stat;
 mod version;

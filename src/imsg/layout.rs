@@ -5,6 +5,7 @@ use super::dependents::Dependents;
 use super::members::{MemberTable, Text};
 use super::pool::{BlockMeta, FreeLists, Pool};
 use super::queue::Ring;
+use super::ranges::{Grant, Ranges};
 use super::readers::Readers;
 use super::since;
 use super::sync::{AtomicU32, AtomicU64};
@@ -73,6 +74,8 @@ pub struct Control {
     pub counters: Counters,
     /// Of these, conflicts by relation.
     pub conflicts: Conflicts,
+    /// Values of sequences for this member. Under a lock of its own; see `ranges.rs`.
+    pub ranges: Ranges,
 }
 
 /// Statistics.
@@ -136,6 +139,8 @@ pub struct ProcSlot {
     /// 1 while a maintenance command runs, which may hold its locks for a time. Written by the process
     /// (relaxed).
     pub maintenance: AtomicU32,
+    /// Values of a sequence that it waits for. Under the lock of `Control::ranges`.
+    pub grant: Grant,
     /// To the coordinator: requests and replies apart, so that neither blocks the other.
     pub requests_up: Ring<RING>,
     /// See `requests_up`.
@@ -162,6 +167,7 @@ impl ProcSlot {
             victim_origin: AtomicU32::new(0),
             victim_relation: AtomicU32::new(0),
             maintenance: AtomicU32::new(0),
+            grant: Grant::new(),
             requests_up: Ring::new(),
             replies_up: Ring::new(),
             requests_down: Ring::new(),
@@ -204,6 +210,7 @@ impl Control {
                 changeset_bytes: zero(),
             },
             conflicts: Conflicts::new(),
+            ranges: Ranges::new(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod positions;
 pub mod query;
 pub mod relation;
 pub mod search;
+pub mod sequence;
 pub mod shmem;
 pub mod starting;
 pub mod stat;

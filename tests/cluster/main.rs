@@ -18,5 +18,6 @@ mod refused;
 mod retry;
 mod rows;
 mod savepoints;
+mod sequences;
 mod start;
 mod support;
