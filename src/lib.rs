@@ -27,6 +27,7 @@ pub mod ids;
 #[expect(unsafe_code, reason = "shared memory")]
 pub mod imsg;
 pub mod limits;
+pub mod sequence;
 pub mod worker;
 
 #[cfg(feature = "server")]

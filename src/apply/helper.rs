@@ -177,7 +177,13 @@ impl Helper {
             .store(transaction::local_id().into(), Ordering::SeqCst);
         slot.gid.store(job.gid.0, Ordering::SeqCst);
         set_phase(Phase::Certified);
-        job::apply(&changeset, snapshot, &mut self.tables, &self.memory)?;
+        job::apply(
+            &changeset,
+            job.gid,
+            snapshot,
+            &mut self.tables,
+            &self.memory,
+        )?;
         transaction::commit()
     }
 }

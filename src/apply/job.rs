@@ -9,6 +9,7 @@ use crate::pg::guard::Result;
 use crate::pg::heap::{Context, Snapshot, internal};
 use crate::pg::victim::Cause;
 use crate::pg::{large_object, notify, transaction};
+use crate::sequence::helper as sequence;
 use std::cell::Cell;
 
 /// A changeset to apply.
@@ -44,9 +45,10 @@ fn set_relation(relation: u32) {
     }
 }
 
-/// Does all entries of a changeset in the current transaction.
+/// Does all entries of the changeset with this GID in the current transaction.
 pub fn apply(
     changeset: &Changeset<'_>,
+    gid: Gid,
     snapshot: Snapshot,
     tables: &mut Tables,
     memory: &Context,
@@ -111,6 +113,11 @@ pub fn apply(
                 set_relation(large_object::METADATA);
                 memory.reset();
                 memory.within(|| large_object::gone(oid.0))?;
+            }
+            Entry::Sequence { oid, change } => {
+                set_relation(oid.0);
+                sequence::apply(oid, change, changeset.header(), gid)?;
+                set_relation(relation);
             }
         }
     }

@@ -27,6 +27,8 @@ pub enum What {
     Bucket(u64),
     /// All rows of a table without an identity that hold the same.
     Image,
+    /// The values of a sequence.
+    Sequence,
 }
 
 /// Collects a key.
@@ -46,6 +48,7 @@ impl KeyHash {
             What::Prefix(digest) => (6, digest),
             What::Bucket(digest) => (7, digest),
             What::Image => (8, 0),
+            What::Sequence => (9, 0),
         };
         KeyHash(kind).add(relation as u64).add(digest)
     }
@@ -138,6 +141,7 @@ mod tests {
                 What::Prefix(0),
                 What::Bucket(0),
                 What::Image,
+                What::Sequence,
             ];
             for what in kinds {
                 for a in 0..20 {
@@ -157,12 +161,17 @@ mod tests {
             GOLDEN_RELATION
         );
         assert_eq!(KeyHash::new(16384, What::Locks).finish(), GOLDEN_LOCKS);
+        assert_eq!(
+            KeyHash::new(16384, What::Sequence).finish(),
+            GOLDEN_SEQUENCE
+        );
         assert_eq!(KeyHash::new(16384, What::Row).add(42).finish(), GOLDEN_ROW);
         assert_eq!(Digest::new().bytes(b"a definition").finish(), GOLDEN_DIGEST);
     }
 
     const GOLDEN_RELATION: u64 = 0x9912_9937_780a_a450;
     const GOLDEN_LOCKS: u64 = 0xe2d9_cedc_42aa_5a57;
+    const GOLDEN_SEQUENCE: u64 = 0x97c7_ec1e_8005_4e70;
     const GOLDEN_ROW: u64 = 0x8aeb_bdb8_ca5d_c073;
     const GOLDEN_DIGEST: u64 = 0xcdc8_3ed8_c337_6c3c;
 }

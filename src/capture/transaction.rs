@@ -3,6 +3,7 @@
 use super::marks::{Cuts, Marks, Place};
 use super::read;
 use super::relation::Relation;
+use crate::changeset::decode::SequenceChange;
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, Oid};
@@ -172,6 +173,11 @@ pub fn entries(
 /// Appends the entry of relations that were truncated together.
 pub fn truncated(relations: &[u32]) -> Result<()> {
     append(|builder| builder.truncate(relations))
+}
+
+/// Appends a change of a sequence.
+pub fn sequence(oid: u32, change: SequenceChange) -> Result<()> {
+    append(|builder| builder.sequence(Oid(oid), change))
 }
 
 /// Appends to the changeset, which [`enter`] has begun.

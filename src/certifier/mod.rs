@@ -15,7 +15,7 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_WRITES_ONLY};
+use crate::changeset::key::{KEY_BLIND, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
@@ -222,16 +222,9 @@ impl Certifier {
                 let relation = key.relation;
                 return Err(Verdict::Reserved { relation, member });
             }
-            if key.flags & KEY_ORDER != 0 {
-                self.index.visit(key.hash, |slot, gid| {
-                    if slot.conflicts(key.mode) && !slot.is_lock_only() {
-                        depends_on = depends_on.max(gid);
-                    }
-                });
-                continue;
-            }
             let lock_only = key.flags & KEY_LOCK_ONLY != 0;
             let read = key.flags & KEY_READ != 0;
+            let blind = key.flags & KEY_BLIND != 0;
             let writes_only = read || key.flags & KEY_WRITES_ONLY != 0;
             let since = key.since.min(snapshot);
             let written_above = if read || key.flags & KEY_FROM_SINCE != 0 {
@@ -250,10 +243,10 @@ impl Certifier {
                 } else {
                     written_above
                 };
-                if gid > bound {
+                if gid > bound && !blind {
                     winner = winner.max(gid);
                 }
-                if !slot.is_lock_only() && !lock_only && !read {
+                if !slot.is_lock_only() && !lock_only && (!read || blind) {
                     depends_on = depends_on.max(gid);
                 }
             });
@@ -264,7 +257,7 @@ impl Certifier {
                     origin: self.history.origin(winner),
                 });
             }
-            if since < floor {
+            if since < floor && !blind {
                 return Err(Verdict::BelowFloor);
             }
             if !read {

@@ -3,7 +3,7 @@
 
 use super::{Certifier, Config, Verdict};
 use crate::changeset::key::{
-    KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
+    KEY_BLIND, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
 };
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, MemberId};
@@ -119,10 +119,10 @@ impl Reference {
                     }
                     let only_locked = other.flags & KEY_LOCK_ONLY != 0;
                     let read = mine.flags & KEY_READ != 0;
-                    if other.flags & (KEY_READ | KEY_ORDER) != 0 {
+                    if other.flags & KEY_READ != 0 {
                         continue;
                     }
-                    if mine.flags & KEY_ORDER != 0 {
+                    if mine.flags & KEY_ORDER == KEY_ORDER {
                         if !only_locked {
                             depends_on = depends_on.max(gid);
                         }
@@ -136,7 +136,7 @@ impl Reference {
                     } else {
                         snapshot
                     };
-                    if gid > window {
+                    if gid > window && mine.flags & KEY_BLIND == 0 {
                         return Verdict::Conflict {
                             relation: mine.relation,
                             gid: Gid(gid),
@@ -148,7 +148,7 @@ impl Reference {
                     }
                 }
             }
-            if since < self.floor && mine.flags & KEY_ORDER == 0 {
+            if since < self.floor && mine.flags & KEY_BLIND == 0 {
                 return Verdict::BelowFloor;
             }
         }
@@ -168,7 +168,7 @@ impl Reference {
             .map(|(_, keys)| {
                 let entries: BTreeSet<_> = keys
                     .iter()
-                    .filter(|k| k.flags & (KEY_READ | KEY_ORDER) == 0)
+                    .filter(|k| k.flags & KEY_READ == 0)
                     .map(|k| (k.hash, k.mode, k.flags & KEY_LOCK_ONLY))
                     .collect();
                 1 + entries.len() as u64
@@ -183,13 +183,14 @@ impl Reference {
     }
 }
 
-/// Any of those that a key of a write or a lock can have, or those of a read or of an order.
+/// Any of those that a key of a write or a lock can have, those of a read, of an order or of a blind write.
 fn flags_of(choice: u8) -> u8 {
     let bits = [KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_WRITES_ONLY, KEY_RELATION];
     match choice {
         16 => KEY_READ,
         17 => KEY_READ | KEY_RELATION,
         18 => KEY_ORDER | KEY_RELATION,
+        19 => KEY_BLIND,
         _ => (0..4).map(|bit| (choice >> bit & 1) * bits[bit]).sum(),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::changeset::LockMode::{self, KeyShare, NoKeyUpdate, Share, Update};
-use crate::changeset::key::{KEY_ORDER, KEY_READ, KEY_RELATION};
+use crate::changeset::key::{KEY_BLIND, KEY_ORDER, KEY_READ, KEY_RELATION};
 use crate::limits::RESERVATION_ENTRIES;
 
 fn key(hash: u64, mode: LockMode, flags: u8, since: u64) -> Key {
@@ -82,6 +82,27 @@ fn a_row_is_looked_for_after_it_has_come() {
     // It left nothing that anybody would meet, nor does it mind locks.
     passes(certify(&mut c, 2, 3, &[locks]), 5, 0);
     passes(certify(&mut c, 3, 3, &[order]), 6, 3);
+}
+
+#[test]
+fn who_writes_blindly_comes_after_the_others_and_never_loses() {
+    let blind = key(5, Update, KEY_BLIND, 0);
+    let mut c = group();
+    passes(certify(&mut c, 1, 0, &[blind]), 1, 0);
+    passes(certify(&mut c, 2, 0, &[blind]), 2, 1);
+    passes(certify(&mut c, 1, 0, &[key(6, Update, 0, 0), blind]), 3, 2);
+    // Not even by coming from below the floor.
+    for m in 1..=3 {
+        c.report_low(MemberId(m), Gid(3));
+    }
+    passes(certify(&mut c, 3, 1, &[blind]), 4, 3);
+    assert_eq!(certify(&mut c, 3, 1, &[key(5, Update, 0, 1)]), {
+        Verdict::Conflict {
+            relation: 105,
+            gid: Gid(4),
+            origin: MemberId(3),
+        }
+    });
 }
 
 #[test]

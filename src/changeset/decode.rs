@@ -3,7 +3,8 @@
 
 use super::encode::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE, ENTRY_NOTIFY,
-    ENTRY_RELATION, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE, HEADER_BYTES, WITH_ACL, WITHOUT_ACL,
+    ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE, HEADER_BYTES, SEQUENCE_SET,
+    SEQUENCE_TAKE, WITH_ACL, WITHOUT_ACL,
 };
 use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
@@ -23,6 +24,8 @@ pub const FLAG_LOCAL_EFFECTS: u16 = 1;
 pub const FLAG_AWAITED: u16 = 2;
 /// Its member's reservation was for it, and ends with it.
 pub const FLAG_RESERVED: u16 = 4;
+/// No transaction commits it: helpers do, on its own member too.
+pub const FLAG_DETACHED: u16 = 8;
 
 /// [`Header::isolation`] of a SERIALIZABLE transaction.
 pub const ISOLATION_SERIALIZABLE: u8 = 3;
@@ -173,6 +176,35 @@ pub enum Entry<'a> {
     },
     /// A large object that is gone.
     LargeObjectGone(Oid),
+    /// A sequence moves on.
+    Sequence {
+        /// Its OID, the same on all members.
+        oid: Oid,
+        /// How.
+        change: SequenceChange,
+    },
+}
+
+/// What happens to a sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SequenceChange {
+    /// The origin takes its next values. Which these are follows from where the sequence is when
+    /// the change has its turn.
+    Take {
+        /// How many, at most; not 0.
+        want: u32,
+        /// The process slot of the session that waits for them, at the origin.
+        slot: u32,
+        /// Names its wait.
+        ticket: u64,
+    },
+    /// It is set to a value, by setval or by a restart.
+    Set {
+        /// `last_value`.
+        last: i64,
+        /// `is_called`.
+        called: bool,
+    },
 }
 
 impl<'a> Changeset<'a> {
@@ -348,6 +380,7 @@ impl<'a> Cursor<'a> {
             ENTRY_NOTIFY => return self.notify(),
             ENTRY_LARGE_OBJECT => return self.large_object(),
             ENTRY_TRUNCATE => return self.truncate(),
+            ENTRY_SEQUENCE => return self.sequence(),
             _ => {}
         }
         let natts_max = natts_max?;
@@ -423,6 +456,31 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
+    fn sequence(&mut self) -> Option<Entry<'a>> {
+        let oid = Oid(u32::from_le_bytes(self.array()?));
+        let change = match self.take(1)?[0] {
+            SEQUENCE_TAKE => SequenceChange::Take {
+                want: u32::from_le_bytes(self.array()?),
+                slot: u32::from_le_bytes(self.array()?),
+                ticket: u64::from_le_bytes(self.array()?),
+            },
+            SEQUENCE_SET => SequenceChange::Set {
+                last: i64::from_le_bytes(self.array()?),
+                called: match self.take(1)?[0] {
+                    byte @ 0..=1 => byte == 1,
+                    _ => return None,
+                },
+            },
+            _ => return None,
+        };
+        let valid = !matches!(change, SequenceChange::Take { want: 0, .. });
+        valid.then_some(Entry::Sequence { oid, change })
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
     fn relation(&mut self) -> Option<Entry<'a>> {
         let b: [u8; 14] = self.take(14)?.try_into().ok()?;
         let [o0, o1, o2, o3, fingerprint @ .., n0, n1] = b;
@@ -457,7 +515,7 @@ impl<'a> Iterator for Entries<'a> {
             self.natts_max = Some(natts);
         }
         self.failed = entry.is_none();
-        let error = if matches!(kind, ENTRY_RELATION..=ENTRY_TRUNCATE | ENTRY_NOTIFY..=ENTRY_LARGE_OBJECT)
+        let error = if matches!(kind, ENTRY_RELATION..=ENTRY_SEQUENCE | ENTRY_NOTIFY..=ENTRY_LARGE_OBJECT)
         {
             DecodeError::Entry(at)
         } else {

@@ -1,6 +1,6 @@
 //! Builds a changeset while its transaction runs.
 
-use super::decode::{Header, MAGIC, VERSION};
+use super::decode::{Header, MAGIC, SequenceChange, VERSION};
 use super::key::{KEY_BYTES, KEY_FLAGS, Key};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::Oid;
@@ -10,7 +10,7 @@ use std::ffi::CStr;
 /// Bytes of [`Header`] on the wire.
 pub const HEADER_BYTES: usize = 96;
 
-/// Entry kinds. 8 and 9 are kept for sequence and DDL.
+/// Entry kinds. 9 is kept for DDL.
 pub const ENTRY_RELATION: u8 = 1;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_INSERT: u8 = 2;
@@ -35,6 +35,13 @@ pub(super) const GONE: u8 = 0;
 pub(super) const WITHOUT_ACL: u8 = 1;
 /// See [`GONE`].
 pub(super) const WITH_ACL: u8 = 2;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_SEQUENCE: u8 = 8;
+
+/// What follows the OID in a sequence entry.
+pub(super) const SEQUENCE_TAKE: u8 = 1;
+/// See [`SEQUENCE_TAKE`].
+pub(super) const SEQUENCE_SET: u8 = 2;
 
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
@@ -250,6 +257,28 @@ impl<S: Sink> Builder<S> {
                 Some(acl) => {
                     pen.varints([acl.len() as u64])?;
                     pen.put(acl)
+                }
+            }
+        })
+    }
+
+    /// A change of a sequence. The current relation stays.
+    pub fn sequence(&mut self, oid: Oid, change: SequenceChange) -> Result<(), Full> {
+        let wanted = !matches!(change, SequenceChange::Take { want: 0, .. });
+        assert!(wanted, "who takes no values does not ask");
+        self.entry(ENTRY_SEQUENCE, |pen| {
+            pen.put(&oid.0.to_le_bytes())?;
+            match change {
+                SequenceChange::Take { want, slot, ticket } => {
+                    pen.put(&[SEQUENCE_TAKE])?;
+                    pen.put(&want.to_le_bytes())?;
+                    pen.put(&slot.to_le_bytes())?;
+                    pen.put(&ticket.to_le_bytes())
+                }
+                SequenceChange::Set { last, called } => {
+                    pen.put(&[SEQUENCE_SET])?;
+                    pen.put(&last.to_le_bytes())?;
+                    pen.put(&[called.into()])
                 }
             }
         })

@@ -47,9 +47,12 @@ pub const KEY_WRITES_ONLY: u8 = 16;
 /// The key was read by a SERIALIZABLE transaction: checked from `since` (its snapshot) against what
 /// was written, and nobody is checked against it.
 pub const KEY_READ: u8 = 32;
-/// No verdict comes of the key, and no entry: only what was written under it before is to be applied
-/// before (rows without an identity are looked for among all that have come).
-pub const KEY_ORDER: u8 = 64;
+/// Written without a look at what was there, so it is checked against nothing: it only comes after
+/// those who wrote it before.
+pub const KEY_BLIND: u8 = 64;
+/// Neither checked nor an entry: what was written under it before is to be applied before (rows without
+/// an identity are looked for among all that have come).
+pub const KEY_ORDER: u8 = KEY_READ | KEY_BLIND;
 /// All of them; a key with any other bit is refused.
 pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY
     | KEY_FROM_SINCE
@@ -57,7 +60,7 @@ pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY
     | KEY_UNIQUE
     | KEY_WRITES_ONLY
     | KEY_READ
-    | KEY_ORDER;
+    | KEY_BLIND;
 
 /// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,4 +1,4 @@
-use super::decode::{Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header};
+use super::decode::{Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header, SequenceChange};
 use super::encode::{Builder, Full, HEADER_BYTES, Sink};
 use super::key::{KEY_LOCK_ONLY, KEY_UNIQUE, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
@@ -224,6 +224,63 @@ fn what_was_built_is_read_back() {
     assert_eq!(rows.map(|r| r.data.len()).collect::<Vec<_>>(), [4, 6]);
 }
 
+const TAKE: SequenceChange = SequenceChange::Take {
+    want: 32,
+    slot: 0x0102,
+    ticket: 0x4000_0000_0000_0005,
+};
+const SET: SequenceChange = SequenceChange::Set {
+    last: -2,
+    called: true,
+};
+
+#[test]
+fn golden_bytes_of_sequence_entries() {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    b.sequence(Oid(16390), TAKE).expect("room");
+    b.sequence(Oid(16390), SET).expect("room");
+    #[rustfmt::skip]
+    assert_eq!(b.into_sinks().1, [
+        8, 6, 64, 0, 0, 1, 32, 0, 0, 0, 2, 1, 0, 0, 5, 0, 0, 0, 0, 0, 0, 64,
+        8, 6, 64, 0, 0, 2, 254, 255, 255, 255, 255, 255, 255, 255, 1,
+    ]);
+}
+
+#[test]
+fn a_sequence_needs_no_relation_and_leaves_the_current_one() {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    b.sequence(Oid(7), TAKE).expect("room");
+    b.relation(Oid(1), 2, 3).expect("room");
+    b.sequence(Oid(7), SET).expect("room");
+    b.insert(&row(3, None, b"x")).expect("room");
+    let bytes = whole(b);
+    let c = Changeset::parse(&bytes).expect("whole");
+    let entries: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    let oid = Oid(7);
+    assert_eq!(entries[0], Entry::Sequence { oid, change: TAKE });
+    assert_eq!(entries[2], Entry::Sequence { oid, change: SET });
+    assert_eq!(entries[3], Entry::Insert(row(3, None, b"x")));
+}
+
+#[test]
+fn a_broken_sequence_entry_is_an_error() {
+    let with = |change, at: usize, byte| {
+        let mut b = Builder::new(Vec::new(), Vec::new());
+        b.sequence(Oid(7), change).expect("room");
+        let mut bytes = whole(b);
+        bytes[HEADER_BYTES + at] = byte;
+        bytes[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
+        let crc = crc32fast::hash(&bytes).to_le_bytes();
+        bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
+        Changeset::parse(&bytes).map(|_| ())
+    };
+    assert_eq!(with(TAKE, 6, 31), Ok(()));
+    assert_eq!(with(TAKE, 6, 0), Err(DecodeError::Entry(0)), "no values");
+    assert_eq!(with(TAKE, 5, 3), Err(DecodeError::Entry(0)), "no such kind");
+    assert_eq!(with(SET, 14, 0), Ok(()));
+    assert_eq!(with(SET, 14, 2), Err(DecodeError::Entry(0)), "no boolean");
+}
+
 #[test]
 fn a_weaker_key_behind_a_stronger_one_is_left_out_until_a_rollback() {
     let mut b = Builder::new(Vec::new(), Vec::new());
@@ -257,6 +314,7 @@ enum Step {
     Batch(Vec<Vec<u8>>),
     Truncate(Vec<u32>),
     Notify(u8),
+    Sequence(i64),
     Key(u64),
     Mark,
     Rollback(usize),
@@ -274,6 +332,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             prop::collection::vec(data(), 0..4).prop_map(Step::Batch),
             prop::collection::vec(any::<u32>(), 1..4).prop_map(Step::Truncate),
             any::<u8>().prop_map(Step::Notify),
+            any::<i64>().prop_map(Step::Sequence),
             any::<u64>().prop_map(Step::Key),
             Just(Step::Mark),
             any::<prop::sample::Index>().prop_map(|i| Step::Rollback(i.index(1000))),
@@ -396,6 +455,10 @@ proptest! {
                     b.notify(c"channel", &payload).unwrap();
                     rows.push((relation, payload.into_bytes()));
                 }
+                Step::Sequence(last) => {
+                    b.sequence(Oid(9), SequenceChange::Set { last, called: false }).unwrap();
+                    rows.push((9, last.to_le_bytes().to_vec()));
+                }
                 Step::Key(hash) => {
                     b.key(Key { hash, since: Gid(1), relation: 1, mode: LockMode::Update, flags: 0 }).unwrap();
                     keys.push(hash);
@@ -425,6 +488,8 @@ proptest! {
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
                 Entry::LargeObject { .. } | Entry::LargeObjectGone(_) => unreachable!("none was built"),
                 Entry::Notify { payload, .. } => seen.push((current, payload.to_bytes().to_vec())),
+                Entry::Sequence { oid, change: SequenceChange::Set { last, .. } } => seen.push((oid.0, last.to_le_bytes().to_vec())),
+                Entry::Sequence { .. } => unreachable!("none was taken"),
             }
         }
         prop_assert_eq!(seen, rows);

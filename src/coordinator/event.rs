@@ -58,7 +58,7 @@ pub enum Event {
         /// What [`gcs::Gcs::multicast`] said.
         result: Result<MessageId, Refused>,
     },
-    /// A worker hands over its changeset. `message` starts with
+    /// A worker hands over its changeset, or one that no transaction commits. `message` starts with
     /// [`ENVELOPE_BYTES`](super::message::ENVELOPE_BYTES) bytes of any content, which the core
     /// fills in; the changeset follows, whole.
     Multicast {
@@ -298,7 +298,8 @@ pub enum Outcome {
         /// At this turn.
         gid: Gid,
     },
-    /// What was awaited: every acknowledged transaction is at most this GID, or all members show it.
+    /// What was awaited: every acknowledged transaction is at most this GID, or all members show it;
+    /// or, of what no transaction commits, a helper does it at this GID.
     Reached {
         /// See there.
         gid: Gid,

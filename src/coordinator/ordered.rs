@@ -9,7 +9,8 @@ use super::step::Coordinator;
 use crate::capture::read_set::searched;
 use crate::certifier::Verdict;
 use crate::changeset::decode::{
-    Changeset, FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, ISOLATION_SERIALIZABLE,
+    Changeset, FLAG_AWAITED, FLAG_DETACHED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED,
+    ISOLATION_SERIALIZABLE,
 };
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
@@ -138,6 +139,7 @@ impl Coordinator {
             }));
         }
         let local_effects = header.flags & FLAG_LOCAL_EFFECTS != 0;
+        let detached = header.flags & FLAG_DETACHED != 0;
         let verdict =
             self.replicated
                 .certify(origin, header.snapshot_gid, changeset.keys(), digest_gids);
@@ -178,7 +180,7 @@ impl Coordinator {
             Some(OwnWorker {
                 ticket,
                 abandoned: None,
-            }) => {
+            }) if !detached => {
                 self.ledger.pass(
                     gid,
                     Passed {
@@ -198,12 +200,15 @@ impl Coordinator {
                 self.cannot_replay(gid, out);
             }
             _ => {
+                if detached {
+                    self.verdict(ticket, Outcome::Reached { gid }, out);
+                }
                 let content = Content::Memory(bytes);
                 let work = Work {
                     depends_on,
                     origin,
                     content,
-                    replay_for: ticket,
+                    replay_for: ticket.filter(|_| !detached),
                     attempts: 0,
                     not_before: 0,
                 };

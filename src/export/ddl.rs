@@ -38,13 +38,6 @@ unsafe extern "C" fn pgr_refuse_database(oid: u32, name: *const c_char) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn pgr_do_refuse_sequence(rel: sys::Relation) {
-    // SAFETY: PostgreSQL passes an open relation.
-    let persistence = unsafe { (*(*rel).rd_rel).relpersistence };
-    boundary(|| ddl::sequence(persistence));
-}
-
-#[unsafe(no_mangle)]
 unsafe extern "C" fn pgr_do_refuse_foreign(rel: sys::Relation) {
     boundary(|| {
         // SAFETY: PostgreSQL passes an open relation.

@@ -11,6 +11,7 @@ mod helper;
 mod notify;
 mod read;
 mod retry;
+mod sequence;
 mod server;
 mod stat;
 mod version;

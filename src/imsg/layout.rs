@@ -5,6 +5,7 @@ use super::dependents::Dependents;
 use super::members::{MemberTable, Text};
 use super::pool::{BlockMeta, FreeLists, Pool};
 use super::queue::Ring;
+use super::ranges::{Grant, Ranges};
 use super::readers::Readers;
 use super::since;
 use super::sync::{AtomicU32, AtomicU64};
@@ -76,6 +77,8 @@ pub struct Control {
     pub conflicts: Conflicts,
     /// What SERIALIZABLE transactions search, for those who write it.
     pub wanted: Wanted,
+    /// Values of sequences for this member. Under a lock of its own; see `ranges.rs`.
+    pub ranges: Ranges,
 }
 
 /// Statistics.
@@ -139,6 +142,8 @@ pub struct ProcSlot {
     /// 1 while a maintenance command runs, which may hold its locks for a time. Written by the process
     /// (relaxed).
     pub maintenance: AtomicU32,
+    /// Values of a sequence that it waits for. Under the lock of `Control::ranges`.
+    pub grant: Grant,
     /// To the coordinator: requests and replies apart, so that neither blocks the other.
     pub requests_up: Ring<RING>,
     /// See `requests_up`.
@@ -165,6 +170,7 @@ impl ProcSlot {
             victim_origin: AtomicU32::new(0),
             victim_relation: AtomicU32::new(0),
             maintenance: AtomicU32::new(0),
+            grant: Grant::new(),
             requests_up: Ring::new(),
             replies_up: Ring::new(),
             requests_down: Ring::new(),
@@ -208,6 +214,7 @@ impl Control {
             },
             conflicts: Conflicts::new(),
             wanted: Wanted::new(),
+            ranges: Ranges::new(),
         }
     }
 }

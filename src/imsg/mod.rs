@@ -7,6 +7,7 @@ pub mod members;
 pub mod message;
 pub mod pool;
 pub mod queue;
+pub mod ranges;
 pub mod readers;
 pub mod since;
 mod sync;

@@ -2,10 +2,13 @@
 
 use super::backend::HeldInterrupts;
 use super::guard::{self, PgError, Result};
+use super::relation;
+use super::sequence::{self, Tuple};
 use super::starting::{self, Stage, Starting};
 use super::{coordinator, guc, latch, shmem, sys};
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::imsg::ranges::Ranges;
 use crate::imsg::{Control, ProcSlot, SlotNo, wake};
 use crate::limits::GROUP_NAME_BYTES_MAX;
 use crate::worker::channel;
@@ -17,9 +20,7 @@ mod maintenance;
 mod refuse;
 mod suitable;
 
-pub use refuse::{
-    catalog, database, foreign, install as install_refusals, prepare, restart, sequence,
-};
+pub use refuse::{catalog, database, foreign, install as install_refusals, prepare, restart};
 
 type Edata = *mut *mut sys::ErrorData;
 
@@ -118,10 +119,12 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
         turn.start(Gid::ZERO);
     }
     control.recovered_gid.store(0, Ordering::Relaxed);
+    sequence::with_ranges(Ranges::clear);
     let starting = Starting::begin(database)?;
     // SAFETY: the transaction holds no lock that another one could wait for.
     guard::call0(|e| unsafe { pgr_shim_wait_for_transactions(e) })?;
     suitable::check()?;
+    settle_sequences()?;
     starting.close()?;
     // The log of the group does not have what was committed without it.
     // SAFETY: writes WAL.
@@ -129,6 +132,26 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
     // The coordinator answers at once, and a cancel could no more be obeyed.
     let _held = HeldInterrupts::new();
     claim.request(ToCoordinator::StartGroup, "start replication")
+}
+
+/// From here on a sequence's tuple says where the sequence is, also after a crash and in a copy of this
+/// server: nobody who writes WAL ahead is left.
+fn settle_sequences() -> Result<()> {
+    for oid in sequence::permanent()? {
+        let mode = sys::AccessShareLock as c_int;
+        let Some(rel) = relation::open(oid, mode)? else {
+            continue;
+        };
+        loop {
+            let found = sequence::read(rel)?;
+            let settled = Tuple::new(found.state(), 0);
+            if found.is_settled() || sequence::write(rel, Some(found), settled)? {
+                break;
+            }
+        }
+        relation::close(rel, mode)?;
+    }
+    Ok(())
 }
 
 /// ALTER DATABASE `name` STOP REPLICATION: this server leaves its group; the database stays, as an

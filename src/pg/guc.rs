@@ -29,6 +29,10 @@ pub static mut replication_max_apply_delay: c_int = 30_000;
 #[unsafe(no_mangle)]
 pub static mut replication_retry: c_int = 0;
 
+/// `replication_sequence_range`.
+#[unsafe(no_mangle)]
+pub static mut replication_sequence_range: c_int = 32;
+
 /// `replication_consistency`: 1 for before, 2 for after, both or none.
 #[unsafe(no_mangle)]
 pub static mut replication_consistency: c_int = 0;
@@ -98,6 +102,13 @@ pub fn max_apply_delay() -> Option<Duration> {
 pub fn retries() -> u32 {
     // SAFETY: as in `gcs`.
     unsafe { replication_retry }.cast_unsigned()
+}
+
+/// `replication_sequence_range`, at least 1.
+#[must_use]
+pub fn sequence_range() -> u32 {
+    // SAFETY: as in `gcs`.
+    unsafe { replication_sequence_range }.cast_unsigned()
 }
 
 /// Reads the configuration anew if the postmaster asked for that (SIGHUP).

@@ -23,6 +23,7 @@ pub mod query;
 pub mod relation;
 pub mod scan;
 pub mod search;
+pub mod sequence;
 pub mod shmem;
 pub mod starting;
 pub mod stat;

@@ -255,9 +255,11 @@ pub fn inheritors(oid: u32) -> Result<Vec<u32>> {
     Ok(unsafe { oids(list) })
 }
 
+/// The OIDs in a list.
+///
 /// # Safety
 /// Null, or a list of OIDs in memory of the current context, which frees it.
-unsafe fn oids(list: *const sys::List) -> Vec<u32> {
+pub unsafe fn oids(list: *const sys::List) -> Vec<u32> {
     if list.is_null() {
         return Vec::new();
     }

@@ -6,7 +6,7 @@ use super::phase::Phase;
 use super::{consistency, fairness, retry, victim};
 use crate::capture::read;
 use crate::capture::relation::described;
-use crate::capture::transaction::{self as captured, Pending};
+use crate::capture::transaction::{self as captured, ChainBuilder, Pending};
 use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, Header};
 use crate::changeset::encode::Sink;
 use crate::group_state::GroupState;
@@ -18,6 +18,7 @@ use crate::limits::CHANGESET_BYTES_MAX;
 use crate::pg::guard::{self, PgError, Result};
 use crate::pg::starting::{self, Stage};
 use crate::pg::{backend, elog, guc, latch, notify, shmem, sys, transaction};
+use crate::sequence::session;
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,6 +33,7 @@ thread_local! {
 /// The last step of a transaction that may fail. True: it commits now, its turn has come (or it
 /// needs none). False: its local work is to be rolled back, a helper commits it.
 pub fn pre_commit() -> Result<bool> {
+    session::before_commit()?;
     let Some(mut pending) = captured::take() else {
         read::check_uncaptured()?;
         return Ok(true);
@@ -52,6 +54,7 @@ pub fn pre_commit() -> Result<bool> {
     fairness::won();
     slot().gid.store(gid.0, Ordering::SeqCst);
     set_phase(Phase::Certified);
+    session::certified(gid);
     if guc::consistent_after() {
         consistency::await_shown(gid);
     }
@@ -60,7 +63,7 @@ pub fn pre_commit() -> Result<bool> {
 
 /// Whether the database has a group by now; one that is about to be formed is waited for. Without
 /// one the transaction commits as any other, in a phase that START waits for.
-fn has_group() -> Result<bool> {
+pub fn has_group() -> Result<bool> {
     loop {
         // Before the look: START either sees the phase or has its stage seen.
         set_phase(Phase::Local);
@@ -107,11 +110,10 @@ struct Sent {
 }
 
 fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
-    let (shared, control) = (shmem::shared(), control());
+    let control = control();
     if state() != Some(GroupState::Online) || !channel::has_coordinator() {
         return Err(closed(state()));
     }
-    let incarnation = control.incarnation.load(Ordering::SeqCst);
     let mut flags = 0;
     if local_effects {
         flags |= FLAG_LOCAL_EFFECTS;
@@ -122,34 +124,11 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     if fairness::holds() {
         flags |= FLAG_RESERVED;
     }
-    let header = Header {
-        flags,
-        group: GroupId(control.group_id.load(Ordering::Relaxed)),
-        origin: MemberId(control.member.load(Ordering::Relaxed) as u16),
-        incarnation: Incarnation(incarnation),
-        isolation: transaction::isolation(),
-        xid: transaction::xid()?,
-        // All locks are held and nothing of the transaction is left to run.
-        snapshot_gid: control.visible.passed(),
-        commit_ts: backend::now(),
-        database: Oid(backend::database()),
-        keys_count: 0,
-        entries_count: 0,
-        keys_bytes: 0,
-        entries_bytes: 0,
-    };
+    // All locks are held and nothing of the transaction is left to run.
+    let header = header(flags, transaction::xid()?);
+    let incarnation = header.incarnation.0;
     let bytes = pending.builder.total_bytes();
-    if bytes > CHANGESET_BYTES_MAX {
-        return Err(captured::too_large(bytes));
-    }
-    let (head, keys, entries) = pending.builder.finish(header);
-    let pool = shared.pool();
-    let mut first = ChainWriter::new(pool, Class::Local, shmem::my_slot());
-    first
-        .append(&head)
-        .map_err(|_| captured::no_memory(bytes))?;
-    let chain = pool.concat(pool.concat(first.finish(), keys.finish()), entries.finish());
-    send(chain)?;
+    send(finish(pending.builder, header)?)?;
     control
         .counters
         .changeset_bytes
@@ -158,6 +137,41 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
         ticket: channel::ticket(),
         incarnation,
     })
+}
+
+/// The header of a changeset that is multicast now, of the transaction with this id.
+pub fn header(flags: u16, xid: u64) -> Header {
+    let control = control();
+    Header {
+        flags,
+        group: GroupId(control.group_id.load(Ordering::Relaxed)),
+        origin: MemberId(control.member.load(Ordering::Relaxed) as u16),
+        incarnation: Incarnation(control.incarnation.load(Ordering::SeqCst)),
+        isolation: transaction::isolation(),
+        xid,
+        snapshot_gid: control.visible.passed(),
+        commit_ts: backend::now(),
+        database: Oid(backend::database()),
+        keys_count: 0,
+        entries_count: 0,
+        keys_bytes: 0,
+        entries_bytes: 0,
+    }
+}
+
+/// The changeset in one chain of blocks.
+pub fn finish(builder: ChainBuilder, header: Header) -> Result<Chain> {
+    let bytes = builder.total_bytes();
+    if bytes > CHANGESET_BYTES_MAX {
+        return Err(captured::too_large(bytes));
+    }
+    let pool = shmem::shared().pool();
+    let mut first = ChainWriter::new(pool, Class::Local, shmem::my_slot());
+    let (head, keys, entries) = builder.finish(header);
+    first
+        .append(&head)
+        .map_err(|_| captured::no_memory(bytes))?;
+    Ok(pool.concat(pool.concat(first.finish(), keys.finish()), entries.finish()))
 }
 
 fn send(changeset: Chain) -> Result<()> {
@@ -288,8 +302,13 @@ fn is_hopeless(sent: &Sent) -> bool {
 /// Whether the member still is what it was when the changeset was sent; another life of it knows
 /// nothing of what was handed to the one before.
 fn is_same_life(sent: &Sent) -> bool {
+    is_life(sent.incarnation)
+}
+
+/// Whether the member still lives this life of its.
+pub fn is_life(incarnation: u32) -> bool {
     matches!(state(), Some(GroupState::Online | GroupState::NoQuorum))
-        && control().incarnation.load(Ordering::SeqCst) == sent.incarnation
+        && control().incarnation.load(Ordering::SeqCst) == incarnation
 }
 
 /// Whether this member takes no further part.
@@ -360,7 +379,8 @@ fn too_old() -> PgError {
     .hint("The transaction might succeed if retried.")
 }
 
-fn busy() -> PgError {
+/// Too much is under way.
+pub fn busy() -> PgError {
     PgError::new(
         "53000",
         "too many transactions of this member are waiting for the group",
@@ -388,7 +408,7 @@ fn half_lost() -> PgError {
 }
 
 /// A write where the group takes none now.
-fn closed(state: Option<GroupState>) -> PgError {
+pub fn closed(state: Option<GroupState>) -> PgError {
     let error = PgError::new("57P03", "cannot commit writes of a replicated database now");
     match state {
         Some(GroupState::NoQuorum) => error

@@ -23,6 +23,7 @@ pub mod victim;
 #[cfg(feature = "server")]
 pub fn ended() {
     victim::ended();
+    crate::sequence::session::transaction_ended();
     fairness::ended();
     channel::release();
 }

@@ -21,6 +21,7 @@ mod retry;
 mod retry_batches;
 mod rows;
 mod savepoints;
+mod sequences;
 mod serializable;
 mod start;
 #[path = "../storms/mod.rs"]

@@ -102,7 +102,7 @@ fn start_waits_for_all_that_it_does_not_capture() {
     idle.batch_execute("INSERT INTO w VALUES (2)")
         .expect("an ordinary commit");
     group.refuses("CREATE TABLE x (a int4)");
-    group.refuses("SELECT nextval('s')");
+    group.execute(1, "SELECT nextval('s')");
     let mut late = group.begin("INSERT INTO w VALUES (3)");
 
     writer

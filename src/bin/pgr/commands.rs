@@ -101,8 +101,8 @@ pub fn print_report(report: &verify::Report) -> ExitCode {
         println!("{line}");
     }
     let what = format!(
-        "{} members, {} tables, {} rows, as of GID {}",
-        report.members, report.tables, report.rows, report.gid
+        "{} members, {} tables, {} rows, {} sequences, as of GID {}",
+        report.members, report.tables, report.rows, report.sequences, report.gid
     );
     if report.differences.is_empty() {
         println!("identical: {what}");

@@ -1,7 +1,7 @@
 //! What becomes of a worker's multicast.
 
 use super::bench::*;
-use crate::changeset::decode::FLAG_LOCAL_EFFECTS;
+use crate::changeset::decode::{FLAG_DETACHED, FLAG_LOCAL_EFFECTS};
 use crate::coordinator::{Event, Outcome};
 use crate::gcs::Refused;
 use crate::group_state::GroupState;
@@ -25,6 +25,34 @@ fn a_delivered_write_passes_and_leaves_no_trace_once_committed() {
         gone: true,
     });
     assert!(b.effects.is_empty() && b.core.stats().in_flight == 0);
+}
+
+#[test]
+fn what_no_transaction_commits_is_done_by_a_helper_whatever_becomes_of_its_sender() {
+    let mut b = Bench::online();
+    b.write_flagged(7, 1, 100, FLAG_DETACHED);
+    b.write_flagged(7, 2, 100, FLAG_DETACHED);
+    // The sender may have given up, or be another process by then.
+    b.step(Event::Abandon {
+        worker: 7,
+        ticket: 2,
+        gone: true,
+    });
+    b.deliver_own();
+    assert_eq!(b.verdicts(), [(7, 1, Outcome::Reached { gid: Gid(1) })]);
+    assert_eq!(b.applies(), [(1, 1, 0)]);
+    b.committed(1);
+    b.applied(1, 1);
+    assert!(b.verdicts().is_empty(), "it was told already");
+    assert_eq!((b.core.stats().in_flight, b.core.stats().replays), (1, 0));
+    b.write_flagged(7, 3, 200, FLAG_DETACHED);
+    b.deliver_own();
+    b.deliver_own();
+    assert_eq!(b.core.stats().in_flight, 0);
+    assert_eq!(
+        b.verdicts().last(),
+        Some(&(7, 3, Outcome::Reached { gid: Gid(2) }))
+    );
 }
 
 #[test]

@@ -218,8 +218,22 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
                 }
             }
             sys::T_IndexStmt => on_old(node::<sys::IndexStmt>(statement).relation)?,
-            sys::T_AlterTableStmt => on_old(node::<sys::AlterTableStmt>(statement).relation)?,
-            sys::T_AlterSeqStmt => on_old(node::<sys::AlterSeqStmt>(statement).sequence)?,
+            sys::T_AlterTableStmt => {
+                let alter = node::<sys::AlterTableStmt>(statement);
+                if nodes(alter.cmds).all(|command| restarts_identity(node(command))) {
+                    on_restarted(alter.relation)?
+                } else {
+                    on_old(alter.relation)?
+                }
+            }
+            sys::T_AlterSeqStmt => {
+                let alter = node::<sys::AlterSeqStmt>(statement);
+                if restarts(alter.options) {
+                    on_restarted(alter.sequence)?
+                } else {
+                    on_old(alter.sequence)?
+                }
+            }
             sys::T_CreateTrigStmt => on_old(node::<sys::CreateTrigStmt>(statement).relation)?,
             sys::T_RuleStmt => on_old(node::<sys::RuleStmt>(statement).relation)?,
             sys::T_RenameStmt => {
@@ -294,6 +308,19 @@ fn membership(alter: &sys::AlterDatabaseStmt) -> Verdict {
     if ours { Allowed } else { Refused(SERVER_HINT) }
 }
 
+/// ALTER TABLE ... ALTER COLUMN ... RESTART
+fn restarts_identity(command: &sys::AlterTableCmd) -> bool {
+    command.subtype == sys::AT_SetIdentity && restarts(command.def.cast::<sys::List>())
+}
+
+/// Whether options of a sequence are RESTART and nothing else: what it goes on from is replicated, how
+/// it does is part of the schema.
+fn restarts(options: *const sys::List) -> bool {
+    // SAFETY: a list of options with names.
+    nodes(options)
+        .all(|option| unsafe { CStr::from_ptr(node::<sys::DefElem>(option).defname) == c"restart" })
+}
+
 /// How to change an object of this kind, which is not replicated.
 fn hint(kind: sys::ObjectType) -> &'static str {
     match kind {
@@ -345,6 +372,14 @@ fn on_old(relation: *mut sys::RangeVar) -> Result<Verdict> {
     })
 }
 
+/// A statement that restarts this sequence, or one of this table.
+fn on_restarted(relation: *mut sys::RangeVar) -> Result<Verdict> {
+    Ok(match persistence(relation)? {
+        0 | PERMANENT => Allowed,
+        _ => Local,
+    })
+}
+
 fn persistence(relation: *const sys::RangeVar) -> Result<c_char> {
     // SAFETY: a range variable of the statement.
     guard::call(0, |out, e| unsafe {
@@ -383,15 +418,6 @@ fn all_objects_temporary(
         }
     }
     Ok(true)
-}
-
-/// nextval() or setval() on a sequence of this `relpersistence`.
-pub fn sequence(persistence: c_char) -> Result<()> {
-    if persistence != PERMANENT {
-        return Ok(());
-    }
-    Err(PgError::new("0A000", "sequences are not replicated yet")
-        .hint("Use keys that need no sequence, for example of type uuid with DEFAULT gen_random_uuid()."))
 }
 
 /// Rows of a foreign table are about to change. Its server commits before the group has given its
