@@ -107,9 +107,7 @@ fn a_missing_synchronous_standby_does_not_stop_the_group() {
             .expect("insert");
         answer.store(true, Ordering::Relaxed);
     });
-    let waited = wait_for(PATIENCE, || {
-        answered.load(Ordering::Relaxed).then_some(())
-    });
+    let waited = wait_for(PATIENCE, || answered.load(Ordering::Relaxed).then_some(()));
     assert!(waited.is_some(), "a commit waits for a standby");
     commit.join().expect("commit");
     group.execute(1, "INSERT INTO t VALUES (2)");
