@@ -25,9 +25,9 @@ thread_local! {
         const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
-/// A lock in this mode, ROW SHARE, ROW EXCLUSIVE or ACCESS EXCLUSIVE, was granted that the transaction did not have.
-/// The statement that wants it takes its snapshot later. After a savepoint's rollback has given a
-/// lock back its next grant replaces this one.
+/// A lock in this mode, ROW SHARE, ROW EXCLUSIVE or ACCESS EXCLUSIVE, was granted that the transaction
+/// did not have. The statement that wants it takes its snapshot later. After a savepoint's rollback has
+/// given a lock back its next grant replaces this one.
 pub fn granted(relation: u32, mode: i32) -> Result<()> {
     // VACUUM locks indexes in this way, for long, and writes nothing.
     if relation < FIRST_NORMAL_OID || in_vacuum() {
