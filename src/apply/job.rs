@@ -105,14 +105,10 @@ pub fn apply(
             }
             Entry::Notify { channel, payload } => notify::notify(channel, payload)?,
             Entry::LargeObject { oid, owner, acl } => {
-                set_relation(large_object::METADATA);
-                memory.reset();
-                memory.within(|| large_object::set(oid.0, owner, acl))?;
+                beside_rows(memory, relation, || large_object::set(oid.0, owner, acl))?;
             }
             Entry::LargeObjectGone(oid) => {
-                set_relation(large_object::METADATA);
-                memory.reset();
-                memory.within(|| large_object::gone(oid.0))?;
+                beside_rows(memory, relation, || large_object::gone(oid.0))?;
             }
             Entry::Sequence { oid, change } => {
                 set_relation(oid.0);
@@ -125,6 +121,15 @@ pub fn apply(
         applier.insert(relation, inserts.drain(..))?;
     }
     applier.finish()
+}
+
+/// Something about a large object, between rows of a relation.
+fn beside_rows(memory: &Context, relation: u32, f: impl FnOnce() -> Result<()>) -> Result<()> {
+    set_relation(large_object::METADATA);
+    memory.reset();
+    memory.within(f)?;
+    set_relation(relation);
+    Ok(())
 }
 
 /// A changeset that the group delivered, and that is not one.
