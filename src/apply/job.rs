@@ -2,7 +2,8 @@
 
 use super::rows::Applier;
 use super::tables::{BATCH_ROWS, Tables};
-use crate::changeset::decode::{Changeset, DecodeError, Entry};
+use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry};
+use crate::changeset::fragment::fragment_entries;
 use crate::ids::{Gid, MemberId};
 use crate::imsg::Chain;
 use crate::pg::guard::Result;
@@ -44,20 +45,35 @@ fn set_relation(relation: u32) {
     }
 }
 
-/// Does all entries of a changeset in the current transaction.
+/// Does all entries of a changeset in the current transaction. `fragment` brings the nth of those that
+/// went ahead.
 pub fn apply(
     changeset: &Changeset<'_>,
     snapshot: Snapshot,
     tables: &mut Tables,
     memory: &Context,
+    mut fragment: impl FnMut(u32) -> Result<Vec<u8>>,
 ) -> Result<()> {
     // A commit record carries the GID, and only a transaction with an id writes one.
     transaction::xid()?;
     let mut applier = Applier::new(tables, memory, snapshot);
+    if let Some(list) = changeset.fragments() {
+        for (nth, counted) in (0..).zip(list.counted()) {
+            let bytes = fragment(nth)?;
+            let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
+            apply_entries(entries, &mut applier)?;
+        }
+    }
+    apply_entries(changeset.entries(), &mut applier)?;
+    applier.finish()
+}
+
+/// Entries that open their relation.
+fn apply_entries(entries: Entries<'_>, applier: &mut Applier<'_>) -> Result<()> {
     let mut relation = 0;
     // Rows inserted one after the other go to the heap together.
     let mut inserts = Vec::new();
-    for entry in changeset.entries() {
+    for entry in entries {
         let entry = entry.map_err(|e| damaged(&e))?;
         if let Entry::Insert(row) = entry {
             inserts.push(row);
@@ -69,7 +85,7 @@ pub fn apply(
             applier.insert(relation, inserts.drain(..))?;
         }
         match entry {
-            Entry::Insert(_) => {}
+            Entry::Insert(_) | Entry::Fragments(_) => {}
             Entry::Relation {
                 oid,
                 fingerprint,
@@ -94,7 +110,7 @@ pub fn apply(
     if !inserts.is_empty() {
         applier.insert(relation, inserts.drain(..))?;
     }
-    applier.finish()
+    Ok(())
 }
 
 /// A changeset that the group delivered, and that is not one.

@@ -5,8 +5,9 @@
 //! to each other is said under a key of their own: row lockers weakly, SHARE as a mode that goes
 //! together with itself, the others as modes that don't.
 
-use super::hash::What;
-use crate::changeset::LockMode;
+use super::hash::{KeyHash, What};
+use crate::changeset::encode::Coarse;
+use crate::changeset::{Key, LockMode};
 use crate::changeset::LockMode::{KeyShare, NoKeyUpdate, Share, Update};
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_WRITES_ONLY};
 
@@ -56,12 +57,36 @@ pub const fn keys(mode: i32) -> &'static [TableKey] {
     }
 }
 
+/// The keys that stand for all keys of rows and index entries of a relation. Others that write it, lock
+/// or read rows of it each have one of the relation's keys, so nothing that conflicts is missed; the
+/// windows are those of the keys that these stand for, the lowest `since` among them.
+#[must_use]
+pub fn coarse(relation: u32, what: &Coarse) -> Vec<Key> {
+    let key = |what, since, flags| Key {
+        hash: KeyHash::new(relation, what).finish(),
+        since,
+        relation,
+        mode: Update,
+        flags: KEY_RELATION | flags,
+    };
+    let mut keys = Vec::new();
+    for (since, flags) in [
+        (what.written, 0),
+        (what.locked, KEY_LOCK_ONLY),
+        (what.from_since, KEY_FROM_SINCE),
+    ] {
+        if let Some(since) = since {
+            keys.push(key(What::Relation, since, flags));
+            keys.push(key(What::Locks, since, flags));
+        }
+    }
+    keys
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::hash::KeyHash;
     use super::*;
     use crate::certifier::{Certifier, Config, Verdict};
-    use crate::changeset::Key;
     use crate::ids::{Gid, MemberId};
 
     /// LockConflicts of storage/lmgr/lock.c, without ACCESS SHARE.

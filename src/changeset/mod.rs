@@ -4,7 +4,10 @@
 
 pub mod decode;
 pub mod encode;
+pub mod fragment;
 pub mod key;
+#[cfg(test)]
+mod fragment_tests;
 #[cfg(test)]
 mod tests;
 pub mod tuple;

@@ -318,6 +318,7 @@ proptest! {
             match entry.unwrap() {
                 Entry::Relation { oid, .. } => current = oid.0,
                 Entry::Insert(t) | Entry::Delete(t) | Entry::Leave(t) | Entry::Update { new: t, .. } => seen.push((current, t.data.to_vec())),
+                Entry::Fragments(_) => unreachable!("none was sent"),
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
             }
         }

@@ -6,6 +6,7 @@ pub mod event;
 pub mod io;
 mod ledger;
 pub mod message;
+mod open;
 mod opening;
 mod ordered;
 mod own;
@@ -15,6 +16,7 @@ pub mod run;
 mod step;
 mod waiting;
 
+pub use open::Bounds;
 pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
 pub use step::Coordinator;
 

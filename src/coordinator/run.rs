@@ -43,6 +43,8 @@ pub trait Host {
     fn verdict(&mut self, worker: u32, ticket: u64, outcome: Outcome);
     /// Work for a helper.
     fn apply(&mut self, helper: u32, gid: Gid, depends_on: Gid, origin: MemberId, changeset: Bytes);
+    /// A fragment that a helper asked for.
+    fn fragment(&mut self, helper: u32, gid: Gid, nth: u32, fragment: Bytes);
     /// The group's state on this server moved.
     fn state(&mut self, state: GroupState);
     /// The membership moved.
@@ -274,6 +276,12 @@ impl<H: Host, G: Gcs> Loop<H, G> {
             } => {
                 self.host.apply(helper, gid, depends_on, origin, changeset);
             }
+            Effect::Fragment {
+                helper,
+                gid,
+                nth,
+                fragment,
+            } => self.host.fragment(helper, gid, nth, fragment),
             Effect::SetState(state) => {
                 self.host.state(state);
                 if state == GroupState::Left {

@@ -19,6 +19,25 @@ pub enum ToCoordinator {
         /// Header, writeset and entries.
         changeset: Chain,
     },
+    /// Entries of a transaction, ahead of its changeset. The chain is the coordinator's from here on.
+    Fragment {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// As [`crate::changeset::fragment`] has it.
+        fragment: Chain,
+    },
+    /// No changeset follows the fragments of this transaction.
+    DropFragments {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
+    /// A helper wants a fragment of what it applies.
+    FragmentWanted {
+        /// Of this.
+        gid: Gid,
+        /// From 0, among those that count.
+        nth: u32,
+    },
     /// The worker no longer waits for this transaction and has rolled it back: if the group orders
     /// and certifies it all the same, a helper applies it.
     Abandon {
@@ -116,6 +135,18 @@ pub enum ToWorker {
         /// Which of the worker's transactions.
         ticket: u64,
     },
+    /// A fragment has its place in the order, or will have none.
+    Fragment {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// The group keeps it.
+        kept: bool,
+    },
+    /// The group did not keep the transaction's fragments.
+    FragmentsLost {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
     /// What was awaited: all that was acknowledged has at most this GID, or all members show it.
     Reached {
         /// Names the wait.
@@ -142,6 +173,15 @@ pub enum ToHelper {
         origin: MemberId,
         /// Header, writeset and entries.
         changeset: Chain,
+    },
+    /// A fragment that the helper asked for. The chain is the helper's from here on.
+    Fragment {
+        /// Of this.
+        gid: Gid,
+        /// Which.
+        nth: u32,
+        /// As [`crate::changeset::fragment`] has it.
+        fragment: Chain,
     },
     /// End.
     Quit,
@@ -206,6 +246,12 @@ impl From<ToCoordinator> for Words {
                 words![11, ticket, a, b, c, d]
             }
             ToCoordinator::Release => words![12],
+            ToCoordinator::Fragment { ticket, fragment } => {
+                let [a, b, c] = chain_words(fragment);
+                words![13, ticket, a, b, c]
+            }
+            ToCoordinator::DropFragments { ticket } => words![14, ticket],
+            ToCoordinator::FragmentWanted { gid, nth } => words![15, gid.0, nth.into()],
         }
     }
 }
@@ -240,6 +286,15 @@ impl TryFrom<Words> for ToCoordinator {
                 relations: relations_of([w[2], w[3], w[4], w[5]]),
             },
             12 => Self::Release,
+            13 => Self::Fragment {
+                ticket: w[1],
+                fragment: chain_of([w[2], w[3], w[4]]),
+            },
+            14 => Self::DropFragments { ticket: w[1] },
+            15 => Self::FragmentWanted {
+                gid: Gid(w[1]),
+                nth: w[2] as u32,
+            },
             _ => return Err(BadMessage),
         })
     }
@@ -273,6 +328,8 @@ impl From<ToWorker> for Words {
                 relation,
                 member,
             } => words![9, ticket, relation.into(), member.0.into()],
+            ToWorker::Fragment { ticket, kept } => words![10, ticket, kept.into()],
+            ToWorker::FragmentsLost { ticket } => words![11, ticket],
         }
     }
 }
@@ -306,6 +363,11 @@ impl TryFrom<Words> for ToWorker {
                 relation: w[2] as u32,
                 member: MemberId(w[3] as u16),
             },
+            10 => Self::Fragment {
+                ticket,
+                kept: w[2] != 0,
+            },
+            11 => Self::FragmentsLost { ticket },
             _ => return Err(BadMessage),
         })
     }
@@ -324,6 +386,10 @@ impl From<ToHelper> for Words {
                 words![1, gid.0, depends_on.0, origin.0.into(), a, b, c]
             }
             ToHelper::Quit => words![2],
+            ToHelper::Fragment { gid, nth, fragment } => {
+                let [a, b, c] = chain_words(fragment);
+                words![3, gid.0, nth.into(), a, b, c]
+            }
         }
     }
 }
@@ -339,6 +405,11 @@ impl TryFrom<Words> for ToHelper {
                 changeset: chain_of([w[4], w[5], w[6]]),
             },
             2 => Self::Quit,
+            3 => Self::Fragment {
+                gid: Gid(w[1]),
+                nth: w[2] as u32,
+                fragment: chain_of([w[3], w[4], w[5]]),
+            },
             _ => return Err(BadMessage),
         })
     }
@@ -389,6 +460,12 @@ mod tests {
                 relations: [1, 2, 3, 4, 5, 6, 7, u32::MAX],
             },
             ToCoordinator::Release,
+            ToCoordinator::Fragment {
+                ticket,
+                fragment: changeset,
+            },
+            ToCoordinator::DropFragments { ticket },
+            ToCoordinator::FragmentWanted { gid, nth: u32::MAX },
         ]);
         survives(&[
             ToWorker::Pass { ticket, gid },
@@ -409,8 +486,15 @@ mod tests {
                 relation: u32::MAX,
                 member: MemberId(u16::MAX),
             },
+            ToWorker::Fragment { ticket, kept: true },
+            ToWorker::FragmentsLost { ticket },
         ]);
         survives(&[
+            ToHelper::Fragment {
+                gid,
+                nth: u32::MAX,
+                fragment: changeset,
+            },
             ToHelper::Apply {
                 gid,
                 depends_on: Gid(1),

@@ -14,6 +14,7 @@ pub mod heap;
 pub mod helpers;
 pub mod host;
 pub mod latch;
+pub mod log_dir;
 pub mod outbox;
 pub mod owner;
 pub mod positions;

@@ -280,6 +280,9 @@ impl Host for Shared {
             },
         );
     }
+    fn fragment(&mut self, _helper: u32, _gid: Gid, _nth: u32, _fragment: Bytes) {
+        unreachable!("nobody asks for one");
+    }
     fn state(&mut self, state: GroupState) {
         self.0.borrow_mut().state = state;
     }
