@@ -6,10 +6,10 @@
 //! together with itself, the others as modes that don't.
 
 use super::hash::{KeyHash, What};
-use crate::changeset::encode::Coarse;
-use crate::changeset::{Key, LockMode};
 use crate::changeset::LockMode::{KeyShare, NoKeyUpdate, Share, Update};
+use crate::changeset::encode::Coarse;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_WRITES_ONLY};
+use crate::changeset::{Key, LockMode};
 
 /// PostgreSQL's number of the mode (storage/lockdefs.h).
 pub const ROW_SHARE: i32 = 2;

@@ -1,8 +1,8 @@
 //! The changeset of the current transaction, under construction in imessage memory.
 
 use super::marks::{Cuts, Marks, Place};
-use super::{read, table_mode};
 use super::relation::Relation;
+use super::{read, table_mode};
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, Oid};
@@ -99,7 +99,11 @@ fn relieve() -> Result<()> {
         builder.map_or((false, false), |b| {
             let (keys, entries) = (b.keys_bytes(), b.entries_bytes());
             let large = b.has_fragments();
-            let entries_max = if large { limit.min(FRAGMENT_BYTES) } else { limit };
+            let entries_max = if large {
+                limit.min(FRAGMENT_BYTES)
+            } else {
+                limit
+            };
             (
                 entries > entries_max,
                 b.has_many_keys() && (large || keys > limit),

@@ -2,8 +2,8 @@
 //! copied, no memory is taken for what a length claims.
 
 use super::encode::{
-    ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION, ENTRY_UPDATE,
-    HEADER_BYTES,
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LEAVE, ENTRY_RELATION,
+    ENTRY_UPDATE, HEADER_BYTES,
 };
 use super::fragment::{COUNTED_BYTES, FRAGMENTS_OF_BYTES, FragmentList, FragmentsOf};
 use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};

@@ -427,7 +427,8 @@ impl<S: Sink> Builder<S> {
         let mut left = exact.len();
         let mut added = Vec::new();
         while left > self.keys_exact_max / 2
-            && let Some((relation, count)) = counts.iter().map(|(r, n)| (*r, *n)).max_by_key(|c| c.1)
+            && let Some((relation, count)) =
+                counts.iter().map(|(r, n)| (*r, *n)).max_by_key(|c| c.1)
         {
             counts.remove(&relation);
             added.push(relation);

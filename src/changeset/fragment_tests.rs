@@ -81,7 +81,10 @@ fn applied(changeset: &[u8], sent: &[Vec<u8>]) -> Vec<(u32, u64)> {
     for counted in changeset.fragments().into_iter().flat_map(|l| l.counted()) {
         let fragment = &sent[counted.number as usize];
         assert_eq!(fragment_name(fragment), Some((OF, counted.number)));
-        rows(fragment_entries(fragment, counted).expect("whole"), &mut all);
+        rows(
+            fragment_entries(fragment, counted).expect("whole"),
+            &mut all,
+        );
     }
     rows(changeset.entries(), &mut all);
     all
@@ -197,7 +200,11 @@ fn stands_for(coarse: &[(u32, Coarse)], key: &Key) -> bool {
     let reaches = |since: Option<Gid>| since.is_some_and(|s| s <= key.since);
     let lock_only = key.flags & KEY_LOCK_ONLY != 0;
     key.flags & KEY_RELATION == 0
-        && reaches(if lock_only { coarse.locked } else { coarse.written })
+        && reaches(if lock_only {
+            coarse.locked
+        } else {
+            coarse.written
+        })
         && (key.flags & KEY_FROM_SINCE == 0 || reaches(coarse.from_since))
 }
 

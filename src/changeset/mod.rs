@@ -5,9 +5,9 @@
 pub mod decode;
 pub mod encode;
 pub mod fragment;
-pub mod key;
 #[cfg(test)]
 mod fragment_tests;
+pub mod key;
 #[cfg(test)]
 mod tests;
 pub mod tuple;

@@ -190,7 +190,8 @@ pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
         }
         KIND_FRAGMENT => {
             let fragment = payload.slice(ENVELOPE_BYTES..);
-            let (of, number) = fragment_name(&fragment).ok_or(MessageError::Length(payload.len()))?;
+            let (of, number) =
+                fragment_name(&fragment).ok_or(MessageError::Length(payload.len()))?;
             Ok(Message::Fragment(report, of, number, fragment))
         }
         KIND_DROP if payload.len() == DROP_BYTES => {
@@ -198,7 +199,9 @@ pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
             of.copy_from_slice(&payload[ENVELOPE_BYTES..]);
             Ok(Message::Drop(report, FragmentsOf::decode(&of)))
         }
-        KIND_STATUS | KIND_RESERVE | KIND_RELEASE | KIND_DROP => Err(MessageError::Length(payload.len())),
+        KIND_STATUS | KIND_RESERVE | KIND_RELEASE | KIND_DROP => {
+            Err(MessageError::Length(payload.len()))
+        }
         kind => Err(MessageError::Kind(kind)),
     }
 }

@@ -16,8 +16,8 @@ pub mod run;
 mod step;
 mod waiting;
 
-pub use open::Bounds;
 pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
+pub use open::Bounds;
 pub use step::Coordinator;
 
 #[cfg(test)]

@@ -43,12 +43,7 @@ impl Coordinator {
     }
 
     /// A worker hands over a fragment of a transaction that goes on.
-    pub(super) fn fragment(
-        &mut self,
-        ticket: Ticket,
-        mut message: Vec<u8>,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn fragment(&mut self, ticket: Ticket, mut message: Vec<u8>, out: &mut Vec<Effect>) {
         let of = message.get(ENVELOPE_BYTES..).and_then(fragment_name);
         let is_its = of.is_some_and(|(of, _)| (of.worker, of.ticket) == ticket);
         if self.state != GroupState::Online || self.stopping || !is_its {
@@ -68,7 +63,8 @@ impl Coordinator {
         let (worker, ticket) = ticket;
         let of = FragmentsOf { worker, ticket };
         let payload = message::drop_fragments(self.progress, of);
-        self.ledger.hold_ahead(Ahead::Drop((worker, ticket)), payload);
+        self.ledger
+            .hold_ahead(Ahead::Drop((worker, ticket)), payload);
         if self.state == GroupState::Online {
             self.offer_held(out);
         }
@@ -121,12 +117,7 @@ impl Coordinator {
     }
 
     /// A message was not sent, for the reason that `outcome` gives to who multicast a changeset.
-    pub(super) fn refuse(
-        &mut self,
-        asker: Option<Asker>,
-        outcome: Outcome,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn refuse(&mut self, asker: Option<Asker>, outcome: Outcome, out: &mut Vec<Effect>) {
         match asker {
             Some(Asker::Changeset(ticket)) => self.verdict(Some(ticket), outcome, out),
             Some(Asker::Fragment(ticket)) => {

@@ -101,7 +101,11 @@ pub fn put(entries: ChainWriter<'static>, first: u32, ends: Vec<usize>) {
 pub fn send() -> Result<()> {
     while are_left() {
         look()?;
-        if with(|ahead| ahead.as_ref().is_some_and(|a| a.unordered >= FRAGMENTS_AHEAD)) {
+        if with(|ahead| {
+            ahead
+                .as_ref()
+                .is_some_and(|a| a.unordered >= FRAGMENTS_AHEAD)
+        }) {
             let event = sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY;
             latch::sleep_interruptible(Some(LOOK_AROUND), event)?;
             continue;
@@ -144,8 +148,8 @@ fn send_next() -> Result<()> {
         let mut bytes = Vec::with_capacity(rest.ends[rest.sent] - start);
         let mut at = 0;
         rest.entries.each(&mut |piece| {
-            let range = start.clamp(at, at + piece.len())
-                ..rest.ends[rest.sent].clamp(at, at + piece.len());
+            let range =
+                start.clamp(at, at + piece.len())..rest.ends[rest.sent].clamp(at, at + piece.len());
             bytes.extend_from_slice(&piece[range.start - at..range.end - at]);
             at += piece.len();
         });

@@ -81,12 +81,18 @@ fn a_large_transaction_commits_as_a_whole_among_small_ones() {
         client.batch_execute("SAVEPOINT a").expect("savepoint");
         client.batch_execute(&insert(60_001, 90_000)).expect("rows");
         client
-            .batch_execute("ROLLBACK TO a; UPDATE big SET v = 'changed' WHERE id % 3 = 0; SAVEPOINT b")
+            .batch_execute(
+                "ROLLBACK TO a; UPDATE big SET v = 'changed' WHERE id % 3 = 0; SAVEPOINT b",
+            )
             .expect("rollback");
-        client.batch_execute(&insert(60_001, 100_000)).expect("rows");
         client
-            .batch_execute("RELEASE b; SAVEPOINT c; DELETE FROM big; ROLLBACK TO c;
-                            DELETE FROM big WHERE id % 5 = 0 AND id > 0")
+            .batch_execute(&insert(60_001, 100_000))
+            .expect("rows");
+        client
+            .batch_execute(
+                "RELEASE b; SAVEPOINT c; DELETE FROM big; ROLLBACK TO c;
+                            DELETE FROM big WHERE id % 5 = 0 AND id > 0",
+            )
             .expect("changes");
         let before = done.load(Ordering::Relaxed);
         assert!(before > 0, "small transactions go on");
@@ -185,15 +191,18 @@ fn largest_process_kb(group: &TestGroup) -> u64 {
         let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
-    pids.filter_map(|pid| private(pid.to_string())).max().unwrap_or(0)
+    pids.filter_map(|pid| private(pid.to_string()))
+        .max()
+        .unwrap_or(0)
 }
 
 /// `PGR_LARGE_ROWS` rows of 400 bytes in one transaction, 2 million without it.
 #[test]
 #[ignore = "minutes: cargo test --features cli --test cluster -- --ignored memory_is_flat"]
 fn memory_is_flat_however_large_the_transaction() {
-    let rows: u32 = std::env::var("PGR_LARGE_ROWS")
-        .map_or(2_000_000, |v| v.parse().expect("PGR_LARGE_ROWS is a number"));
+    let rows: u32 = std::env::var("PGR_LARGE_ROWS").map_or(2_000_000, |v| {
+        v.parse().expect("PGR_LARGE_ROWS is a number")
+    });
     let group = group("large-memory", 3, SCHEMA);
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let begin = std::time::Instant::now();

@@ -152,10 +152,14 @@ impl Checker {
     /// A part of a transaction; what its slot did before is over.
     fn ahead(&mut self, id: MessageId, of: FragmentsOf, number: u32, bytes: Bytes) {
         self.ahead.retain(|(member, life, other), _| {
-            *member != id.member || *life == id.incarnation && other.worker != of.worker
+            *member != id.member
+                || *life == id.incarnation && other.worker != of.worker
                 || *other == of
         });
-        let parts = self.ahead.entry((id.member, id.incarnation, of)).or_default();
+        let parts = self
+            .ahead
+            .entry((id.member, id.incarnation, of))
+            .or_default();
         parts.resize(parts.len().max(number as usize + 1), None);
         parts[number as usize] = Some(bytes);
     }
@@ -165,7 +169,11 @@ impl Checker {
     }
 
     /// The changes of fragments, if they and all before the last of them are there.
-    fn gather(&self, parts: Option<Vec<Option<Bytes>>>, counted: &[Counted]) -> Option<Vec<Change>> {
+    fn gather(
+        &self,
+        parts: Option<Vec<Option<Bytes>>>,
+        counted: &[Counted],
+    ) -> Option<Vec<Change>> {
         let parts: Vec<Bytes> = parts?.into_iter().collect::<Option<_>>()?;
         let mut changes = Vec::new();
         for counted in counted {

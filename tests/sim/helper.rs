@@ -57,7 +57,8 @@ impl Helper {
     pub fn fragment(&mut self, gid: Gid, nth: u32, fragment: &[u8]) -> Option<u32> {
         let job = self.job.as_mut().filter(|job| job.gid == gid)?;
         if let Some((_, counted)) = job.fragments.pop_front_if(|f| f.0 == nth) {
-            job.changes.extend(model::decode_fragment(fragment, counted));
+            job.changes
+                .extend(model::decode_fragment(fragment, counted));
         }
         job.wants()
     }

@@ -206,7 +206,11 @@ pub fn decode(changeset: &[u8]) -> (u64, Vec<Counted>, Vec<Change>) {
     let changeset = Changeset::parse(changeset).expect("a changeset");
     let fragments = changeset.fragments().map(|list| list.counted().collect());
     let xid = changeset.header().xid;
-    (xid, fragments.unwrap_or_default(), changes(changeset.entries()))
+    (
+        xid,
+        fragments.unwrap_or_default(),
+        changes(changeset.entries()),
+    )
 }
 
 /// The changes of a fragment, as far as they count.

@@ -2,9 +2,8 @@
 
 use crate::database::{Database, Owner};
 use crate::model::{
-    self,
-    COUNTERS, Change, MIRRORS, PARENTS, Row, Table, UNIQUE_VALUES, mirrored, relation_hash, row,
-    row_hash, unique_hash,
+    self, COUNTERS, Change, MIRRORS, PARENTS, Row, Table, UNIQUE_VALUES, mirrored, relation_hash,
+    row, row_hash, unique_hash,
 };
 use crate::rng::Rng;
 use crate::scenario::Plant;

@@ -169,7 +169,12 @@ fn a_helper_is_given_the_fragments_that_it_asks_for() {
         let payload = Ok(Bytes::from(payload));
         b.step(Event::LogRead { seq, payload });
         let given = b.effects.pop();
-        let Some(Effect::Fragment { helper: 1, fragment, .. }) = given else {
+        let Some(Effect::Fragment {
+            helper: 1,
+            fragment,
+            ..
+        }) = given
+        else {
             panic!("{given:?}")
         };
         assert_eq!(fragment, fragments[nth as usize][ENVELOPE_BYTES..]);
@@ -192,7 +197,11 @@ fn what_a_helper_wanted_that_is_gone_goes_to_nobody() {
     message::seal_fragment(&mut payload, Report::default());
     let payload = Ok(Bytes::from(payload));
     b.step(Event::LogRead { seq, payload });
-    assert!(!b.effects.iter().any(|e| matches!(e, Effect::Fragment { .. })));
+    assert!(
+        !b.effects
+            .iter()
+            .any(|e| matches!(e, Effect::Fragment { .. }))
+    );
 }
 
 #[test]

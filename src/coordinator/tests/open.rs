@@ -88,7 +88,13 @@ fn who_leaves_takes_his_fragments_along() {
 fn none_begins_while_a_checkpoint_is_overdue_and_others_are_open() {
     let mut open = Open::default();
     assert!(fragment(&mut open, id(1, 1), of(7, 1), 0, BOUNDS.admit + 1));
-    assert!(!fragment(&mut open, id(1, 1), of(8, 1), 0, BOUNDS.admit + 2));
+    assert!(!fragment(
+        &mut open,
+        id(1, 1),
+        of(8, 1),
+        0,
+        BOUNDS.admit + 2
+    ));
     assert!(fragment(&mut open, id(1, 1), of(7, 1), 1, BOUNDS.admit + 3));
     open.end(id(1, 1), of(7, 1));
     assert!(fragment(&mut open, id(1, 1), of(8, 2), 0, BOUNDS.admit + 4));
