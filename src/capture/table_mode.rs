@@ -87,6 +87,7 @@ pub fn coarse(relation: u32, what: &Coarse) -> Vec<Key> {
 mod tests {
     use super::*;
     use crate::certifier::{Certifier, Config, Verdict};
+    use crate::changeset::key::KEY_READ;
     use crate::ids::{Gid, MemberId};
 
     /// LockConflicts of storage/lmgr/lock.c, without ACCESS SHARE.
@@ -139,5 +140,52 @@ mod tests {
                 assert!(matches!(second(first, mode, 1), Verdict::Pass { .. }));
             }
         }
+    }
+
+    /// What others of the relation have beside the keys of rows: a writer, a locker of rows, and a
+    /// SERIALIZABLE reader of single rows.
+    fn others(since: u64) -> [Vec<Key>; 3] {
+        let read = Key {
+            hash: KeyHash::new(16384, What::Relation).finish(),
+            since: Gid(since),
+            relation: 16384,
+            mode: KeyShare,
+            flags: KEY_RELATION | KEY_READ,
+        };
+        [
+            writeset(ROW_EXCLUSIVE, since).collect(),
+            writeset(ROW_SHARE, since).collect(),
+            vec![read],
+        ]
+    }
+
+    /// Whether the second of two fails that ran at the same time on different members.
+    fn excluded(first: &[Key], second: &[Key]) -> bool {
+        let mut certifier = Certifier::new(Config { keys_max: 100 });
+        let verdict = certifier.certify(MemberId(1), Gid(0), first.iter().copied());
+        assert!(matches!(verdict, Verdict::Pass { .. }));
+        let verdict = certifier.certify(MemberId(2), Gid(0), second.iter().copied());
+        matches!(verdict, Verdict::Conflict { .. })
+    }
+
+    #[test]
+    fn keys_that_stand_for_rows_meet_all_who_use_rows() {
+        let written = Coarse {
+            written: Some(Gid(0)),
+            ..Coarse::default()
+        };
+        let locked = Coarse {
+            locked: Some(Gid(0)),
+            ..Coarse::default()
+        };
+        let (written, locked) = (coarse(16384, &written), coarse(16384, &locked));
+        let [writer, locker, reader] = others(0);
+        for other in [&writer, &locker] {
+            assert!(excluded(&written, other) && excluded(other, &written));
+            assert!(excluded(&locked, other) && excluded(other, &locked));
+        }
+        assert!(excluded(&written, &reader));
+        assert!(!excluded(&locked, &reader) && !excluded(&reader, &written));
+        assert!(excluded(&written, &locked) && excluded(&locked, &written));
     }
 }
