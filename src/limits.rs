@@ -16,6 +16,24 @@ pub const LOG_SEGMENT_BYTES: usize = 16 << 20;
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Messages in one log entry.
 pub const BATCH_MESSAGES_MAX: usize = 512;
+/// Bytes of entries after which a fragment ends that travels ahead of its changeset; the row that
+/// passes it is the fragment's last.
+pub const FRAGMENT_BYTES: usize = 1 << 20;
+/// Fragments of one transaction that may be without a place in the order.
+pub const FRAGMENTS_AHEAD: u32 = 4;
+/// Keys of a transaction beyond which each is said once, and whole relations take their place.
+pub const KEYS_EXACT_MAX: usize = 64 << 10;
+/// Transactions whose fragments wait for their changesets, in a group.
+pub const OPEN_TRANSACTIONS_MAX: usize = 256;
+/// Bytes ordered since the last checkpoint beyond which no other transaction may begin to send
+/// fragments while some are open: a checkpoint waits until none is.
+pub const OPEN_ADMIT_BYTES: u64 = 16 << 30;
+/// Bytes ordered since the last checkpoint beyond which all open transactions fail.
+pub const OPEN_BYTES_MAX: u64 = 64 << 30;
+/// Bytes ordered since a member was last heard of beyond which its open transactions fail.
+pub const OPEN_SILENT_BYTES: u64 = 4 << 30;
+/// Bytes that stay free on the disk of the group log when fragments are written.
+pub const LOG_RESERVE_BYTES: u64 = 256 << 20;
 /// Connections that have not yet authenticated.
 pub const HALF_OPEN_MAX: usize = 16;
 /// Bytes that wait to be sent on one connection. One message of the engine at its largest fits, and
@@ -112,3 +130,6 @@ const _: () = assert!(OUTBOX_BYTES_MAX >= CHANGESET_BYTES_MAX);
 const _: () = assert!(READ_KEYS_MAX * KEY_BYTES < CHANGESET_BYTES_MAX / 16);
 // The largest writeset leaves room for others in the certifier's index.
 const _: () = assert!(CHANGESET_BYTES_MAX / KEY_BYTES < CERTIFIER_KEYS_MAX);
+const _: () = assert!(KEYS_EXACT_MAX * KEY_BYTES < CHANGESET_BYTES_MAX / 16);
+const _: () = assert!(FRAGMENT_BYTES < CHANGESET_BYTES_MAX);
+const _: () = assert!(OPEN_SILENT_BYTES < OPEN_ADMIT_BYTES && OPEN_ADMIT_BYTES < OPEN_BYTES_MAX);

@@ -48,6 +48,8 @@ pub fn main(number: u32) -> Result<()> {
                     changeset,
                 })?;
             }
+            // Of an attempt that was given up.
+            Some(ToHelper::Fragment { fragment, .. }) => shmem::shared().pool().free(fragment),
             Some(ToHelper::Quit) => return Ok(()),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
         }
@@ -177,14 +179,38 @@ impl Helper {
             .store(transaction::local_id().into(), Ordering::SeqCst);
         slot.gid.store(job.gid.0, Ordering::SeqCst);
         set_phase(Phase::Certified);
+        let fragment = |nth| fetch(job.gid, nth);
         job::apply(
             &changeset,
             job.gid,
             snapshot,
             &mut self.tables,
             &self.memory,
+            fragment,
         )?;
         transaction::commit()
+    }
+}
+
+/// Has the coordinator read a fragment of what is being applied from the group log.
+fn fetch(gid: Gid, nth: u32) -> Result<Vec<u8>> {
+    send(ToCoordinator::FragmentWanted { gid, nth })?;
+    let (pool, wanted) = (shmem::shared().pool(), (gid, nth));
+    loop {
+        match next() {
+            Some(ToHelper::Fragment { gid, nth, fragment }) => {
+                let Some(fragment) = pool.accept(fragment, shmem::my_slot()) else {
+                    continue;
+                };
+                let bytes = ((gid, nth) == wanted).then(|| pool.copy(fragment));
+                pool.free(fragment);
+                if let Some(bytes) = bytes {
+                    return Ok(bytes);
+                }
+            }
+            Some(_) => return Err(internal("the coordinator sent other work meanwhile")),
+            None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
+        }
     }
 }
 

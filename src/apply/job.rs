@@ -2,7 +2,9 @@
 
 use super::rows::{Applier, Change};
 use super::tables::{BATCH_ROWS, Tables};
-use crate::changeset::decode::{Changeset, DecodeError, Entry};
+use super::whole_rows::Run;
+use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry, Header};
+use crate::changeset::fragment::fragment_entries;
 use crate::ids::{Gid, MemberId};
 use crate::imsg::Chain;
 use crate::pg::guard::Result;
@@ -45,21 +47,44 @@ fn set_relation(relation: u32) {
     }
 }
 
-/// Does all entries of the changeset with this GID in the current transaction.
+/// Does all entries of the changeset with this GID in the current transaction. `fragment` brings the nth
+/// of those that went ahead.
 pub fn apply(
     changeset: &Changeset<'_>,
     gid: Gid,
     snapshot: Snapshot,
     tables: &mut Tables,
     memory: &Context,
+    mut fragment: impl FnMut(u32) -> Result<Vec<u8>>,
 ) -> Result<()> {
     // A commit record carries the GID, and only a transaction with an id writes one.
     transaction::xid()?;
     let mut applier = Applier::new(tables, memory, snapshot);
+    if let Some(list) = changeset.fragments() {
+        for (nth, counted) in (0..).zip(list.counted()) {
+            let bytes = fragment(nth)?;
+            let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
+            apply_entries(entries, &mut applier, changeset.header(), gid)?;
+        }
+    }
+    apply_entries(changeset.entries(), &mut applier, changeset.header(), gid)?;
+    applier.finish()
+}
+
+/// Entries that open their relation, of a changeset with this header.
+fn apply_entries(
+    entries: Entries<'_>,
+    applier: &mut Applier<'_>,
+    header: &Header,
+    gid: Gid,
+) -> Result<()> {
+    let memory = applier.memory;
     let mut relation = 0;
+    // Changes of rows without an identity that are still to be done.
+    let mut run = Run::default();
     // Rows inserted one after the other go to the heap together.
     let mut inserts = Vec::new();
-    for entry in changeset.entries() {
+    for entry in entries {
         let entry = entry.map_err(|e| damaged(&e))?;
         if let Entry::Insert(row) = entry {
             inserts.push(row);
@@ -68,40 +93,59 @@ pub fn apply(
             }
         }
         if !inserts.is_empty() {
+            applier.finish_run(&mut run)?;
             applier.insert(relation, inserts.drain(..))?;
         }
         match entry {
-            Entry::Insert(_) => {}
+            Entry::Insert(_) | Entry::Fragments(_) => {}
             Entry::Relation {
                 oid,
                 fingerprint,
                 natts,
             } => {
-                applier.finish_run()?;
+                applier.finish_run(&mut run)?;
                 relation = oid.0;
                 set_relation(relation);
                 applier.relation(relation, fingerprint, natts)?;
             }
-            Entry::Batch(rows) => applier.insert(relation, rows)?,
+            Entry::Batch(rows) => {
+                applier.finish_run(&mut run)?;
+                applier.insert(relation, rows)?;
+            }
             Entry::Update {
                 identity,
                 changed,
                 new,
             } => {
-                applier.change(relation, identity, Change::Update { changed, new })?;
+                applier.change(
+                    relation,
+                    identity,
+                    Change::Update { changed, new },
+                    &mut run,
+                )?;
             }
             Entry::Delete(identity) => {
-                applier.change(relation, identity, Change::Delete { leaves: false })?;
+                applier.change(
+                    relation,
+                    identity,
+                    Change::Delete { leaves: false },
+                    &mut run,
+                )?;
             }
             Entry::Truncate(relations) => {
                 let relations: Vec<u32> = relations.iter().map(|oid| oid.0).collect();
-                applier.finish_run()?;
+                applier.finish_run(&mut run)?;
                 set_relation(relations[0]);
                 applier.truncate(&relations)?;
                 set_relation(relation);
             }
             Entry::Leave(identity) => {
-                applier.change(relation, identity, Change::Delete { leaves: true })?;
+                applier.change(
+                    relation,
+                    identity,
+                    Change::Delete { leaves: true },
+                    &mut run,
+                )?;
             }
             Entry::Notify { channel, payload } => notify::notify(channel, payload)?,
             Entry::LargeObject { oid, owner, acl } => {
@@ -112,15 +156,16 @@ pub fn apply(
             }
             Entry::Sequence { oid, change } => {
                 set_relation(oid.0);
-                sequence::apply(oid, change, changeset.header(), gid)?;
+                sequence::apply(oid, change, header, gid)?;
                 set_relation(relation);
             }
         }
     }
+    applier.finish_run(&mut run)?;
     if !inserts.is_empty() {
         applier.insert(relation, inserts.drain(..))?;
     }
-    applier.finish()
+    Ok(())
 }
 
 /// Something about a large object, between rows of a relation.

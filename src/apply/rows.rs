@@ -32,7 +32,7 @@ pub enum Change<'c> {
 }
 
 /// Applies entries of a changeset within one transaction.
-pub struct Applier<'t, 'c> {
+pub struct Applier<'t> {
     pub(super) tables: &'t mut Tables,
     pub(super) snapshot: Snapshot,
     /// Working memory, reset for each entry.
@@ -43,13 +43,11 @@ pub struct Applier<'t, 'c> {
     truncated: bool,
     spans: Vec<Span>,
     buffers: Vec<TupleBuffer>,
-    /// Changes of rows without an identity that are still to be done.
-    pub(super) run: Run<'c>,
 }
 
-impl<'t, 'c> Applier<'t, 'c> {
+impl<'t> Applier<'t> {
     /// In a transaction that has just begun.
-    pub fn new(tables: &'t mut Tables, memory: &'t Context, snapshot: Snapshot) -> Applier<'t, 'c> {
+    pub fn new(tables: &'t mut Tables, memory: &'t Context, snapshot: Snapshot) -> Applier<'t> {
         tables.begin();
         Applier {
             tables,
@@ -59,7 +57,6 @@ impl<'t, 'c> Applier<'t, 'c> {
             truncated: false,
             spans: Vec::new(),
             buffers: Vec::new(),
-            run: Run::default(),
         }
     }
 
@@ -80,7 +77,6 @@ impl<'t, 'c> Applier<'t, 'c> {
         oid: u32,
         rows: impl Iterator<Item = TupleBytes<'a>>,
     ) -> Result<()> {
-        self.finish_run()?;
         let memory = self.memory;
         memory.reset();
         memory.within(|| self.insert_rows(oid, rows))
@@ -128,9 +124,15 @@ impl<'t, 'c> Applier<'t, 'c> {
     }
 
     /// Changes the row that `identity` names.
-    pub fn change(&mut self, oid: u32, identity: TupleBytes<'c>, change: Change<'c>) -> Result<()> {
+    pub fn change<'c>(
+        &mut self,
+        oid: u32,
+        identity: TupleBytes<'c>,
+        change: Change<'c>,
+        run: &mut Run<'c>,
+    ) -> Result<()> {
         if !self.tables.get(oid)?.has_identity {
-            return self.change_whole(oid, identity, change);
+            return self.change_whole(oid, identity, change, run);
         }
         let memory = self.memory;
         memory.reset();
@@ -196,8 +198,7 @@ impl<'t, 'c> Applier<'t, 'c> {
     }
 
     /// All entries are done.
-    pub fn finish(mut self) -> Result<()> {
-        self.finish_run()?;
+    pub fn finish(self) -> Result<()> {
         self.tables.rest()?;
         // The end of the transaction settles which files relations have: nobody may have them open.
         if self.truncated {

@@ -40,13 +40,14 @@ fn mark<'a>(attrs: &[Attr], row: Values<'a>) -> Result<u64> {
     image::digest(Digest::new(), attrs, row, WHOLE_MAX, heap::flat)
 }
 
-impl<'c> Applier<'_, 'c> {
+impl Applier<'_> {
     /// A change of a row of a table without an identity.
-    pub(super) fn change_whole(
+    pub(super) fn change_whole<'c>(
         &mut self,
         oid: u32,
         old: TupleBytes<'c>,
         change: Change<'c>,
+        run: &mut Run<'c>,
     ) -> Result<()> {
         let memory = self.memory;
         memory.reset();
@@ -62,21 +63,25 @@ impl<'c> Applier<'_, 'c> {
             Change::Delete { .. } => None,
         };
         let in_order = table.is_unique && result.is_some();
-        if self.run.relation != oid || self.run.results.contains(&found) || in_order {
-            self.finish_run()?;
+        if run.relation != oid || run.results.contains(&found) || in_order {
+            self.finish_run(run)?;
         }
-        self.run.relation = oid;
-        self.run.changes.push((old, change));
-        self.run.results.extend(result);
-        if in_order { self.finish_run() } else { Ok(()) }
+        run.relation = oid;
+        run.changes.push((old, change));
+        run.results.extend(result);
+        if in_order {
+            self.finish_run(run)
+        } else {
+            Ok(())
+        }
     }
 
     /// Does what has been gathered.
-    pub(super) fn finish_run(&mut self) -> Result<()> {
-        if self.run.changes.is_empty() {
+    pub fn finish_run(&mut self, run: &mut Run<'_>) -> Result<()> {
+        if run.changes.is_empty() {
             return Ok(());
         }
-        let run = std::mem::take(&mut self.run);
+        let run = std::mem::take(run);
         let oid = run.relation;
         self.show_written()?;
         // Parts of the index, by the values that are looked for, in the order of the changes.
@@ -95,7 +100,7 @@ impl<'c> Applier<'_, 'c> {
     /// without values any.
     fn do_part(
         &mut self,
-        run: &Run<'c>,
+        run: &Run<'_>,
         values: &[Option<&[u8]>],
         changes: Vec<usize>,
     ) -> Result<()> {
@@ -150,7 +155,7 @@ impl<'c> Applier<'_, 'c> {
     /// Changes the rows that an index has under these values; whether one moved meanwhile.
     fn look_through_index(
         &mut self,
-        run: &Run<'c>,
+        run: &Run<'_>,
         values: &[Option<Datum>],
         left: &mut Left,
     ) -> Result<bool> {
@@ -164,7 +169,7 @@ impl<'c> Applier<'_, 'c> {
     }
 
     /// The same in the whole table, from where a row was found last.
-    fn look_through_table(&mut self, run: &Run<'c>, left: &mut Left) -> Result<bool> {
+    fn look_through_table(&mut self, run: &Run<'_>, left: &mut Left) -> Result<bool> {
         let table = self.tables.get(run.relation)?;
         let (slot, mut any_moved) = (table.found, false);
         let mut scan = TableScan::begin(table.handle, self.snapshot, table.last_block)?;
@@ -183,7 +188,7 @@ impl<'c> Applier<'_, 'c> {
     }
 
     /// A scan has met the row in the table's `found` slot: does what is to be done to one like it.
-    fn meet(&mut self, run: &Run<'c>, left: &mut Left) -> Result<Option<Outcome>> {
+    fn meet(&mut self, run: &Run<'_>, left: &mut Left) -> Result<Option<Outcome>> {
         let memory = self.memory;
         memory.reset();
         memory.within(|| {

@@ -6,11 +6,12 @@
 //! to each other is said under a key of their own: row lockers weakly, SHARE as a mode that goes
 //! together with itself, the others as modes that don't.
 
-use super::hash::What;
+use super::hash::{KeyHash, What};
 use super::range::ENTRY;
-use crate::changeset::LockMode;
 use crate::changeset::LockMode::{KeyShare, NoKeyUpdate, Share, Update};
+use crate::changeset::encode::Coarse;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_WRITES_ONLY};
+use crate::changeset::{Key, LockMode};
 
 /// PostgreSQL's number of the mode (storage/lockdefs.h).
 pub const ROW_SHARE: i32 = 2;
@@ -62,12 +63,37 @@ pub const fn keys(mode: i32) -> &'static [TableKey] {
     }
 }
 
+/// The keys that stand for all keys of rows and index entries of a relation. Others that write it, lock
+/// or read rows of it each have one of the relation's keys, so nothing that conflicts is missed; the
+/// windows are those of the keys that these stand for, the lowest `since` among them.
+#[must_use]
+pub fn coarse(relation: u32, what: &Coarse) -> Vec<Key> {
+    let key = |what, since, flags| Key {
+        hash: KeyHash::new(relation, what).finish(),
+        since,
+        relation,
+        mode: Update,
+        flags: KEY_RELATION | flags,
+    };
+    let mut keys = Vec::new();
+    for (since, flags) in [
+        (what.written, 0),
+        (what.locked, KEY_LOCK_ONLY),
+        (what.from_since, KEY_FROM_SINCE),
+    ] {
+        if let Some(since) = since {
+            keys.push(key(What::Relation, since, flags));
+            keys.push(key(What::Locks, since, flags));
+        }
+    }
+    keys
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::hash::KeyHash;
     use super::*;
     use crate::certifier::{Certifier, Config, Verdict};
-    use crate::changeset::Key;
+    use crate::changeset::key::KEY_READ;
     use crate::ids::{Gid, MemberId};
 
     /// LockConflicts of storage/lmgr/lock.c, without ACCESS SHARE.
@@ -133,5 +159,52 @@ mod tests {
                 assert!(matches!(second(first, mode, 1), Verdict::Pass { .. }));
             }
         }
+    }
+
+    /// What others of the relation have beside the keys of rows: a writer, a locker of rows, and a
+    /// SERIALIZABLE reader of single rows.
+    fn others(since: u64) -> [Vec<Key>; 3] {
+        let read = Key {
+            hash: KeyHash::new(16384, What::Relation).finish(),
+            since: Gid(since),
+            relation: 16384,
+            mode: KeyShare,
+            flags: KEY_RELATION | KEY_READ,
+        };
+        [
+            writeset(ROW_EXCLUSIVE, since).collect(),
+            writeset(ROW_SHARE, since).collect(),
+            vec![read],
+        ]
+    }
+
+    /// Whether the second of two fails that ran at the same time on different members.
+    fn excluded(first: &[Key], second: &[Key]) -> bool {
+        let mut certifier = Certifier::new(Config { keys_max: 100 });
+        let verdict = certifier.certify(MemberId(1), Gid(0), first.iter().copied());
+        assert!(matches!(verdict, Verdict::Pass { .. }));
+        let verdict = certifier.certify(MemberId(2), Gid(0), second.iter().copied());
+        matches!(verdict, Verdict::Conflict { .. })
+    }
+
+    #[test]
+    fn keys_that_stand_for_rows_meet_all_who_use_rows() {
+        let written = Coarse {
+            written: Some(Gid(0)),
+            ..Coarse::default()
+        };
+        let locked = Coarse {
+            locked: Some(Gid(0)),
+            ..Coarse::default()
+        };
+        let (written, locked) = (coarse(16384, &written), coarse(16384, &locked));
+        let [writer, locker, reader] = others(0);
+        for other in [&writer, &locker] {
+            assert!(excluded(&written, other) && excluded(other, &written));
+            assert!(excluded(&locked, other) && excluded(other, &locked));
+        }
+        assert!(excluded(&written, &reader));
+        assert!(!excluded(&locked, &reader) && !excluded(&reader, &written));
+        assert!(excluded(&written, &locked) && excluded(&locked, &written));
     }
 }

@@ -1,18 +1,18 @@
 //! The changeset of the current transaction, under construction in imessage memory.
 
 use super::marks::{Cuts, Marks, Place};
-use super::read;
 use super::relation::Relation;
+use super::{read, table_mode};
 use crate::changeset::decode::SequenceChange;
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, Oid};
 use crate::imsg::{ChainWriter, Class, since};
-use crate::limits::{CHANGESET_BYTES_MAX, POOL_BLOCK_BYTES};
+use crate::limits::{CHANGESET_BYTES_MAX, FRAGMENT_BYTES, POOL_BLOCK_BYTES};
 use crate::pg::guard::{PgError, Result, boundary, boundary_nofail};
-use crate::pg::{ddl, shmem, sys, transaction};
-use crate::worker::{self, channel, victim};
-use std::cell::{Cell, RefCell};
+use crate::pg::{ddl, guc, shmem, sys, transaction};
+use crate::worker::{self, channel, fragments, victim};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::Ordering;
@@ -47,6 +47,8 @@ thread_local! {
         }))
     };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    /// Blocks of imessage memory for changesets under construction; counted once.
+    static BLOCKS: OnceCell<u32> = const { OnceCell::new() };
     /// The transaction (local id) that [`announce`] announced last.
     static ANNOUNCED: Cell<u32> = const { Cell::new(0) };
 }
@@ -79,6 +81,7 @@ pub fn enter() -> Result<()> {
     if with(|state| state.builder.is_none()) {
         start()?;
     }
+    relieve()?;
     let current = transaction::current_subtransaction();
     with(|state| {
         let State { builder, marks, .. } = state;
@@ -89,11 +92,70 @@ pub fn enter() -> Result<()> {
     Ok(())
 }
 
+fn sink() -> ChainWriter<'static> {
+    ChainWriter::new(shmem::shared().pool(), Class::Local, shmem::my_slot())
+}
+
+/// If what is captured takes too much memory, sends entries ahead, and has relations stand for keys.
+/// Waits, and serves interrupts: not while anything is locked for a moment only.
+fn relieve() -> Result<()> {
+    let limit = changeset_memory();
+    let (entries, keys) = with(|state| {
+        let builder = state.builder.as_ref();
+        builder.map_or((false, false), |b| {
+            let (keys, entries) = (b.keys_bytes(), b.entries_bytes());
+            let large = b.has_fragments();
+            let entries_max = if large {
+                limit.min(FRAGMENT_BYTES)
+            } else {
+                limit
+            };
+            (
+                entries > entries_max,
+                b.has_many_keys() && (large || keys > limit),
+            )
+        })
+    });
+    if keys {
+        coarsen()?;
+    }
+    if fragments::are_left() || entries && fragments::has_group() {
+        fragments::send()?;
+        if entries {
+            send_ahead()?;
+        }
+    }
+    Ok(())
+}
+
+fn coarsen() -> Result<()> {
+    with(|state| match &mut state.builder {
+        Some(builder) => {
+            let bytes = builder.total_bytes();
+            builder.coarsen(sink()).map_err(|Full| no_memory(bytes))
+        }
+        None => Ok(()),
+    })
+}
+
+fn send_ahead() -> Result<()> {
+    let taken = with(|state| state.builder.as_mut().map(|b| b.take_entries(sink())));
+    if let Some((entries, first, ends)) = taken {
+        fragments::put(entries, first, ends);
+    }
+    fragments::send()
+}
+
+/// Bytes of entries, or of keys, that stay in memory: at most a quarter of what there is.
+fn changeset_memory() -> usize {
+    let count = || shmem::shared().pool().total_blocks(Class::Local);
+    let blocks = BLOCKS.with(|blocks| *blocks.get_or_init(count)) as usize;
+    guc::changeset_memory().min(blocks * POOL_BLOCK_BYTES / 4)
+}
+
 fn start() -> Result<()> {
     read::check_snapshot()?;
     announce()?;
-    let (shared, me) = (shmem::shared(), shmem::my_slot());
-    let sink = || ChainWriter::new(shared.pool(), Class::Local, me);
     with(|state| {
         state.builder = Some(Builder::new(sink(), sink()));
         state.cuts.begin();
@@ -248,6 +310,22 @@ pub fn take() -> Option<Pending> {
 }
 
 impl Pending {
+    /// Adds what stands for keys that were too many and entries that went ahead. Sends what is left
+    /// of those. Returns the relations whose keys were too many.
+    pub fn complete(&mut self) -> Result<Vec<u32>> {
+        fragments::send()?;
+        let coarse = self.builder.coarse();
+        for (relation, coarse) in &coarse {
+            for key in table_mode::coarse(*relation, coarse) {
+                append_to(&mut self.builder, |b| b.key(key))?;
+            }
+        }
+        if self.builder.has_fragments() {
+            append_to(&mut self.builder, |b| b.fragments(fragments::of()))?;
+        }
+        Ok(coarse.into_iter().map(|c| c.0).collect())
+    }
+
     /// Adds what the transaction has read, if it is SERIALIZABLE.
     pub fn add_reads(&mut self) -> Result<()> {
         for key in read::take() {
@@ -279,6 +357,7 @@ pub fn discard() {
         state.builder.take()
     });
     drop(builder);
+    fragments::end();
 }
 
 extern "C" fn on_subxact(

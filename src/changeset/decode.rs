@@ -2,10 +2,11 @@
 //! copied, no memory is taken for what a length claims.
 
 use super::encode::{
-    ENTRY_BATCH, ENTRY_DELETE, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE, ENTRY_NOTIFY,
-    ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE, HEADER_BYTES, SEQUENCE_SET,
-    SEQUENCE_TAKE, WITH_ACL, WITHOUT_ACL,
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE,
+    ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE, HEADER_BYTES,
+    SEQUENCE_SET, SEQUENCE_TAKE, WITH_ACL, WITHOUT_ACL,
 };
+use super::fragment::{COUNTED_BYTES, FRAGMENTS_OF_BYTES, FragmentList, FragmentsOf};
 use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -124,6 +125,7 @@ pub struct Changeset<'a> {
     header: Header,
     keys: &'a [u8],
     entries: &'a [u8],
+    fragments: Option<FragmentList<'a>>,
 }
 
 /// One entry.
@@ -183,6 +185,8 @@ pub enum Entry<'a> {
         /// How.
         change: SequenceChange,
     },
+    /// Entries that went ahead and belong in front of all others; nothing follows it.
+    Fragments(FragmentList<'a>),
 }
 
 /// What happens to a sequence.
@@ -230,10 +234,11 @@ impl<'a> Changeset<'a> {
             return Err(DecodeError::Checksum);
         }
         let (keys, entries) = rest.split_at(keys_bytes);
-        let changeset = Changeset {
+        let mut changeset = Changeset {
             header,
             keys,
             entries,
+            fragments: None,
         };
         if keys
             .chunks_exact(KEY_BYTES)
@@ -243,7 +248,12 @@ impl<'a> Changeset<'a> {
         }
         let mut count = 0u32;
         for entry in changeset.entries() {
-            entry?;
+            if changeset.fragments.is_some() {
+                return Err(DecodeError::Length);
+            }
+            if let Entry::Fragments(list) = entry? {
+                changeset.fragments = Some(list);
+            }
             count += 1;
         }
         if count == header.entries_count {
@@ -267,14 +277,13 @@ impl<'a> Changeset<'a> {
     /// The entries, in the order of execution. None is an error in a changeset that was parsed.
     #[must_use]
     pub fn entries(&self) -> Entries<'a> {
-        Entries {
-            cursor: Cursor {
-                bytes: self.entries,
-                at: 0,
-            },
-            natts_max: None,
-            failed: false,
-        }
+        Entries::new(self.entries)
+    }
+
+    /// The entries that went ahead, if any did.
+    #[must_use]
+    pub fn fragments(&self) -> Option<FragmentList<'a>> {
+        self.fragments
     }
 }
 
@@ -308,7 +317,7 @@ fn decode_header(b: &[u8; HEADER_BYTES]) -> Result<Header, DecodeError> {
     })
 }
 
-fn decode_key(b: &[u8]) -> Option<Key> {
+pub(super) fn decode_key(b: &[u8]) -> Option<Key> {
     let b: &[u8; KEY_BYTES] = b.try_into().ok()?;
     let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
     let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
@@ -381,6 +390,7 @@ impl<'a> Cursor<'a> {
             ENTRY_LARGE_OBJECT => return self.large_object(),
             ENTRY_TRUNCATE => return self.truncate(),
             ENTRY_SEQUENCE => return self.sequence(),
+            ENTRY_FRAGMENTS => return self.fragments(),
             _ => {}
         }
         let natts_max = natts_max?;
@@ -481,6 +491,13 @@ impl<'a> Cursor<'a> {
         self.take(N)?.try_into().ok()
     }
 
+    fn fragments(&mut self) -> Option<Entry<'a>> {
+        let of = FragmentsOf::decode(self.take(FRAGMENTS_OF_BYTES)?.try_into().ok()?);
+        let count = u32::from_le_bytes(self.take(4)?.try_into().ok()?);
+        let counted = self.take((count as usize).checked_mul(COUNTED_BYTES)?)?;
+        Some(Entry::Fragments(FragmentList { of, counted }))
+    }
+
     fn relation(&mut self) -> Option<Entry<'a>> {
         let b: [u8; 14] = self.take(14)?.try_into().ok()?;
         let [o0, o1, o2, o3, fingerprint @ .., n0, n1] = b;
@@ -501,6 +518,16 @@ pub struct Entries<'a> {
     failed: bool,
 }
 
+impl<'a> Entries<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Entries<'a> {
+        Entries {
+            cursor: Cursor { bytes, at: 0 },
+            natts_max: None,
+            failed: false,
+        }
+    }
+}
+
 impl<'a> Iterator for Entries<'a> {
     type Item = Result<Entry<'a>, DecodeError>;
 
@@ -515,7 +542,7 @@ impl<'a> Iterator for Entries<'a> {
             self.natts_max = Some(natts);
         }
         self.failed = entry.is_none();
-        let error = if matches!(kind, ENTRY_RELATION..=ENTRY_SEQUENCE | ENTRY_NOTIFY..=ENTRY_LARGE_OBJECT)
+        let error = if matches!(kind, ENTRY_RELATION..=ENTRY_SEQUENCE | ENTRY_NOTIFY..=ENTRY_FRAGMENTS)
         {
             DecodeError::Entry(at)
         } else {

@@ -1,10 +1,14 @@
 //! Builds a changeset while its transaction runs.
 
-use super::decode::{Header, MAGIC, SequenceChange, VERSION};
-use super::key::{KEY_BYTES, KEY_FLAGS, Key};
+use super::decode::{Header, MAGIC, SequenceChange, VERSION, decode_key};
+use super::fragment::{Counted, FragmentsOf};
+use super::key::{
+    KEY_BLIND, KEY_BYTES, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, Key,
+};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
-use crate::ids::Oid;
-use crate::limits::CHANGESET_BYTES_MAX;
+use crate::ids::{Gid, Oid};
+use crate::limits::{CHANGESET_BYTES_MAX, FRAGMENT_BYTES, KEYS_EXACT_MAX};
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 /// Bytes of [`Header`] on the wire.
@@ -42,6 +46,8 @@ pub const ENTRY_SEQUENCE: u8 = 8;
 pub(super) const SEQUENCE_TAKE: u8 = 1;
 /// See [`SEQUENCE_TAKE`].
 pub(super) const SEQUENCE_SET: u8 = 2;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_FRAGMENTS: u8 = 12;
 
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
@@ -87,10 +93,45 @@ type Relation = (Oid, u64, u16);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mark {
     keys_bytes: usize,
-    entries_bytes: usize,
     keys_count: u32,
+    /// How often keys had been coarsened.
+    coarsened: u32,
+    /// Bytes of all entries that count, those in fragments too.
+    at: u64,
     entries_count: u32,
     relation: Option<Relation>,
+}
+
+/// What stands for the keys of a relation of which there were too many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Coarse {
+    /// Lowest `since` of those that were written.
+    pub written: Option<Gid>,
+    /// ... of those that were only locked.
+    pub locked: Option<Gid>,
+    /// ... of those that count from it ([`KEY_FROM_SINCE`]).
+    pub from_since: Option<Gid>,
+}
+
+impl Coarse {
+    fn add(&mut self, key: &Key) {
+        let lower = |since: &mut Option<Gid>| {
+            *since = Some(since.map_or(key.since, |s| s.min(key.since)));
+        };
+        if key.flags & KEY_LOCK_ONLY != 0 {
+            lower(&mut self.locked);
+        } else {
+            lower(&mut self.written);
+        }
+        if key.flags & KEY_FROM_SINCE != 0 {
+            lower(&mut self.from_since);
+        }
+    }
+}
+
+/// Whether the keys of a relation can stand for this one.
+fn is_of_row(key: &Key) -> bool {
+    key.flags & (KEY_RELATION | KEY_READ | KEY_BLIND) == 0
 }
 
 /// How many of the last keys are compared with a new one.
@@ -107,6 +148,19 @@ pub struct Builder<S: Sink> {
     relation: Option<Relation>,
     recent: [Option<Key>; RECENT_KEYS],
     recent_next: usize,
+    /// Where `entries` can be cut into fragments: each part opens its relation.
+    parts: Vec<usize>,
+    /// Entries that have gone ahead, as far as they count, oldest first.
+    counted: Vec<Counted>,
+    /// Bytes of `counted`.
+    ahead: u64,
+    /// Number of the next fragment.
+    next_fragment: u32,
+    /// Relations whose keys are too many.
+    coarse: BTreeMap<u32, Coarse>,
+    coarsened: u32,
+    fragment_bytes: usize,
+    keys_exact_max: usize,
 }
 
 impl<S: Sink> Builder<S> {
@@ -120,19 +174,55 @@ impl<S: Sink> Builder<S> {
             relation: None,
             recent: [None; RECENT_KEYS],
             recent_next: 0,
+            parts: Vec::new(),
+            counted: Vec::new(),
+            ahead: 0,
+            next_fragment: 0,
+            coarse: BTreeMap::new(),
+            coarsened: 0,
+            fragment_bytes: FRAGMENT_BYTES,
+            keys_exact_max: KEYS_EXACT_MAX,
+        }
+    }
+
+    /// The same with other bounds.
+    #[cfg(test)]
+    pub fn bounded(keys: S, entries: S, fragment_bytes: usize, keys_exact_max: usize) -> Self {
+        Self {
+            fragment_bytes,
+            keys_exact_max,
+            ..Self::new(keys, entries)
         }
     }
 
     /// Whether it holds no entry: then there is nothing to send, whatever was locked.
     #[must_use]
     pub fn has_no_entries(&self) -> bool {
-        self.entries_count == 0
+        self.entries_count == 0 && self.counted.is_empty()
     }
 
-    /// Keys and entries so far.
+    /// Whether fragments have gone ahead, counted or not.
+    #[must_use]
+    pub fn has_fragments(&self) -> bool {
+        self.next_fragment > 0
+    }
+
+    /// Keys and entries so far, without those that have gone ahead.
     #[must_use]
     pub fn counts(&self) -> (u32, u32) {
         (self.keys_count, self.entries_count)
+    }
+
+    /// Bytes of the keys.
+    #[must_use]
+    pub fn keys_bytes(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Bytes of the entries that have not gone ahead.
+    #[must_use]
+    pub fn entries_bytes(&self) -> usize {
+        self.entries.len()
     }
 
     /// Bytes of the finished changeset if it ended here. The caller keeps it within
@@ -146,14 +236,20 @@ impl<S: Sink> Builder<S> {
     /// other members compare with theirs. Costs nothing if it is the relation of the last row.
     pub fn relation(&mut self, oid: Oid, fingerprint: u64, natts: u16) -> Result<(), Full> {
         let relation = Some((oid, fingerprint, natts));
-        if self.relation == relation {
+        let start = self.parts.last().copied().unwrap_or(0);
+        let part_ends = self.entries.len() - start >= self.fragment_bytes;
+        if self.relation == relation && !part_ends {
             return Ok(());
         }
+        let at = self.entries.len();
         self.entry(ENTRY_RELATION, |pen| {
             pen.put(&oid.0.to_le_bytes())?;
             pen.put(&fingerprint.to_le_bytes())?;
             pen.put(&natts.to_le_bytes())
         })?;
+        if part_ends {
+            self.parts.push(at);
+        }
         self.relation = relation;
         Ok(())
     }
@@ -294,6 +390,12 @@ impl<S: Sink> Builder<S> {
 
     /// A key of the writeset. One that says nothing beyond one of the last few is left out.
     pub fn key(&mut self, key: Key) -> Result<(), Full> {
+        if is_of_row(&key)
+            && let Some(coarse) = self.coarse.get_mut(&key.relation)
+        {
+            coarse.add(&key);
+            return Ok(());
+        }
         let covered = |old: &Key| {
             old.hash == key.hash
                 && old.flags == key.flags
@@ -316,26 +418,143 @@ impl<S: Sink> Builder<S> {
     pub fn mark(&self) -> Mark {
         Mark {
             keys_bytes: self.keys.len(),
-            entries_bytes: self.entries.len(),
             keys_count: self.keys_count,
+            coarsened: self.coarsened,
+            at: self.ahead + self.entries.len() as u64,
             entries_count: self.entries_count,
             relation: self.relation,
         }
     }
 
-    /// Takes back everything since a mark.
+    /// Takes back everything since a mark; of keys that were coarsened since, nothing: more keys
+    /// than needed cost at most an abort.
     pub fn rollback(&mut self, mark: Mark) {
-        assert!(
-            mark.keys_bytes <= self.keys.len() && mark.entries_bytes <= self.entries.len(),
-            "a mark of the past"
-        );
-        self.keys.truncate(mark.keys_bytes);
-        self.entries.truncate(mark.entries_bytes);
-        self.keys_count = mark.keys_count;
-        self.entries_count = mark.entries_count;
-        self.relation = mark.relation;
+        if mark.coarsened == self.coarsened {
+            assert!(mark.keys_bytes <= self.keys.len(), "a mark of the past");
+            self.keys.truncate(mark.keys_bytes);
+            self.keys_count = mark.keys_count;
+        }
         // Some of them may be gone.
         self.recent = [None; RECENT_KEYS];
+        if mark.at > self.ahead {
+            let len = (mark.at - self.ahead) as usize;
+            assert!(len <= self.entries.len(), "a mark of the past");
+            self.entries.truncate(len);
+            self.parts.retain(|part| *part < len);
+            self.entries_count = mark.entries_count;
+            self.relation = mark.relation;
+        } else {
+            // What follows is a fragment of its own.
+            self.entries.truncate(0);
+            self.parts.clear();
+            self.entries_count = 0;
+            self.relation = None;
+            while let Some(last) = self.counted.last_mut().filter(|_| self.ahead > mark.at) {
+                let less = u64::from(last.bytes).min(self.ahead - mark.at);
+                last.bytes -= less as u32;
+                self.ahead -= less;
+                if last.bytes == 0 {
+                    self.counted.pop();
+                }
+            }
+        }
+    }
+
+    /// Takes out all entries, to be sent ahead: the sink, the number of the first fragment of it, and
+    /// where each ends. They count unless they are rolled back.
+    pub fn take_entries(&mut self, fresh: S) -> (S, u32, Vec<usize>) {
+        let taken = std::mem::replace(&mut self.entries, fresh);
+        let mut ends = std::mem::take(&mut self.parts);
+        if !taken.is_empty() {
+            ends.push(taken.len());
+        }
+        let first = self.next_fragment;
+        let mut start = 0;
+        for end in &ends {
+            let bytes = (end - start) as u32;
+            let number = self.next_fragment;
+            self.counted.push(Counted { number, bytes });
+            self.next_fragment += 1;
+            start = *end;
+        }
+        self.ahead += taken.len() as u64;
+        self.entries_count = 0;
+        self.relation = None;
+        (taken, first, ends)
+    }
+
+    /// Says which of the fragments that went ahead count, and whose they are; the last entry.
+    pub fn fragments(&mut self, of: FragmentsOf) -> Result<(), Full> {
+        let Self {
+            counted, entries, ..
+        } = self;
+        let start = entries.len();
+        let mut pen = Pen { sink: entries };
+        let written = pen.put(&[ENTRY_FRAGMENTS]).and_then(|()| {
+            pen.put(&of.encode())?;
+            pen.put(&(counted.len() as u32).to_le_bytes())?;
+            counted.iter().try_for_each(|c| pen.put(&c.encode()))
+        });
+        match written {
+            Ok(()) => self.entries_count += 1,
+            Err(Full) => entries.truncate(start),
+        }
+        written
+    }
+
+    /// Whether there are so many keys that [`Builder::coarsen`] is due.
+    #[must_use]
+    pub fn has_many_keys(&self) -> bool {
+        self.keys_count as usize > self.keys_exact_max
+    }
+
+    /// Says every key once; if there still are many, has single entries stand for all keys of
+    /// relations, those with the most keys first. The keys that stay go to `fresh`.
+    pub fn coarsen(&mut self, mut fresh: S) -> Result<(), Full> {
+        let mut exact: BTreeMap<(u32, u64, u8, u8), Key> = BTreeMap::new();
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut bytes = Vec::with_capacity(self.keys.len());
+        self.keys.each(&mut |piece| bytes.extend_from_slice(piece));
+        for key in bytes.chunks_exact(KEY_BYTES).filter_map(decode_key) {
+            let name = (key.relation, key.hash, key.mode as u8, key.flags);
+            let known = exact.entry(name).or_insert_with(|| {
+                if is_of_row(&key) {
+                    *counts.entry(key.relation).or_default() += 1;
+                }
+                key
+            });
+            known.since = known.since.min(key.since);
+        }
+        let mut left = exact.len();
+        let mut added = Vec::new();
+        while left > self.keys_exact_max / 2
+            && let Some((relation, count)) =
+                counts.iter().map(|(r, n)| (*r, *n)).max_by_key(|c| c.1)
+        {
+            counts.remove(&relation);
+            added.push(relation);
+            left -= count;
+        }
+        let mut coarse = self.coarse.clone();
+        for key in exact.values() {
+            if is_of_row(key) && added.contains(&key.relation) {
+                coarse.entry(key.relation).or_default().add(key);
+            } else {
+                fresh.append(&encode_key(key))?;
+            }
+        }
+        self.keys_count = (fresh.len() / KEY_BYTES) as u32;
+        self.keys = fresh;
+        self.coarse = coarse;
+        self.coarsened += 1;
+        self.recent = [None; RECENT_KEYS];
+        Ok(())
+    }
+
+    /// Relations whose keys are to be stood for, which [`Builder::coarsen`] has left out.
+    #[must_use]
+    pub fn coarse(&self) -> Vec<(u32, Coarse)> {
+        self.coarse.iter().map(|(r, c)| (*r, *c)).collect()
     }
 
     /// Ends it: fills in the counts and the checksum of `header`, and gives back the sinks.

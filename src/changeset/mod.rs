@@ -4,6 +4,9 @@
 
 pub mod decode;
 pub mod encode;
+pub mod fragment;
+#[cfg(test)]
+mod fragment_tests;
 pub mod key;
 #[cfg(test)]
 mod tests;

@@ -485,6 +485,7 @@ proptest! {
                 Entry::Truncate(oids) => {
                     seen.push((current, oids.iter().flat_map(|o| o.0.to_le_bytes()).collect()));
                 }
+                Entry::Fragments(_) => unreachable!("none was sent"),
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
                 Entry::LargeObject { .. } | Entry::LargeObjectGone(_) => unreachable!("none was built"),
                 Entry::Notify { payload, .. } => seen.push((current, payload.to_bytes().to_vec())),

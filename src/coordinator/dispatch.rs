@@ -7,6 +7,7 @@
 //! always finds a helper.
 
 use super::event::{Effect, GcsCommand};
+use super::open::Place;
 use crate::gcs::Delivery;
 use crate::ids::{Gid, MemberId, MessageId};
 use crate::limits::{HELPER_ATTEMPTS_MAX, HELPERS_MAX};
@@ -22,6 +23,8 @@ pub struct Work {
     pub origin: MemberId,
     /// The changeset.
     pub content: Content,
+    /// Where its fragments are that went ahead. They are read when a helper asks.
+    pub fragments: Vec<Place>,
     /// The worker that waits to hear of it: (slot, ticket).
     pub replay_for: Option<(u32, u64)>,
     /// Helpers that failed on it so far.
@@ -70,6 +73,8 @@ pub struct Dispatch {
     ticks: u64,
     /// Positions of queued work in the log, while it has to be read.
     reading: BTreeMap<u64, Gid>,
+    /// Positions of fragments that are being read: for which helper, and what it asked for.
+    reading_fragments: BTreeMap<u64, (u32, Gid, u32)>,
 }
 
 impl Dispatch {
@@ -85,6 +90,7 @@ impl Dispatch {
             bytes_max,
             ticks: 0,
             reading: BTreeMap::new(),
+            reading_fragments: BTreeMap::new(),
         }
     }
 
@@ -146,6 +152,41 @@ impl Dispatch {
         }
     }
 
+    fn is_busy(&self, helper: u32, gid: Gid) -> bool {
+        matches!(self.helpers[helper as usize], Helper::Busy(busy) if busy == gid)
+    }
+
+    /// A helper wants the `nth` fragment of what it is at work on. Its process may be gone by now.
+    pub fn fragment_wanted(&mut self, helper: u32, gid: Gid, nth: u32, out: &mut Vec<Effect>) {
+        if !self.is_busy(helper, gid) {
+            return;
+        }
+        let fragments = self.running.get(&gid).map(|work| &work.fragments);
+        let Some(place) = fragments.and_then(|f| f.get(nth as usize)) else {
+            panic!("helper {helper} wants fragment {nth} of GID {gid}, which has none");
+        };
+        self.reading_fragments.insert(place.seq, (helper, gid, nth));
+        out.push(Effect::Gcs(GcsCommand::Read {
+            seq: place.seq,
+            index: place.index,
+            id: place.id,
+        }));
+    }
+
+    /// A fragment was read; for nobody if its helper has gone on to something else.
+    pub fn fragment_read(&mut self, seq: u64, fragment: Bytes, out: &mut Vec<Effect>) {
+        if let Some((helper, gid, nth)) = self.reading_fragments.remove(&seq)
+            && self.is_busy(helper, gid)
+        {
+            out.push(Effect::Fragment {
+                helper,
+                gid,
+                nth,
+                fragment,
+            });
+        }
+    }
+
     /// A helper is up and free.
     pub fn ready(&mut self, helper: u32) {
         let slot = &mut self.helpers[helper as usize];
@@ -158,7 +199,7 @@ impl Dispatch {
 
     /// A helper has committed `gid`.
     pub fn applied(&mut self, helper: u32, gid: Gid) -> Applied {
-        self.release(helper, gid);
+        self.check_busy(helper, gid);
         self.helpers[helper as usize] = Helper::Free;
         let work = self
             .running
@@ -171,7 +212,7 @@ impl Dispatch {
 
     /// A helper could not commit `gid`; Err when there is no point in another try.
     pub fn failed(&mut self, helper: u32, gid: Gid, fatal: bool) -> Result<(), u32> {
-        self.release(helper, gid);
+        self.check_busy(helper, gid);
         self.helpers[helper as usize] = Helper::Free;
         self.again(gid, fatal)
     }
@@ -203,7 +244,8 @@ impl Dispatch {
         }
     }
 
-    fn release(&mut self, helper: u32, gid: Gid) {
+    /// Panics unless the helper is at work on this.
+    fn check_busy(&self, helper: u32, gid: Gid) {
         match self.helpers[helper as usize] {
             Helper::Busy(busy) if busy == gid => {}
             ref other => panic!("helper {helper} reports GID {gid}, but it is {other:?}"),

@@ -1,6 +1,7 @@
 //! What goes into the coordinator's core and what comes out.
 
 use super::message::Relations;
+use super::open::Bounds;
 use crate::gcs::{self, MemberInfo, Refused, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
@@ -44,6 +45,8 @@ pub struct Pace {
     pub status_ticks: u32,
     /// Bytes of changesets that wait for a helper in memory; the rest is read from the log again.
     pub queue_bytes: usize,
+    /// Of transactions whose fragments are in the log.
+    pub open: Bounds,
 }
 
 /// One thing that happened. See [`super::Coordinator::step`].
@@ -68,6 +71,22 @@ pub enum Event {
         ticket: u64,
         /// Room for the envelope, then the changeset.
         message: Vec<u8>,
+    },
+    /// A worker hands over a fragment, ahead of its changeset: answered with [`Outcome::Fragment`]. As long as the worker has not handed over its changeset.
+    Fragment {
+        /// The worker's process slot.
+        worker: u32,
+        /// As in the multicast that follows.
+        ticket: u64,
+        /// Room for the envelope, then the fragment.
+        message: Vec<u8>,
+    },
+    /// A worker has sent fragments, and no multicast follows.
+    DropFragments {
+        /// As in the fragments.
+        worker: u32,
+        /// As in the fragments.
+        ticket: u64,
     },
     /// A worker has rolled back, or is gone, between [`Event::Multicast`] and its commit: if the
     /// changeset passes, a helper commits it. Feed a fresh [`Event::Progress`] before it, so that
@@ -127,6 +146,15 @@ pub enum Event {
     HelperReady {
         /// 0..=[`Config::helpers`].
         helper: u32,
+    },
+    /// A helper wants a fragment of what it applies: answered with [`Effect::Fragment`].
+    FragmentWanted {
+        /// Which.
+        helper: u32,
+        /// As in [`Effect::Apply`].
+        gid: Gid,
+        /// From 0, among those that count.
+        nth: u32,
     },
     /// A helper has committed this GID (visible) and is free again.
     HelperApplied {
@@ -208,6 +236,17 @@ pub enum Effect {
         /// See there.
         detail: Detail,
     },
+    /// For a helper that has asked.
+    Fragment {
+        /// Which.
+        helper: u32,
+        /// As in the question.
+        gid: Gid,
+        /// As in the question.
+        nth: u32,
+        /// As [`crate::changeset::fragment`] has it.
+        fragment: Bytes,
+    },
     /// The group's state on this server moved.
     SetState(GroupState),
     /// The membership moved.
@@ -282,6 +321,14 @@ pub enum Outcome {
     },
     /// 40001: its window reaches below what certification retains.
     BelowFloor,
+    /// Of a fragment, one for each; its changeset may come next or be on its way already.
+    Fragment {
+        /// It has its place in the order and waits for its changeset. Else it was not sent, or the
+        /// group did not take it: if it counts, its changeset will fail.
+        kept: bool,
+    },
+    /// 40001: the group did not keep the fragments.
+    FragmentsLost,
     /// Definite, nothing was sent: no majority for longer than the election timeouts, or the
     /// group isn't open here (starting, leaving).
     NotPrimary,
@@ -331,6 +378,8 @@ pub struct Stats {
     pub applied: u64,
     /// See `applied`.
     pub replays: u64,
+    /// Transactions whose fragments wait for their changesets, of all members.
+    pub open_transactions: usize,
     /// Helper failures, retried or not.
     pub helper_errors: u64,
     /// One row a member, by number.
@@ -359,6 +408,11 @@ impl Default for Pace {
             quorum_ticks: limits::QUORUM_LOST_TICKS,
             status_ticks: limits::STATUS_IDLE_TICKS,
             queue_bytes: limits::APPLY_QUEUE_BYTES_MAX,
+            open: Bounds {
+                admit: limits::OPEN_ADMIT_BYTES,
+                all: limits::OPEN_BYTES_MAX,
+                silent: limits::OPEN_SILENT_BYTES,
+            },
         }
     }
 }

@@ -4,6 +4,7 @@
 //! it within one turn, sent and waiting for its place in the order, passed and waiting for its
 //! commit turn.
 
+use super::open::Place as Fragment;
 use crate::ids::{Gid, MemberId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,10 +15,30 @@ pub type Ticket = (u32, u64);
 /// One message of this member.
 #[derive(Clone, Debug)]
 pub struct Own {
-    /// Whose; None is a status message.
+    /// Whose; None is a status message or of fragments.
     worker: Option<OwnWorker>,
+    /// A fragment, or the end of some.
+    ahead: Option<Ahead>,
     /// Sealed message.
     payload: Bytes,
+}
+
+/// What a worker sends ahead of its changeset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ahead {
+    /// Of this transaction.
+    Fragment(Ticket),
+    /// No more of it.
+    Drop(Ticket),
+}
+
+/// Who is to hear that a message was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// Who multicast this.
+    Changeset(Ticket),
+    /// Whose transaction sent a fragment ahead.
+    Fragment(Ticket),
 }
 
 /// Who multicast a changeset.
@@ -49,8 +70,26 @@ impl Own {
         &self.payload
     }
 
+    /// What it is, if it went ahead of a changeset.
+    pub fn ahead(&self) -> Option<Ahead> {
+        self.ahead
+    }
+
     fn ticket(&self) -> Option<Ticket> {
         self.worker.map(|w| w.ticket)
+    }
+
+    /// Has its turn among what is held; a status message has not.
+    fn queues(&self) -> bool {
+        self.worker.is_some() || self.ahead.is_some()
+    }
+
+    /// Who is told if it is not sent.
+    fn asker(&self) -> Option<Asker> {
+        match self.ahead {
+            Some(Ahead::Fragment(ticket)) => Some(Asker::Fragment(ticket)),
+            _ => self.ticket().map(Asker::Changeset),
+        }
     }
 }
 
@@ -67,6 +106,8 @@ pub struct Passed {
     pub origin: MemberId,
     /// Carries effects that only its session can have.
     pub local_effects: bool,
+    /// Where its fragments are.
+    pub fragments: Vec<Fragment>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +154,11 @@ impl Ledger {
         self.places.is_empty()
     }
 
+    /// Something of a worker's is sent and not delivered.
+    pub fn awaits_delivery(&self) -> bool {
+        self.in_flight() > 0 || self.sent.iter().any(|(_, own)| own.queues())
+    }
+
     /// Number of the last own message that the engine took.
     pub fn last_sent(&self) -> u64 {
         self.last_sent
@@ -142,14 +188,30 @@ impl Ledger {
                 ticket,
                 abandoned: None,
             }),
+            ahead: None,
             payload,
         });
+    }
+
+    /// Takes what goes ahead of a worker's changeset, to be offered in its turn.
+    pub fn hold_ahead(&mut self, what: Ahead, payload: Bytes) {
+        self.held.push_back(Own {
+            worker: None,
+            ahead: Some(what),
+            payload,
+        });
+    }
+
+    /// Takes out fragments that are held.
+    pub fn withdraw_ahead(&mut self, ticket: Ticket) {
+        self.held
+            .retain(|own| own.ahead != Some(Ahead::Fragment(ticket)));
     }
 
     /// The next message to offer to the engine, oldest first; the one after it when this one was
     /// taken.
     pub fn offer(&mut self) -> Option<(u64, Bytes)> {
-        if self.offered.values().any(|own| own.worker.is_some()) {
+        if self.offered.values().any(Own::queues) {
             return None;
         }
         let own = self.held.pop_front()?;
@@ -161,6 +223,7 @@ impl Ledger {
         self.status_out = true;
         self.offer_own(Own {
             worker: None,
+            ahead: None,
             payload,
         })
     }
@@ -195,7 +258,7 @@ impl Ledger {
             .offered
             .remove(&token)
             .expect("the engine answers each offer once");
-        if own.ticket().is_some() {
+        if own.queues() {
             self.held.push_front(own);
         } else {
             self.status_out = false;
@@ -203,27 +266,34 @@ impl Ledger {
     }
 
     /// The engine will never take it.
-    pub fn drop_offer(&mut self, token: u64) -> Option<Ticket> {
+    pub fn drop_offer(&mut self, token: u64) -> Option<Asker> {
         let own = self
             .offered
             .remove(&token)
             .expect("the engine answers each offer once");
+        self.forget(&own);
+        own.asker()
+    }
+
+    fn forget(&mut self, own: &Own) {
         match own.ticket() {
             Some(ticket) => {
                 self.places.remove(&ticket);
             }
+            None if own.queues() => {}
             None => self.status_out = false,
         }
-        own.ticket()
     }
 
-    /// Takes out all that is held.
-    pub fn refuse_held(&mut self) -> Vec<Ticket> {
-        let tickets: Vec<Ticket> = self.held.drain(..).filter_map(|own| own.ticket()).collect();
-        for ticket in &tickets {
-            self.places.remove(ticket);
-        }
-        tickets
+    /// Takes out all that is held, but for what ends fragments that were sent.
+    pub fn refuse_held(&mut self) -> Vec<Asker> {
+        let (stay, go) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|own| matches!(own.ahead, Some(Ahead::Drop(_))));
+        self.held = stay;
+        let go: VecDeque<Own> = go;
+        go.iter().for_each(|own| self.forget(own));
+        go.iter().filter_map(Own::asker).collect()
     }
 
     /// Takes out all whose verdict will never be known here.
@@ -245,7 +315,7 @@ impl Ledger {
     pub fn delivered(&mut self, number: u64) -> Option<Own> {
         while let Some((skipped, own)) = self.sent.front()
             && *skipped < number
-            && own.worker.is_none()
+            && !own.queues()
         {
             self.sent.pop_front();
             self.status_out = false;
@@ -254,12 +324,7 @@ impl Ledger {
             return None;
         }
         let (_, own) = self.sent.pop_front()?;
-        match own.ticket() {
-            Some(ticket) => {
-                self.places.remove(&ticket);
-            }
-            None => self.status_out = false,
-        }
+        self.forget(&own);
         Some(own)
     }
 

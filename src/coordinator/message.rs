@@ -4,8 +4,10 @@
 //! six zero bytes, then the sender's [`Report`] as three u64. A changeset follows as it is; a
 //! status is followed by digest GID u64 and digest u64; a reservation by its relations, u32 each, as
 //! many as there can be, 0 behind the last; a release by the member u64 and the reservation's position
-//! in the order u64.
+//! in the order u64. A fragment follows its envelope as [`crate::changeset::fragment`] has it; a drop is
+//! followed by whose fragments (worker u32, ticket u64) are not needed.
 
+use crate::changeset::fragment::{FRAGMENTS_OF_BYTES, FragmentsOf, fragment_name};
 use crate::ids::{Gid, MemberId};
 use crate::limits::RESERVED_RELATIONS_MAX;
 use bytes::Bytes;
@@ -21,9 +23,12 @@ const KIND_CHANGESET: u8 = 1;
 const KIND_STATUS: u8 = 2;
 const KIND_RESERVE: u8 = 3;
 const KIND_RELEASE: u8 = 4;
+const KIND_FRAGMENT: u8 = 5;
+const KIND_DROP: u8 = 6;
 
 const RESERVE_BYTES: usize = ENVELOPE_BYTES + 4 * RESERVED_RELATIONS_MAX;
 const RELEASE_BYTES: usize = ENVELOPE_BYTES + 16;
+const DROP_BYTES: usize = ENVELOPE_BYTES + FRAGMENTS_OF_BYTES;
 
 /// Relations to be reserved; 0 is none.
 pub type Relations = [u32; RESERVED_RELATIONS_MAX];
@@ -59,6 +64,10 @@ pub enum Message {
     Reserve(Report, Relations),
     /// A member's reservation, made at this position of the order, is over.
     Release(Report, MemberId, u64),
+    /// Entries of a transaction whose changeset follows later: whose, its number, all of it.
+    Fragment(Report, FragmentsOf, u32, Bytes),
+    /// No changeset follows these fragments.
+    Drop(Report, FragmentsOf),
 }
 
 /// Bytes that are no message. The same on every member, so the message is passed over alike.
@@ -93,6 +102,23 @@ impl std::error::Error for MessageError {}
 /// If the message is shorter than an envelope.
 pub fn seal_changeset(message: &mut [u8], report: Report) {
     envelope(&mut message[..ENVELOPE_BYTES], KIND_CHANGESET, report);
+}
+
+/// Writes the envelope of a fragment into the room in front of it.
+///
+/// # Panics
+/// If the message is shorter than an envelope.
+pub fn seal_fragment(message: &mut [u8], report: Report) {
+    envelope(&mut message[..ENVELOPE_BYTES], KIND_FRAGMENT, report);
+}
+
+/// The end of fragments that no changeset follows.
+#[must_use]
+pub fn drop_fragments(report: Report, of: FragmentsOf) -> Bytes {
+    let mut out = vec![0; ENVELOPE_BYTES];
+    envelope(&mut out, KIND_DROP, report);
+    out.extend_from_slice(&of.encode());
+    Bytes::from(out)
 }
 
 /// A status message.
@@ -162,7 +188,20 @@ pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
             let position = get(payload, ENVELOPE_BYTES + 8);
             Ok(Message::Release(report, MemberId(member), position))
         }
-        KIND_STATUS | KIND_RESERVE | KIND_RELEASE => Err(MessageError::Length(payload.len())),
+        KIND_FRAGMENT => {
+            let fragment = payload.slice(ENVELOPE_BYTES..);
+            let (of, number) =
+                fragment_name(&fragment).ok_or(MessageError::Length(payload.len()))?;
+            Ok(Message::Fragment(report, of, number, fragment))
+        }
+        KIND_DROP if payload.len() == DROP_BYTES => {
+            let mut of = [0; FRAGMENTS_OF_BYTES];
+            of.copy_from_slice(&payload[ENVELOPE_BYTES..]);
+            Ok(Message::Drop(report, FragmentsOf::decode(&of)))
+        }
+        KIND_STATUS | KIND_RESERVE | KIND_RELEASE | KIND_DROP => {
+            Err(MessageError::Length(payload.len()))
+        }
         kind => Err(MessageError::Kind(kind)),
     }
 }

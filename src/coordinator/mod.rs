@@ -6,6 +6,7 @@ pub mod event;
 pub mod io;
 mod ledger;
 pub mod message;
+mod open;
 mod opening;
 mod ordered;
 mod own;
@@ -16,6 +17,7 @@ mod step;
 mod waiting;
 
 pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
+pub use open::Bounds;
 pub use step::Coordinator;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::dispatch::{Content, Work};
 use super::event::{Effect, GcsCommand, Outcome};
-use super::ledger::{Abandoning, Own, OwnWorker, Passed};
+use super::ledger::{Abandoning, Ahead, Own, OwnWorker, Passed};
 use super::message::{self, Message};
 use super::replicated::Replicated;
 use super::step::Coordinator;
@@ -59,7 +59,7 @@ impl Coordinator {
                 out,
             );
         }
-        self.replicated.delivered(delivery.payload.len());
+        self.replicated.delivered(&delivery);
         let id = delivery.id;
         let mut own = None;
         if (id.member, id.incarnation) == (self.config.me, self.config.incarnation) {
@@ -99,6 +99,17 @@ impl Coordinator {
                     self.release_own();
                 }
             }
+            Ok(Message::Fragment(report, of, number, _)) => {
+                self.replicated.report(id.member, report);
+                let kept = self.replicated.fragment(&delivery, of, number);
+                if let Some(Ahead::Fragment(ticket)) = own.and_then(|own| own.ahead()) {
+                    self.verdict(Some(ticket), Outcome::Fragment { kept }, out);
+                }
+            }
+            Ok(Message::Drop(report, of)) => {
+                self.replicated.report(id.member, report);
+                self.replicated.drop_fragments(id, of);
+            }
             Ok(Message::Release(report, member, position)) => {
                 self.replicated.report(id.member, report);
                 self.replicated.release(member, position);
@@ -129,6 +140,14 @@ impl Coordinator {
         // A sender checks before it sends; what does not decode gets no GID on any member.
         let Some(changeset) = self.open(&bytes, delivery.id) else {
             return self.verdict(ticket, Outcome::Malformed, out);
+        };
+        let fragments = match changeset.fragments() {
+            None => Vec::new(),
+            Some(list) => match self.replicated.close(delivery.id, list) {
+                Some(fragments) => fragments,
+                // The order says so, to every member.
+                None => return self.verdict(ticket, Outcome::FragmentsLost, out),
+            },
         };
         let header = changeset.header();
         if header.isolation == ISOLATION_SERIALIZABLE {
@@ -189,6 +208,7 @@ impl Coordinator {
                         depends_on,
                         origin,
                         local_effects,
+                        fragments,
                     },
                 );
                 self.verdict(Some(ticket), Outcome::Pass { gid }, out);
@@ -208,6 +228,7 @@ impl Coordinator {
                     depends_on,
                     origin,
                     content,
+                    fragments,
                     replay_for: ticket.filter(|_| !detached),
                     attempts: 0,
                     not_before: 0,
@@ -257,7 +278,7 @@ impl Coordinator {
             );
             return self.fail(reason, out);
         }
-        if self.ledger.in_flight() > 0 {
+        if self.ledger.awaits_delivery() {
             let reason =
                 "this member lagged beyond the group's log while transactions were in flight";
             return self.fail(reason.into(), out);

@@ -2,9 +2,10 @@
 
 use super::dispatch::{Content, Work};
 use super::event::{Effect, GcsCommand, Outcome};
-use super::ledger::{Abandoned, Abandoning, Passed, Ticket};
+use super::ledger::{Abandoned, Abandoning, Ahead, Asker, Passed, Ticket};
 use super::message::{self, ENVELOPE_BYTES};
 use super::step::Coordinator;
+use crate::changeset::fragment::{FragmentsOf, fragment_name};
 use crate::gcs::Refused;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -41,6 +42,34 @@ impl Coordinator {
         self.offer_held(out);
     }
 
+    /// A worker hands over a fragment of a transaction that goes on.
+    pub(super) fn fragment(&mut self, ticket: Ticket, mut message: Vec<u8>, out: &mut Vec<Effect>) {
+        let of = message.get(ENVELOPE_BYTES..).and_then(fragment_name);
+        let is_its = of.is_some_and(|(of, _)| (of.worker, of.ticket) == ticket);
+        if self.state != GroupState::Online || self.stopping || !is_its {
+            return self.verdict(Some(ticket), Outcome::Fragment { kept: false }, out);
+        }
+        message::seal_fragment(&mut message, self.progress);
+        self.reported.0 = self.progress;
+        self.quiet_ticks = 0;
+        let what = Ahead::Fragment(ticket);
+        self.ledger.hold_ahead(what, Bytes::from(message));
+        self.offer_held(out);
+    }
+
+    /// No changeset follows a worker's fragments. Said behind those that were sent.
+    pub(super) fn drop_fragments(&mut self, ticket: Ticket, out: &mut Vec<Effect>) {
+        self.ledger.withdraw_ahead(ticket);
+        let (worker, ticket) = ticket;
+        let of = FragmentsOf { worker, ticket };
+        let payload = message::drop_fragments(self.progress, of);
+        self.ledger
+            .hold_ahead(Ahead::Drop((worker, ticket)), payload);
+        if self.state == GroupState::Online {
+            self.offer_held(out);
+        }
+    }
+
     /// Offers the first of what is held to the engine; the next follows when it has taken it.
     pub(super) fn offer_held(&mut self, out: &mut Vec<Effect>) {
         if let Some((token, payload)) = self.ledger.offer() {
@@ -74,16 +103,27 @@ impl Coordinator {
                 self.waiting.engine_refuses(true);
             }
             Err(Refused::TooBig) => {
-                let ticket = self.ledger.drop_offer(token);
-                self.verdict(ticket, Outcome::TooBig, out);
+                let asker = self.ledger.drop_offer(token);
+                self.refuse(asker, Outcome::TooBig, out);
             }
         }
     }
 
     /// Nothing of what is held was sent: a definite no to its workers.
     pub(super) fn refuse_held(&mut self, out: &mut Vec<Effect>) {
-        for ticket in self.ledger.refuse_held() {
-            self.verdict(Some(ticket), Outcome::NotPrimary, out);
+        for asker in self.ledger.refuse_held() {
+            self.refuse(Some(asker), Outcome::NotPrimary, out);
+        }
+    }
+
+    /// A message was not sent, for the reason that `outcome` gives to who multicast a changeset.
+    pub(super) fn refuse(&mut self, asker: Option<Asker>, outcome: Outcome, out: &mut Vec<Effect>) {
+        match asker {
+            Some(Asker::Changeset(ticket)) => self.verdict(Some(ticket), outcome, out),
+            Some(Asker::Fragment(ticket)) => {
+                self.verdict(Some(ticket), Outcome::Fragment { kept: false }, out);
+            }
+            None => {}
         }
     }
 
@@ -106,6 +146,7 @@ impl Coordinator {
                     changeset,
                     depends_on,
                     origin,
+                    fragments,
                     ..
                 } = passed;
                 let content = Content::Memory(changeset);
@@ -113,6 +154,7 @@ impl Coordinator {
                     depends_on,
                     origin,
                     content,
+                    fragments,
                     replay_for: Some(ticket),
                     attempts: 0,
                     not_before: 0,

@@ -4,10 +4,12 @@
 use super::digests::Digests;
 use super::event::Pace;
 use super::message::{DigestPoint, Relations, Report};
+use super::open::{Bounds, Open, Place};
 use crate::certifier::{self, Certifier, Verdict};
 use crate::changeset::Key;
-use crate::gcs::View;
-use crate::ids::{Gid, MemberId};
+use crate::changeset::fragment::{FragmentList, FragmentsOf};
+use crate::gcs::{Delivery, View};
+use crate::ids::{Gid, MemberId, MessageId};
 use std::collections::BTreeMap;
 
 const MAGIC: u32 = 0x5047_5243;
@@ -27,6 +29,9 @@ pub struct Replicated {
     digests: Digests,
     /// Digest at the newest GID at which digests are compared.
     point: DigestPoint,
+    /// Empty at a checkpoint.
+    open: Open,
+    bounds: Bounds,
 }
 
 /// A member in the order.
@@ -51,20 +56,47 @@ impl Replicated {
             members: BTreeMap::new(),
             digests: Digests::default(),
             point: DigestPoint::default(),
+            open: Open::default(),
+            bounds: pace.open,
         }
     }
 
-    /// The next delivery, of so many bytes.
-    pub fn delivered(&mut self, bytes: usize) {
+    /// The next delivery.
+    pub fn delivered(&mut self, delivery: &Delivery) {
         self.seq += 1;
-        self.since_checkpoint += bytes as u64;
+        self.since_checkpoint += delivery.payload.len() as u64;
+        self.open
+            .delivered(delivery.id, self.since_checkpoint, &self.bounds);
+    }
+
+    /// A delivered fragment; whether it is kept for its changeset.
+    pub fn fragment(&mut self, delivery: &Delivery, of: FragmentsOf, number: u32) -> bool {
+        let bytes = self.since_checkpoint;
+        self.open
+            .fragment(delivery, of, number, bytes, &self.bounds)
+    }
+
+    /// A delivered end of fragments.
+    pub fn drop_fragments(&mut self, id: MessageId, of: FragmentsOf) {
+        self.open.end(id, of);
+    }
+
+    /// The fragments of a delivered changeset; `None` if they were not all kept.
+    pub fn close(&mut self, id: MessageId, list: FragmentList<'_>) -> Option<Vec<Place>> {
+        self.open.close(id, list)
+    }
+
+    /// Transactions whose fragments wait for their changesets.
+    pub fn open(&self) -> usize {
+        self.open.len()
     }
 
     /// Whether a checkpoint should be taken at the next end of an entry: after some messages, and
-    /// as many bytes of them as the one before had, so that checkpoints never are most of the log.
+    /// as many bytes of them as the one before had, so that checkpoints never are most of the log;
+    /// and not while fragments wait for their changesets, which who begins there would lack.
     pub fn checkpoint_due(&self, messages: u64) -> bool {
         let (seq, bytes) = self.checkpoint;
-        self.seq - seq >= messages && self.since_checkpoint >= bytes
+        self.seq - seq >= messages && self.since_checkpoint >= bytes && self.open.is_empty()
     }
 
     /// Takes a checkpoint.
@@ -122,6 +154,7 @@ impl Replicated {
             .collect();
         for id in gone {
             self.members.remove(&id);
+            self.open.removed(id);
             self.certifier.member_removed(id);
         }
         for member in &view.members {
@@ -298,6 +331,8 @@ impl Replicated {
                     members,
                     digests,
                     point,
+                    open: Open::default(),
+                    bounds: pace.open,
                 })
                 .map_err(|error| format!("checkpoint: {error}")),
         )

@@ -46,6 +46,8 @@ pub trait Host {
     fn apply(&mut self, helper: u32, gid: Gid, depends_on: Gid, origin: MemberId, changeset: Bytes);
     /// See [`Effect::Searched`].
     fn searched(&mut self, relation: u32, detail: Detail);
+    /// A fragment that a helper asked for.
+    fn fragment(&mut self, helper: u32, gid: Gid, nth: u32, fragment: Bytes);
     /// The group's state on this server moved.
     fn state(&mut self, state: GroupState);
     /// The membership moved.
@@ -278,6 +280,12 @@ impl<H: Host, G: Gcs> Loop<H, G> {
                 self.host.apply(helper, gid, depends_on, origin, changeset);
             }
             Effect::Searched { relation, detail } => self.host.searched(relation, detail),
+            Effect::Fragment {
+                helper,
+                gid,
+                nth,
+                fragment,
+            } => self.host.fragment(helper, gid, nth, fragment),
             Effect::SetState(state) => {
                 self.host.state(state);
                 if state == GroupState::Left {

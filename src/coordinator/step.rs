@@ -114,6 +114,7 @@ impl Coordinator {
             apply_queue: self.dispatch.len(),
             apply_queue_bytes: self.dispatch.bytes(),
             in_flight: self.ledger.in_flight(),
+            open_transactions: self.replicated.open(),
             members: (self.view.members.iter())
                 .map(|m| {
                     let Report {
@@ -151,6 +152,15 @@ impl Coordinator {
                 ticket,
                 message,
             } => self.multicast((worker, ticket), message, out),
+            Event::Fragment {
+                worker,
+                ticket,
+                message,
+            } => self.fragment((worker, ticket), message, out),
+            Event::DropFragments { worker, ticket } => self.drop_fragments((worker, ticket), out),
+            Event::FragmentWanted { helper, gid, nth } => {
+                self.dispatch.fragment_wanted(helper, gid, nth, out);
+            }
             Event::Abandon {
                 worker,
                 ticket,
@@ -281,6 +291,9 @@ impl Coordinator {
     fn log_read(&mut self, seq: u64, payload: Result<Bytes, String>, out: &mut Vec<Effect>) {
         match payload.map(|payload| message::parse(&payload)) {
             Ok(Ok(Message::Changeset(_, changeset))) => self.dispatch.loaded(seq, changeset),
+            Ok(Ok(Message::Fragment(_, _, _, fragment))) => {
+                self.dispatch.fragment_read(seq, fragment, out);
+            }
             Ok(_) => self.fail(
                 format!("delivery {seq} reads differently from the log"),
                 out,
@@ -369,11 +382,15 @@ impl Coordinator {
             | Event::AwaitShown { worker, ticket, .. } => {
                 self.verdict(Some((worker, ticket)), Outcome::NotPrimary, out);
             }
+            Event::Fragment { worker, ticket, .. } => {
+                let outcome = Outcome::Fragment { kept: false };
+                self.verdict(Some((worker, ticket)), outcome, out);
+            }
             // Offered in the step that ended it: sent or not, nobody will say.
             Event::Sent { token, result } => {
-                let ticket = self.ledger.drop_offer(token);
-                self.verdict(
-                    ticket,
+                let asker = self.ledger.drop_offer(token);
+                self.refuse(
+                    asker,
                     if result.is_ok() {
                         Outcome::Unknown
                     } else {

@@ -19,6 +19,25 @@ pub enum ToCoordinator {
         /// Header, writeset and entries.
         changeset: Chain,
     },
+    /// Entries of a transaction, ahead of its changeset. The chain is the coordinator's from here on.
+    Fragment {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// As [`crate::changeset::fragment`] has it.
+        fragment: Chain,
+    },
+    /// No changeset follows the fragments of this transaction.
+    DropFragments {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
+    /// A helper wants a fragment of what it applies.
+    FragmentWanted {
+        /// Of this.
+        gid: Gid,
+        /// From 0, among those that count.
+        nth: u32,
+    },
     /// The worker no longer waits for this transaction and has rolled it back: if the group orders
     /// and certifies it all the same, a helper applies it.
     Abandon {
@@ -124,6 +143,18 @@ pub enum ToWorker {
         /// Which of the worker's transactions.
         ticket: u64,
     },
+    /// A fragment has its place in the order, or will have none.
+    Fragment {
+        /// Which of the worker's transactions.
+        ticket: u64,
+        /// The group keeps it.
+        kept: bool,
+    },
+    /// The group did not keep the transaction's fragments.
+    FragmentsLost {
+        /// Which of the worker's transactions.
+        ticket: u64,
+    },
     /// What was awaited: all that was acknowledged has at most this GID, or all members show it.
     Reached {
         /// Names the wait.
@@ -150,6 +181,15 @@ pub enum ToHelper {
         origin: MemberId,
         /// Header, writeset and entries.
         changeset: Chain,
+    },
+    /// A fragment that the helper asked for. The chain is the helper's from here on.
+    Fragment {
+        /// Of this.
+        gid: Gid,
+        /// Which.
+        nth: u32,
+        /// As [`crate::changeset::fragment`] has it.
+        fragment: Chain,
     },
     /// End.
     Quit,
@@ -215,6 +255,12 @@ impl From<ToCoordinator> for Words {
             }
             ToCoordinator::Release => words![12],
             ToCoordinator::AwaitFree { ticket, relation } => words![13, ticket, relation.into()],
+            ToCoordinator::Fragment { ticket, fragment } => {
+                let [a, b, c] = chain_words(fragment);
+                words![14, ticket, a, b, c]
+            }
+            ToCoordinator::DropFragments { ticket } => words![15, ticket],
+            ToCoordinator::FragmentWanted { gid, nth } => words![16, gid.0, nth.into()],
         }
     }
 }
@@ -253,6 +299,15 @@ impl TryFrom<Words> for ToCoordinator {
                 ticket: w[1],
                 relation: w[2] as u32,
             },
+            14 => Self::Fragment {
+                ticket: w[1],
+                fragment: chain_of([w[2], w[3], w[4]]),
+            },
+            15 => Self::DropFragments { ticket: w[1] },
+            16 => Self::FragmentWanted {
+                gid: Gid(w[1]),
+                nth: w[2] as u32,
+            },
             _ => return Err(BadMessage),
         })
     }
@@ -286,6 +341,8 @@ impl From<ToWorker> for Words {
                 relation,
                 member,
             } => words![9, ticket, relation.into(), member.0.into()],
+            ToWorker::Fragment { ticket, kept } => words![10, ticket, kept.into()],
+            ToWorker::FragmentsLost { ticket } => words![11, ticket],
         }
     }
 }
@@ -319,6 +376,11 @@ impl TryFrom<Words> for ToWorker {
                 relation: w[2] as u32,
                 member: MemberId(w[3] as u16),
             },
+            10 => Self::Fragment {
+                ticket,
+                kept: w[2] != 0,
+            },
+            11 => Self::FragmentsLost { ticket },
             _ => return Err(BadMessage),
         })
     }
@@ -337,6 +399,10 @@ impl From<ToHelper> for Words {
                 words![1, gid.0, depends_on.0, origin.0.into(), a, b, c]
             }
             ToHelper::Quit => words![2],
+            ToHelper::Fragment { gid, nth, fragment } => {
+                let [a, b, c] = chain_words(fragment);
+                words![3, gid.0, nth.into(), a, b, c]
+            }
         }
     }
 }
@@ -352,6 +418,11 @@ impl TryFrom<Words> for ToHelper {
                 changeset: chain_of([w[4], w[5], w[6]]),
             },
             2 => Self::Quit,
+            3 => Self::Fragment {
+                gid: Gid(w[1]),
+                nth: w[2] as u32,
+                fragment: chain_of([w[3], w[4], w[5]]),
+            },
             _ => return Err(BadMessage),
         })
     }
@@ -406,6 +477,12 @@ mod tests {
                 ticket,
                 relation: u32::MAX,
             },
+            ToCoordinator::Fragment {
+                ticket,
+                fragment: changeset,
+            },
+            ToCoordinator::DropFragments { ticket },
+            ToCoordinator::FragmentWanted { gid, nth: u32::MAX },
         ]);
         survives(&[
             ToWorker::Pass { ticket, gid },
@@ -426,8 +503,15 @@ mod tests {
                 relation: u32::MAX,
                 member: MemberId(u16::MAX),
             },
+            ToWorker::Fragment { ticket, kept: true },
+            ToWorker::FragmentsLost { ticket },
         ]);
         survives(&[
+            ToHelper::Fragment {
+                gid,
+                nth: u32::MAX,
+                fragment: changeset,
+            },
             ToHelper::Apply {
                 gid,
                 depends_on: Gid(1),

@@ -48,7 +48,7 @@ const ROLE: u32 = 3;
 /// Role of a helper.
 const ROLE_HELPER: u32 = 2;
 /// Folder of what belongs to this server as a member.
-const DIR: &str = "pg_group";
+pub const DIR: &str = "pg_group";
 /// How often an idle coordinator, and one that waits for others to end, looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 

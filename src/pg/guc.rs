@@ -25,6 +25,9 @@ pub static mut replication_insecure_network: bool = false;
 /// `replication_max_apply_delay`, in ms.
 #[unsafe(no_mangle)]
 pub static mut replication_max_apply_delay: c_int = 30_000;
+/// `replication_changeset_memory`, in kB.
+#[unsafe(no_mangle)]
+pub static mut replication_changeset_memory: c_int = 16 << 10;
 /// `replication_retry`.
 #[unsafe(no_mangle)]
 pub static mut replication_retry: c_int = 0;
@@ -109,6 +112,14 @@ pub fn retries() -> u32 {
 pub fn sequence_range() -> u32 {
     // SAFETY: as in `gcs`.
     unsafe { replication_sequence_range }.cast_unsigned()
+}
+
+/// `replication_changeset_memory` in bytes.
+#[must_use]
+pub fn changeset_memory() -> usize {
+    // SAFETY: as in `gcs`.
+    let kilobytes = unsafe { replication_changeset_memory };
+    (kilobytes.cast_unsigned() as usize) << 10
 }
 
 /// Reads the configuration anew if the postmaster asked for that (SIGHUP).

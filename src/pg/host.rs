@@ -2,7 +2,7 @@
 
 use super::guard::{self, PgError, Result};
 use super::helpers::Helpers;
-use super::outbox::{Outbox, Work};
+use super::outbox::{Outbox, What, Work};
 use super::positions::Positions;
 use super::{elog, guc, latch, shmem, starting, sys};
 use crate::coordinator::io::peers::Notice;
@@ -16,7 +16,7 @@ use crate::imsg::members::MemberRow;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::queue::Words;
 use crate::imsg::wanted::Detail;
-use crate::imsg::{Control, Shared, SlotNo, wake};
+use crate::imsg::{Chain, Control, Shared, SlotNo, wake};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
@@ -91,6 +91,13 @@ impl PgHost {
         self.outbox.answer(to, message);
     }
 
+    fn queue(&mut self, work: Work) {
+        if let Err(reason) = self.outbox.queue(work) {
+            self.broken = Some(reason);
+        }
+        self.send_work();
+    }
+
     fn send_work(&mut self) {
         if let Err(reason) = self.outbox.send_work(&self.helpers) {
             self.broken = Some(reason);
@@ -119,22 +126,31 @@ impl PgHost {
         };
         match message {
             ToCoordinator::Multicast { ticket, changeset } => {
-                let pool = self.shared.pool();
-                let Some(changeset) = pool.accept(changeset, shmem::my_slot()) else {
-                    // Its time is over, and so is its worker's wait.
-                    return;
-                };
-                let mut message = Vec::with_capacity(ENVELOPE_BYTES + changeset.len as usize);
-                message.resize(ENVELOPE_BYTES, 0);
-                for piece in pool.pieces(changeset) {
-                    message.extend_from_slice(piece);
+                if let Some(message) = self.take_message(changeset) {
+                    out.push_back(Event::Multicast {
+                        worker: from.0,
+                        ticket,
+                        message,
+                    });
                 }
-                pool.free(changeset);
-                out.push_back(Event::Multicast {
-                    worker: from.0,
-                    ticket,
-                    message,
-                });
+            }
+            ToCoordinator::Fragment { ticket, fragment } => {
+                if let Some(message) = self.take_message(fragment) {
+                    out.push_back(Event::Fragment {
+                        worker: from.0,
+                        ticket,
+                        message,
+                    });
+                }
+            }
+            ToCoordinator::DropFragments { ticket } => out.push_back(Event::DropFragments {
+                worker: from.0,
+                ticket,
+            }),
+            ToCoordinator::FragmentWanted { gid, nth } => {
+                if let Some(helper) = self.helpers.number(from) {
+                    out.push_back(Event::FragmentWanted { helper, gid, nth });
+                }
             }
             ToCoordinator::Abandon { ticket } => {
                 self.push_progress(out);
@@ -217,6 +233,20 @@ impl PgHost {
                 }
             }
         }
+    }
+
+    /// The bytes of a worker's chain, behind room for an envelope; `None` if its time is over, and
+    /// so its worker's wait.
+    fn take_message(&self, chain: Chain) -> Option<Vec<u8>> {
+        let pool = self.shared.pool();
+        let chain = pool.accept(chain, shmem::my_slot())?;
+        let mut message = Vec::with_capacity(ENVELOPE_BYTES + chain.len as usize);
+        message.resize(ENVELOPE_BYTES, 0);
+        for piece in pool.pieces(chain) {
+            message.extend_from_slice(piece);
+        }
+        pool.free(chain);
+        Some(message)
     }
 
     fn show_members(&mut self, rows: Vec<MemberRow>) {
@@ -307,6 +337,8 @@ impl Host for PgHost {
                 member,
             },
             Outcome::BelowFloor => ToWorker::BelowFloor { ticket },
+            Outcome::Fragment { kept } => ToWorker::Fragment { ticket, kept },
+            Outcome::FragmentsLost => ToWorker::FragmentsLost { ticket },
             Outcome::NotPrimary => ToWorker::NotPrimary { ticket },
             Outcome::Busy => ToWorker::Busy { ticket },
             Outcome::TooBig | Outcome::Malformed => {
@@ -331,17 +363,21 @@ impl Host for PgHost {
         origin: MemberId,
         changeset: Bytes,
     ) {
-        let work = Work {
+        self.queue(Work {
             helper,
             gid,
-            depends_on,
-            origin,
-            changeset,
-        };
-        if let Err(reason) = self.outbox.queue(work) {
-            self.broken = Some(reason);
-        }
-        self.send_work();
+            what: What::Changeset { depends_on, origin },
+            bytes: changeset,
+        });
+    }
+
+    fn fragment(&mut self, helper: u32, gid: Gid, nth: u32, fragment: Bytes) {
+        self.queue(Work {
+            helper,
+            gid,
+            what: What::Fragment { nth },
+            bytes: fragment,
+        });
     }
 
     fn searched(&mut self, relation: u32, detail: Detail) {

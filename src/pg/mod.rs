@@ -15,6 +15,7 @@ pub mod helpers;
 pub mod host;
 pub mod large_object;
 pub mod latch;
+pub mod log_dir;
 pub mod notify;
 pub mod outbox;
 pub mod owner;

@@ -13,18 +13,33 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 
-/// A changeset for a helper.
+/// A changeset for a helper, or a fragment of one.
 pub struct Work {
     /// Which.
     pub helper: u32,
     /// Position to commit at.
     pub gid: Gid,
-    /// What must be visible before it begins.
-    pub depends_on: Gid,
-    /// Where it came from.
-    pub origin: MemberId,
+    /// What it is.
+    pub what: What,
+    /// All of it.
+    pub bytes: Bytes,
+}
+
+/// What a helper is sent.
+#[derive(Clone, Copy)]
+pub enum What {
     /// Header, writeset and entries.
-    pub changeset: Bytes,
+    Changeset {
+        /// What must be visible before it begins.
+        depends_on: Gid,
+        /// Where it came from.
+        origin: MemberId,
+    },
+    /// What it asked for.
+    Fragment {
+        /// Which.
+        nth: u32,
+    },
 }
 
 /// See the module's text.
@@ -99,9 +114,9 @@ impl Outbox {
 
     /// Queues a changeset for a helper; an error if the pool can never hold it.
     pub fn queue(&mut self, work: Work) -> Result<(), String> {
-        let blocks = work.changeset.len().div_ceil(POOL_BLOCK_BYTES) + 1;
+        let blocks = work.bytes.len().div_ceil(POOL_BLOCK_BYTES) + 1;
         if blocks > self.apply_blocks {
-            let bytes = work.changeset.len();
+            let bytes = work.bytes.len();
             return Err(format!(
                 "\"replication_imessage_buffers\" is too small for a changeset of {bytes} bytes that another member made"
             ));
@@ -126,21 +141,23 @@ impl Outbox {
                 self.work.pop_front();
                 continue;
             };
-            let Some(changeset) = self.place(&next.changeset) else {
+            let Some(chain) = self.place(&next.bytes) else {
                 break;
             };
-            let &Work {
-                gid,
-                depends_on,
-                origin,
-                ..
-            } = next;
-            let changeset = self.shared.pool().post(changeset);
-            let message = ToHelper::Apply {
-                gid,
-                depends_on,
-                origin,
-                changeset,
+            let &Work { gid, what, .. } = next;
+            let chain = self.shared.pool().post(chain);
+            let message = match what {
+                What::Changeset { depends_on, origin } => ToHelper::Apply {
+                    gid,
+                    depends_on,
+                    origin,
+                    changeset: chain,
+                },
+                What::Fragment { nth } => ToHelper::Fragment {
+                    gid,
+                    nth,
+                    fragment: chain,
+                },
             };
             if self
                 .shared
@@ -149,13 +166,13 @@ impl Outbox {
                 .push(message.into())
                 .is_err()
             {
-                self.shared.pool().free(changeset);
+                self.shared.pool().free(chain);
                 return Err(
-                    "the queue of a helper, which has one thing to do at a time, is full".into(),
+                    "the queue of a helper, which asks for one thing at a time, is full".into(),
                 );
             }
             latch::wake(slot);
-            self.sent.insert(next.helper, changeset);
+            self.sent.insert(next.helper, chain);
             self.work.pop_front();
         }
         Ok(())

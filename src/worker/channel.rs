@@ -59,7 +59,14 @@ pub fn attach(helper: bool) -> Result<()> {
 /// Frees changesets that were sent here to be applied, which nobody does any more.
 fn drop_work() {
     while let Some(words) = slot().requests_down.pop() {
-        if let Ok(ToHelper::Apply { changeset, .. }) = ToHelper::try_from(words) {
+        if let Ok(
+            ToHelper::Apply { changeset, .. }
+            | ToHelper::Fragment {
+                fragment: changeset,
+                ..
+            },
+        ) = ToHelper::try_from(words)
+        {
             shmem::shared().pool().free(changeset);
         }
     }

@@ -3,7 +3,7 @@
 use super::channel::{self, control, set_phase, slot};
 use super::gate::{self, LOOK_AROUND};
 use super::phase::Phase;
-use super::{consistency, fairness, retry, victim};
+use super::{consistency, fairness, fragments, retry, victim};
 use crate::capture::read;
 use crate::capture::relation::described;
 use crate::capture::transaction::{self as captured, ChainBuilder, Pending};
@@ -47,6 +47,10 @@ pub fn pre_commit() -> Result<bool> {
     }
     read::check_grouped()?;
     pending.add_reads()?;
+    let coarse = pending.complete()?;
+    if let Some(gid) = fairness::ask_for(&coarse)? {
+        consistency::await_visible(gid)?;
+    }
     let local_effects = pending.local_effects || transaction::used_temporary_objects();
     let _held = backend::HeldInterrupts::new();
     let sent = multicast(pending, local_effects)?;
@@ -191,7 +195,10 @@ fn send(changeset: Chain) -> Result<()> {
 fn wait_verdict(sent: &Sent) -> Result<Gid> {
     loop {
         match channel::receive() {
-            Some(ToWorker::Pass { ticket, gid }) if ticket == sent.ticket => return Ok(gid),
+            Some(ToWorker::Pass { ticket, gid }) if ticket == sent.ticket => {
+                fragments::judged();
+                return Ok(gid);
+            }
             Some(ToWorker::Conflict {
                 ticket,
                 relation,
@@ -220,6 +227,10 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
             Some(ToWorker::NotPrimary { ticket }) if ticket == sent.ticket => {
                 return Err(closed(Some(GroupState::NoQuorum)));
             }
+            Some(ToWorker::FragmentsLost { ticket }) if ticket == sent.ticket => {
+                fragments::judged();
+                return Err(fragments::lost());
+            }
             Some(ToWorker::Busy { ticket }) if ticket == sent.ticket => return Err(busy()),
             Some(_) => {}
             None => {
@@ -239,6 +250,7 @@ fn wait_verdict(sent: &Sent) -> Result<Gid> {
 fn failed(relation: u32, kind: Kind) {
     control().conflicts.count(relation, kind);
     fairness::used();
+    fragments::judged();
 }
 
 /// True when it is our turn, false when a helper commits in our place.

@@ -56,8 +56,8 @@ pub fn before_snapshot() -> Result<()> {
     }
 }
 
-/// Waits until a GID is visible here; false if the group is over before that. Outside of
-/// transactions, or where one holds nothing that others wait for.
+/// Waits until a GID is visible here; false if the group is over before that. A transaction that
+/// holds what others wait for can be told to abort meanwhile, by an interrupt.
 pub fn await_visible(gid: Gid) -> Result<bool> {
     let (readers, wants) = (&control().readers, &slot().wants_gid);
     let mut there = readers.wait(wants, gid, &control().visible);

@@ -86,6 +86,28 @@ pub fn ask() -> Result<Option<Gid>> {
     consistency::ask(|ticket| ToCoordinator::Reserve { ticket, relations })
 }
 
+/// The transaction is about to be multicast, with keys of these relations as a whole: whatever another
+/// member changed in them meanwhile would be in its way, so this member has them reserved until it is
+/// judged. The GID that its snapshot must have, if there was an answer.
+pub fn ask_for(relations: &[u32]) -> Result<Option<Gid>> {
+    let mut record = RECORD.get();
+    let mut wanted = [0; RESERVED_RELATIONS_MAX];
+    if record.holds || relations.is_empty() || relations.len() > wanted.len() {
+        return Ok(None);
+    }
+    wanted[..relations.len()].copy_from_slice(relations);
+    record.holds = true;
+    RECORD.set(record);
+    let relations = wanted;
+    let answer = consistency::ask(|ticket| ToCoordinator::Reserve { ticket, relations })?;
+    if answer.is_none() {
+        // The member may have one for another session, which this changeset must not end.
+        used();
+        let _ = channel::request(ToCoordinator::Release);
+    }
+    Ok(answer)
+}
+
 /// Whether the changeset of this transaction is what a reservation is for.
 pub fn holds() -> bool {
     RECORD.get().holds

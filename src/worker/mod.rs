@@ -13,6 +13,8 @@ pub mod consistency;
 #[cfg(feature = "server")]
 pub mod fairness;
 #[cfg(feature = "server")]
+pub mod fragments;
+#[cfg(feature = "server")]
 pub mod gate;
 #[cfg(feature = "server")]
 pub mod retry;

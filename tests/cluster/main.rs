@@ -9,6 +9,7 @@ mod crash;
 mod fairness;
 mod giving_way;
 mod group;
+mod large;
 mod large_objects;
 mod load;
 mod locks;

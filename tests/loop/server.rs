@@ -282,6 +282,9 @@ impl Host for Shared {
         );
     }
     fn searched(&mut self, _relation: u32, _detail: Detail) {}
+    fn fragment(&mut self, _helper: u32, _gid: Gid, _nth: u32, _fragment: Bytes) {
+        unreachable!("nobody asks for one");
+    }
     fn state(&mut self, state: GroupState) {
         self.0.borrow_mut().state = state;
     }

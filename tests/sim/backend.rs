@@ -1,13 +1,15 @@
 //! The backends of one server: statements, COMMIT, and what becomes of it.
 
 use crate::check::Told;
-use crate::database::Owner;
+use crate::database::{Database, Owner};
 use crate::model::{self, Outgoing, Table};
 use crate::scenario::Plant;
 use crate::server::Server;
-use crate::session::{Phase, Statement, Tried};
+use crate::session::{Phase, Statement, Transaction, Tried};
 use crate::world::Context;
 use postgres_r::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED};
+use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::fragment::FragmentsOf;
 use postgres_r::changeset::key::KEY_READ;
 use postgres_r::coordinator::message::{ENVELOPE_BYTES, Relations};
 use postgres_r::coordinator::{Event, Outcome};
@@ -46,7 +48,7 @@ impl Server {
                     && wanted
                     && let Some(xid) = ctx.next_xid()
                 {
-                    session.begin(xid, &mut ctx.rng, &self.db);
+                    session.begin(xid, &mut ctx.rng, &self.db, ctx.scenario.large);
                     ctx.trace(|| format!("{me} session {slot} begins {xid}"));
                     if ctx.rng.per_mille(40) {
                         self.reserve(ctx, slot);
@@ -154,15 +156,56 @@ impl Server {
                 if ctx.rng.per_mille(100) {
                     let mark = t.mark();
                     let other = Statement::random(&mut ctx.rng, &self.db);
-                    if t.lock(&mut self.db, owner, other, plant) == Tried::Locked {
+                    let locked = t.lock(&mut self.db, owner, other, plant) == Tried::Locked;
+                    if locked {
                         t.execute(&self.db, other, plant);
                     }
-                    t.rollback_to(mark, &mut self.db, owner);
+                    let ahead = t.large && ctx.rng.per_mille(500);
+                    if ahead {
+                        self.send_ahead(ctx, slot);
+                    }
+                    let t = self.transaction(slot);
+                    t.0.rollback_to(mark, t.1, owner);
+                }
+                if self.transaction(slot).0.large && ctx.rng.per_mille(600) {
+                    self.send_ahead(ctx, slot);
                 }
             }
             Tried::Failed => return self.abort(ctx, slot),
         }
         self.wake_session(ctx, slot, 10);
+    }
+
+    fn transaction(&mut self, slot: u32) -> (&mut Transaction, &mut Database) {
+        let running = self.running.as_mut().expect("it runs");
+        let session = &mut running.sessions[slot as usize];
+        let transaction = session.transaction.as_mut().expect("it runs");
+        (transaction, &mut self.db)
+    }
+
+    /// What a large transaction has changed so far travels ahead of its commit.
+    fn send_ahead(&mut self, ctx: &mut Context, slot: u32) {
+        let running = self.running.as_mut().expect("it runs");
+        let session = &mut running.sessions[slot as usize];
+        let (worker, ticket) = (slot, session.ticket);
+        let t = session.transaction.as_mut().expect("it runs");
+        let fragments = t.fragments(FragmentsOf { worker, ticket }, ENVELOPE_BYTES);
+        ctx.trace(|| format!("session {slot} sends {} fragments ahead", fragments.len()));
+        for message in fragments {
+            let event = Event::Fragment {
+                worker,
+                ticket,
+                message,
+            };
+            self.tell_coordinator(ctx, slot, event);
+        }
+    }
+
+    /// A transaction is over and was not multicast: no changeset follows its fragments.
+    fn drop_ahead(&mut self, ctx: &mut Context, worker: u32, ticket: u64, t: &Transaction) {
+        if t.builder.has_fragments() {
+            self.tell_coordinator(ctx, worker, Event::DropFragments { worker, ticket });
+        }
     }
 
     /// ROLLBACK, or the end of a transaction that wrote nothing.
@@ -172,8 +215,10 @@ impl Server {
         };
         let session = &mut running.sessions[slot as usize];
         session.phase = Phase::Idle;
+        let ticket = session.ticket;
         if let Some(t) = session.transaction.take() {
             ctx.check.told(t.xid, Told::Aborted);
+            self.drop_ahead(ctx, slot, ticket, &t);
         }
         self.db.unlock(Owner::Session(slot));
         self.release(ctx, slot);
@@ -195,8 +240,11 @@ impl Server {
             let locked = t.keys.iter_mut().filter(|k| k.flags & KEY_READ == 0);
             locked.for_each(|k| k.since = snapshot);
         }
+        t.push();
+        let empty = Builder::new(Vec::new(), Vec::new());
         let message = model::encode(
             ENVELOPE_BYTES,
+            std::mem::replace(&mut t.builder, empty),
             &Outgoing {
                 origin: me,
                 incarnation,
@@ -207,7 +255,10 @@ impl Server {
                 isolation: t.isolation,
                 xid: t.xid,
                 keys: &t.keys,
-                changes: &t.changes,
+                of: FragmentsOf {
+                    worker: slot,
+                    ticket,
+                },
             },
         );
         let xid = t.xid;
@@ -248,7 +299,10 @@ impl Server {
         match session.phase {
             Phase::Running => {
                 session.phase = Phase::Idle;
-                session.transaction = None;
+                let ticket = session.ticket;
+                if let Some(t) = session.transaction.take() {
+                    self.drop_ahead(ctx, slot, ticket, &t);
+                }
                 ctx.check.told(xid, Told::Aborted);
                 self.wake_session(ctx, slot, ctx.scenario.think_max);
             }
@@ -295,7 +349,9 @@ impl Server {
         ctx.check.told(t.xid, told);
         self.db.unlock(Owner::Session(slot));
         self.release(ctx, slot);
-        if phase != Phase::Running {
+        if phase == Phase::Running {
+            self.drop_ahead(ctx, slot, ticket, &t);
+        } else {
             self.tell_coordinator(
                 ctx,
                 slot,
@@ -370,6 +426,8 @@ impl Server {
         };
         let xid = t.xid;
         let told = match (session.phase, outcome) {
+            // One that was not kept is found out at the commit.
+            (_, Outcome::Fragment { .. }) => return,
             (Phase::Multicast, Outcome::Pass { gid }) => {
                 session.phase = Phase::Passed(gid);
                 return self.wake_session(ctx, slot, 2);
@@ -382,6 +440,7 @@ impl Server {
                 Outcome::Conflict { .. }
                 | Outcome::BelowFloor
                 | Outcome::Reserved { .. }
+                | Outcome::FragmentsLost
                 | Outcome::NotPrimary
                 | Outcome::Busy
                 | Outcome::Withdrawn,

@@ -6,9 +6,12 @@
 use crate::database::row_value_hash;
 use crate::model::{self, Change, Counted, Row, Table};
 use crate::reference::Reference;
+use bytes::Bytes;
+use postgres_r::changeset::decode::Changeset;
+use postgres_r::changeset::fragment::{self, FragmentsOf};
 use postgres_r::coordinator::message::{self, Message};
 use postgres_r::gcs::{Delivery, View};
-use postgres_r::ids::{Gid, MemberId, MessageId};
+use postgres_r::ids::{Gid, Incarnation, MemberId, MessageId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client knows of its transaction.
@@ -35,6 +38,10 @@ pub struct Checker {
     told: BTreeMap<u64, Told>,
     checkpoints: BTreeMap<u64, u64>,
     promised: Vec<u64>,
+    /// Fragments whose changeset has not come, by member, life, slot and ticket.
+    ahead: BTreeMap<(MemberId, Incarnation, FragmentsOf), Vec<Option<Bytes>>>,
+    /// Transactions that sent fragments and passed.
+    pub large: usize,
     /// Highest GID that a client was told of.
     acknowledged: Gid,
 }
@@ -101,10 +108,29 @@ impl Checker {
                 match message::parse(&d.payload) {
                     Ok(Message::Changeset(report, bytes)) => {
                         self.reference.reported(report.low);
+                        let (xid, fragments, mut changes) = model::decode(&bytes);
+                        let parsed = Changeset::parse(&bytes).expect("a changeset");
+                        if let Some(list) = parsed.fragments() {
+                            let ahead = self.end_ahead(d.id, list.of);
+                            let Some(first) = self.gather(ahead, &fragments) else {
+                                assert_eq!(passed, None, "a part of GID {gid} is not there");
+                                return;
+                            };
+                            changes.splice(..0, first);
+                            self.large += usize::from(passed.is_some());
+                        }
                         self.reference.judge(&bytes, passed);
                         if passed.is_some() {
-                            self.extend(gid, &bytes);
+                            self.extend(gid, xid, changes);
                         }
+                    }
+                    Ok(Message::Fragment(report, of, number, bytes)) if passed.is_none() => {
+                        self.reference.reported(report.low);
+                        self.ahead(d.id, of, number, bytes);
+                    }
+                    Ok(Message::Drop(report, of)) if passed.is_none() => {
+                        self.reference.reported(report.low);
+                        self.end_ahead(d.id, of);
                     }
                     Ok(Message::Status(report, _)) if passed.is_none() => {
                         self.reference.reported(report.low);
@@ -123,9 +149,42 @@ impl Checker {
         }
     }
 
+    /// A part of a transaction; what its slot did before is over.
+    fn ahead(&mut self, id: MessageId, of: FragmentsOf, number: u32, bytes: Bytes) {
+        self.ahead.retain(|(member, life, other), _| {
+            *member != id.member
+                || *life == id.incarnation && other.worker != of.worker
+                || *other == of
+        });
+        let parts = self
+            .ahead
+            .entry((id.member, id.incarnation, of))
+            .or_default();
+        parts.resize(parts.len().max(number as usize + 1), None);
+        parts[number as usize] = Some(bytes);
+    }
+
+    fn end_ahead(&mut self, id: MessageId, of: FragmentsOf) -> Option<Vec<Option<Bytes>>> {
+        self.ahead.remove(&(id.member, id.incarnation, of))
+    }
+
+    /// The changes of fragments, if they and all before the last of them are there.
+    fn gather(
+        &self,
+        parts: Option<Vec<Option<Bytes>>>,
+        counted: &[fragment::Counted],
+    ) -> Option<Vec<Change>> {
+        let parts: Vec<Bytes> = parts?.into_iter().collect::<Option<_>>()?;
+        let mut changes = Vec::new();
+        for counted in counted {
+            let part = parts.get(counted.number as usize)?;
+            changes.extend(model::decode_fragment(part, *counted));
+        }
+        Some(changes)
+    }
+
     /// The history grows by a transaction that must be right where it stands.
-    fn extend(&mut self, gid: Gid, changeset: &[u8]) {
-        let (xid, changes) = model::decode(changeset);
+    fn extend(&mut self, gid: Gid, xid: u64, changes: Vec<Change>) {
         assert!(
             self.xids.insert(xid, gid).is_none(),
             "transaction {xid} is in the history twice"

@@ -5,8 +5,10 @@ use crate::model::{self, Change, Row, Table};
 use crate::scenario::Plant;
 use crate::server::Server;
 use crate::world::Context;
+use postgres_r::changeset::fragment::Counted;
 use postgres_r::coordinator::Event;
 use postgres_r::ids::Gid;
+use std::collections::VecDeque;
 
 /// A helper process.
 pub struct Helper {
@@ -18,6 +20,10 @@ struct Job {
     gid: Gid,
     depends_on: Gid,
     changes: Vec<Change>,
+    /// Fragments that it waits for, in front of the other changes.
+    fragments: VecDeque<(u32, Counted)>,
+    /// Of the changeset itself.
+    rest: Vec<Change>,
     applied: usize,
 }
 
@@ -26,19 +32,35 @@ impl Helper {
         Helper { number, job: None }
     }
 
-    pub fn give(&mut self, gid: Gid, depends_on: Gid, changeset: &[u8]) {
+    /// Work; the fragment that it needs first, if any.
+    pub fn give(&mut self, gid: Gid, depends_on: Gid, changeset: &[u8]) -> Option<u32> {
         assert!(
             self.job.is_none(),
             "helper {} is busy and gets GID {gid}",
             self.number
         );
-        let (_, changes) = model::decode(changeset);
-        self.job = Some(Job {
+        let (_, fragments, rest) = model::decode(changeset);
+        let mut job = Job {
             gid,
             depends_on,
-            changes,
+            changes: Vec::new(),
+            fragments: (0..).zip(fragments).collect(),
+            rest,
             applied: 0,
-        });
+        };
+        let wants = job.wants();
+        self.job = Some(job);
+        wants
+    }
+
+    /// A fragment that it asked for, perhaps when it was at something else; the next that it needs.
+    pub fn fragment(&mut self, gid: Gid, nth: u32, fragment: &[u8]) -> Option<u32> {
+        let job = self.job.as_mut().filter(|job| job.gid == gid)?;
+        if let Some((_, counted)) = job.fragments.pop_front_if(|f| f.0 == nth) {
+            job.changes
+                .extend(model::decode_fragment(fragment, counted));
+        }
+        job.wants()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -47,6 +69,16 @@ impl Helper {
 
     fn owner(&self) -> Owner {
         Owner::Helper(self.number)
+    }
+}
+
+impl Job {
+    /// The next fragment that is missing. When none is, the changes are whole.
+    fn wants(&mut self) -> Option<u32> {
+        if self.fragments.is_empty() {
+            self.changes.append(&mut self.rest);
+        }
+        self.fragments.front().map(|f| f.0)
     }
 }
 
@@ -61,6 +93,9 @@ impl Server {
         let owner = helper.owner();
         let Some(job) = &mut helper.job else { return };
         let gid = job.gid;
+        if !job.fragments.is_empty() {
+            return;
+        }
         if self.db.committed < job.depends_on && ctx.scenario.plant != Plant::NoDependencies {
             return self.wake_helper(ctx, number, 5);
         }

@@ -11,6 +11,7 @@ use postgres_r::gcs::egcs::members::JoinReply;
 use postgres_r::gcs::egcs::{recover, segment};
 use postgres_r::gcs::{self, Gcs, Input, Output};
 use postgres_r::group_state::GroupState;
+use postgres_r::ids::Gid;
 use postgres_r::imsg::wanted::Detail;
 use std::collections::VecDeque;
 
@@ -132,8 +133,11 @@ impl Server {
                 ..
             } => {
                 ctx.trace(|| format!("{me} helper {helper} gets GID {gid} after {depends_on}"));
-                running.helpers[helper as usize].give(gid, depends_on, &changeset);
-                self.wake_helper(ctx, helper, 2);
+                let wants = running.helpers[helper as usize].give(gid, depends_on, &changeset);
+                match wants {
+                    None => self.wake_helper(ctx, helper, 2),
+                    Some(nth) => self.want_fragment(ctx, helper, gid, nth),
+                }
             }
             Effect::Searched { detail, .. } => {
                 // Now and then it is forgotten.
@@ -143,6 +147,15 @@ impl Server {
                     detail.max(self.db.wanted)
                 };
             }
+            Effect::Fragment {
+                helper,
+                gid,
+                nth,
+                fragment,
+            } => match running.helpers[helper as usize].fragment(gid, nth, &fragment) {
+                None => self.wake_helper(ctx, helper, 2),
+                Some(nth) => self.want_fragment(ctx, helper, gid, nth),
+            },
             Effect::SetState(state) => {
                 ctx.trace(|| format!("{me} is {state:?}"));
                 if state == GroupState::Online {
@@ -171,6 +184,11 @@ impl Server {
             }
             Effect::Fail(reason) => panic!("{me} failed: {reason}"),
         }
+    }
+
+    fn want_fragment(&mut self, ctx: &mut Context, helper: u32, gid: Gid, nth: u32) {
+        let event = Event::FragmentWanted { helper, gid, nth };
+        self.tell_coordinator(ctx, 1000 + helper, event);
     }
 
     /// Lets engine and coordinator do all that follows.

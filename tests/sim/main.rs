@@ -64,6 +64,7 @@ fn run_all(
                         Ok(one) => {
                             let mut sum = sum.lock().unwrap();
                             sum.committed += one.committed;
+                            sum.large += one.large;
                             sum.gids += one.gids;
                             sum.events += one.events;
                             sum.recovery_ticks = sum.recovery_ticks.max(one.recovery_ticks);
@@ -111,6 +112,10 @@ fn seeds() {
     assert!(
         sum.committed as u64 > count,
         "clients hardly commit anything: {sum:?}"
+    );
+    assert!(
+        sum.large as u64 * 10 > count,
+        "hardly anything goes ahead of its commit: {sum:?}"
     );
 }
 

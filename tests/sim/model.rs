@@ -10,8 +10,9 @@
 use crate::rng::{Rng, mix};
 use postgres_r::capture::hash::{KeyHash, What};
 use postgres_r::capture::range::Image;
-use postgres_r::changeset::decode::{Changeset, Entry, Header};
+use postgres_r::changeset::decode::{Changeset, Entries, Entry, Header};
 use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::fragment::{self, FragmentsOf, fragment_entries};
 use postgres_r::changeset::tuple::TupleBytes;
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -229,22 +230,9 @@ impl Change {
     }
 }
 
-/// What a transaction hands to its coordinator, behind `room` free bytes.
-pub struct Outgoing<'a> {
-    pub origin: MemberId,
-    pub incarnation: Incarnation,
-    pub snapshot: Gid,
-    pub flags: u16,
-    pub isolation: u8,
-    /// Names the transaction for the checker.
-    pub xid: u64,
-    pub keys: &'a [Key],
-    pub changes: &'a [Change],
-}
-
-pub fn encode(room: usize, t: &Outgoing<'_>) -> Vec<u8> {
-    let mut builder = Builder::new(Vec::new(), Vec::new());
-    for change in t.changes {
+/// Adds changes to a changeset.
+pub fn push(builder: &mut Builder<Vec<u8>>, changes: &[Change]) {
+    for change in changes {
         builder
             .relation(Oid(change.row().table.oid()), 1, 1)
             .expect("a Vec is never full");
@@ -256,6 +244,27 @@ pub fn encode(room: usize, t: &Outgoing<'_>) -> Vec<u8> {
                 data: &data,
             })
             .expect("a Vec is never full");
+    }
+}
+
+/// What a transaction hands to its coordinator, behind `room` free bytes.
+pub struct Outgoing<'a> {
+    pub origin: MemberId,
+    pub incarnation: Incarnation,
+    pub snapshot: Gid,
+    pub flags: u16,
+    pub isolation: u8,
+    /// Names the transaction for the checker.
+    pub xid: u64,
+    pub keys: &'a [Key],
+    /// Whose fragments went ahead, if some did.
+    pub of: FragmentsOf,
+}
+
+/// `builder` has all changes.
+pub fn encode(room: usize, mut builder: Builder<Vec<u8>>, t: &Outgoing<'_>) -> Vec<u8> {
+    if builder.has_fragments() {
+        builder.fragments(t.of).expect("a Vec is never full");
     }
     for key in t.keys {
         builder.key(*key).expect("a Vec is never full");
@@ -278,15 +287,28 @@ pub fn encode(room: usize, t: &Outgoing<'_>) -> Vec<u8> {
     [&vec![0xee; room][..], &header, &keys, &entries].concat()
 }
 
-/// The transaction's name and its changes.
-pub fn decode(changeset: &[u8]) -> (u64, Vec<Change>) {
-    let changeset = Changeset::parse(changeset).expect("a changeset");
-    let changes = changeset
-        .entries()
+fn changes(entries: Entries<'_>) -> Vec<Change> {
+    entries
         .filter_map(|entry| match entry.expect("an entry") {
             Entry::Insert(row) => Some(Change::decode(row.data)),
             _ => None,
         })
-        .collect();
-    (changeset.header().xid, changes)
+        .collect()
+}
+
+/// The transaction's name, which fragments count, and its other changes.
+pub fn decode(changeset: &[u8]) -> (u64, Vec<fragment::Counted>, Vec<Change>) {
+    let changeset = Changeset::parse(changeset).expect("a changeset");
+    let fragments = changeset.fragments().map(|list| list.counted().collect());
+    let xid = changeset.header().xid;
+    (
+        xid,
+        fragments.unwrap_or_default(),
+        changes(changeset.entries()),
+    )
+}
+
+/// The changes of a fragment, as far as they count.
+pub fn decode_fragment(fragment: &[u8], counted: fragment::Counted) -> Vec<Change> {
+    changes(fragment_entries(fragment, counted).expect("a fragment"))
 }

@@ -139,6 +139,8 @@ mod tests {
     use super::*;
     use crate::model::{Outgoing, encode};
     use postgres_r::changeset::LockMode::{self, KeyShare, NoKeyUpdate, Share, Update};
+    use postgres_r::changeset::encode::Builder;
+    use postgres_r::changeset::fragment::FragmentsOf;
     use postgres_r::ids::Incarnation;
 
     /// A changeset of this member with one key.
@@ -151,9 +153,12 @@ mod tests {
             isolation: 1,
             xid: 1,
             keys: &[key],
-            changes: &[],
+            of: FragmentsOf {
+                worker: 0,
+                ticket: 0,
+            },
         };
-        encode(0, &outgoing)
+        encode(0, Builder::new(Vec::new(), Vec::new()), &outgoing)
     }
 
     /// What is judged, in this order: the key of a changeset with snapshot GID and `since` 0, whether it

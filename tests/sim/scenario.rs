@@ -50,6 +50,8 @@ pub struct Scenario {
     pub fault_every: u64,
     /// Weights of the faults.
     pub faults: Faults,
+    /// Transactions that send entries ahead of their commit, per mille.
+    pub large: u64,
     /// Helpers that fail, per mille of changesets.
     pub helper_failures: u64,
     pub pace: Pace,
@@ -128,6 +130,7 @@ impl Scenario {
                 rng.pick(&[200, 500, 1000, 2000])
             },
             faults,
+            large: rng.pick(&[0, 50, 300]),
             helper_failures: rng.pick(&[0, 0, 50, 200]),
             pace: Pace {
                 checkpoint_messages: rng.pick(&[3, 10, 40]),
@@ -136,6 +139,7 @@ impl Scenario {
                 quorum_ticks: rng.between(20, 30) as u32,
                 status_ticks: rng.between(1, 5) as u32,
                 queue_bytes: rng.pick(&[400, 1 << 20]),
+                open: Pace::default().open,
             },
             keep_bytes,
             segment_bytes: rng.pick(&[2 << 10, 8 << 10, 64 << 10]),

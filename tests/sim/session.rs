@@ -2,7 +2,7 @@
 
 use crate::database::{Database, Owner};
 use crate::model::{
-    COUNTERS, Change, Counted, MIRRORS, PARENTS, Row, Table, UNIQUE_VALUES, child_entries,
+    self, COUNTERS, Change, Counted, MIRRORS, PARENTS, Row, Table, UNIQUE_VALUES, child_entries,
     mirrored, relation_hash, row, row_hash, unique_hash, unranged_hash,
 };
 use crate::rng::Rng;
@@ -10,6 +10,8 @@ use crate::scenario::Plant;
 use postgres_r::capture::range::{ENTRY, SEARCH};
 use postgres_r::capture::read_set::ReadSet;
 use postgres_r::changeset::decode::ISOLATION_SERIALIZABLE;
+use postgres_r::changeset::encode::{Builder, Mark};
+use postgres_r::changeset::fragment::{FragmentsOf, fragment_header};
 use postgres_r::changeset::key::{KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_UNIQUE};
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::Gid;
@@ -60,6 +62,11 @@ pub struct Transaction {
     pub statements_left: u64,
     pub current: Option<(Statement, bool)>,
     pub changes: Vec<Change>,
+    /// The first of them as a changeset, and how many.
+    pub builder: Builder<Vec<u8>>,
+    pushed: usize,
+    /// Sends entries ahead of its commit.
+    pub large: bool,
     pub keys: Vec<Key>,
     locks: Vec<(u64, LockMode)>,
     pub tries: u32,
@@ -110,7 +117,7 @@ impl Session {
         Owner::Session(self.slot)
     }
 
-    pub fn begin(&mut self, xid: u64, rng: &mut Rng, db: &Database) {
+    pub fn begin(&mut self, xid: u64, rng: &mut Rng, db: &Database, large: u64) {
         self.phase = Phase::Running;
         self.ticket += 1;
         self.published = None;
@@ -119,6 +126,9 @@ impl Session {
             statements_left: rng.between(1, 4),
             current: None,
             changes: Vec::new(),
+            builder: Builder::new(Vec::new(), Vec::new()),
+            pushed: 0,
+            large: rng.per_mille(large),
             keys: Vec::new(),
             locks: Vec::new(),
             tries: 0,
@@ -376,14 +386,39 @@ impl Transaction {
             .any(|row| row.table == table && self.read(db, row) == Some(value))
     }
 
+    /// Brings the changeset up to date.
+    pub fn push(&mut self) {
+        model::push(&mut self.builder, &self.changes[self.pushed..]);
+        self.pushed = self.changes.len();
+    }
+
     /// Where a subtransaction begins.
-    pub fn mark(&self) -> (usize, usize, usize) {
-        (self.changes.len(), self.keys.len(), self.locks.len())
+    pub fn mark(&mut self) -> (usize, usize, usize, Mark) {
+        self.push();
+        let (changes, keys) = (self.changes.len(), self.keys.len());
+        (changes, keys, self.locks.len(), self.builder.mark())
+    }
+
+    /// All changes so far as fragments, behind `room` free bytes.
+    pub fn fragments(&mut self, of: FragmentsOf, room: usize) -> Vec<Vec<u8>> {
+        self.push();
+        let (entries, first, ends) = self.builder.take_entries(Vec::new());
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let parts = starts.zip(&ends).map(|(start, end)| &entries[start..*end]);
+        (first..)
+            .zip(parts)
+            .map(|(number, part)| {
+                let header = fragment_header(of, number, std::iter::once(part));
+                [&vec![0xee; room][..], &header, part].concat()
+            })
+            .collect()
     }
 
     /// ROLLBACK TO SAVEPOINT: changes, keys and the locks that it took go.
-    pub fn rollback_to(&mut self, mark: (usize, usize, usize), db: &mut Database, me: Owner) {
+    pub fn rollback_to(&mut self, mark: (usize, usize, usize, Mark), db: &mut Database, me: Owner) {
         self.changes.truncate(mark.0);
+        self.builder.rollback(mark.3);
+        self.pushed = self.pushed.min(mark.0);
         self.keys.truncate(mark.1);
         for (lock, mode) in self.locks.drain(mark.2..) {
             db.unlock_one(me, lock, mode);

@@ -214,6 +214,8 @@ pub struct World {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
     pub committed: usize,
+    /// Transactions with entries that went ahead of them.
+    pub large: usize,
     pub gids: u64,
     /// Ticks from healing until every member had served a write.
     pub recovery_ticks: u64,
@@ -320,6 +322,7 @@ impl World {
         self.ctx.check.end();
         Summary {
             committed: self.ctx.check.committed(),
+            large: self.ctx.check.large,
             gids: self.ctx.check.last_gid().0,
             recovery_ticks,
             events,

@@ -4,7 +4,7 @@
 use crate::changeset::encode::HEADER_BYTES;
 use crate::changeset::key::{KEY_BYTES, Key, LockMode};
 use crate::coordinator::message::{self, DigestPoint, ENVELOPE_BYTES, Report};
-use crate::coordinator::{Config, Coordinator, Effect, Event, GcsCommand, Outcome, Pace};
+use crate::coordinator::{Bounds, Config, Coordinator, Effect, Event, GcsCommand, Outcome, Pace};
 use crate::gcs::{self, Delivery, MemberInfo, Refused, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
@@ -23,6 +23,11 @@ pub const PACE: Pace = Pace {
     quorum_ticks: 5,
     status_ticks: 2,
     queue_bytes: 1 << 20,
+    open: Bounds {
+        admit: 20_000,
+        all: 40_000,
+        silent: 10_000,
+    },
 };
 
 /// A core, and what it said that nobody asked for yet.

@@ -1,5 +1,6 @@
 //! One core, fed by hand.
 
+mod ahead;
 mod bench;
 mod dispatching;
 mod ending;

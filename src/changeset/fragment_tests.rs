@@ -1,0 +1,271 @@
+//! What counts of a transaction whose entries went ahead in part, after any nested rollbacks.
+
+use super::decode::{Changeset, DecodeError, Entries, Entry, Header};
+use super::encode::{Builder, Coarse, Mark};
+use super::fragment::{
+    Counted, FRAGMENT_HEADER_BYTES, FragmentsOf, fragment_entries, fragment_header, fragment_name,
+};
+use super::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, Key, LockMode};
+use super::tuple::TupleBytes;
+use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use proptest::prelude::*;
+
+const OF: FragmentsOf = FragmentsOf {
+    worker: 7,
+    ticket: 1 << 40,
+};
+
+fn finish(builder: Builder<Vec<u8>>) -> Vec<u8> {
+    let (head, keys, entries) = builder.finish(Header {
+        flags: 0,
+        group: GroupId(1),
+        origin: MemberId(1),
+        incarnation: Incarnation(1),
+        isolation: 1,
+        xid: 5,
+        snapshot_gid: Gid(0),
+        commit_ts: 0,
+        database: Oid(5),
+        keys_count: 0,
+        entries_count: 0,
+        keys_bytes: 0,
+        entries_bytes: 0,
+    });
+    [head.to_vec(), keys, entries].concat()
+}
+
+fn insert(builder: &mut Builder<Vec<u8>>, relation: u32, row: u64) {
+    builder.relation(Oid(relation), 1, 1).expect("room");
+    let data = [row.to_le_bytes(), [0xaa; 8]].concat();
+    let tuple = TupleBytes {
+        natts: 1,
+        bitmap: None,
+        data: &data,
+    };
+    builder.insert(&tuple).expect("room");
+}
+
+/// Sends all entries ahead: appends the fragments to those sent before.
+fn send(builder: &mut Builder<Vec<u8>>, sent: &mut Vec<Vec<u8>>) {
+    let (entries, first, ends) = builder.take_entries(Vec::new());
+    assert_eq!(first as usize, sent.len());
+    let mut start = 0;
+    for end in ends {
+        let part = &entries[start..end];
+        let header = fragment_header(OF, sent.len() as u32, std::iter::once(part));
+        sent.push([&header[..], part].concat());
+        start = end;
+    }
+    assert_eq!(start, entries.len());
+}
+
+fn rows(entries: Entries<'_>, into: &mut Vec<(u32, u64)>) {
+    let mut relation = None;
+    for entry in entries {
+        match entry.expect("whole") {
+            Entry::Relation { oid, .. } => relation = Some(oid.0),
+            Entry::Insert(row) => {
+                let number = row.data.first_chunk().expect("a row");
+                into.push((relation.expect("opened"), u64::from_le_bytes(*number)));
+            }
+            Entry::Fragments(list) => assert_eq!(list.of, OF),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// What whoever applies it does.
+fn applied(changeset: &[u8], sent: &[Vec<u8>]) -> Vec<(u32, u64)> {
+    let changeset = Changeset::parse(changeset).expect("a changeset");
+    let mut all = Vec::new();
+    for counted in changeset.fragments().into_iter().flat_map(|l| l.counted()) {
+        let fragment = &sent[counted.number as usize];
+        assert_eq!(fragment_name(fragment), Some((OF, counted.number)));
+        rows(
+            fragment_entries(fragment, counted).expect("whole"),
+            &mut all,
+        );
+    }
+    rows(changeset.entries(), &mut all);
+    all
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Insert(u32),
+    Send,
+    Savepoint,
+    RollBack(usize),
+    Release,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1..3u32).prop_map(Step::Insert),
+        2 => Just(Step::Send),
+        2 => Just(Step::Savepoint),
+        2 => (0..3usize).prop_map(Step::RollBack),
+        1 => Just(Step::Release),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_counts_is_what_was_not_rolled_back(
+        steps in prop::collection::vec(step(), 1..120),
+        fragment_bytes in 1..200usize,
+    ) {
+        let mut builder = Builder::bounded(Vec::new(), Vec::new(), fragment_bytes, 100);
+        let mut sent = Vec::new();
+        let mut model: Vec<(u32, u64)> = Vec::new();
+        let mut marks: Vec<(Mark, usize)> = Vec::new();
+        for (number, step) in (0..).zip(steps) {
+            match step {
+                Step::Insert(relation) => {
+                    insert(&mut builder, relation, number);
+                    model.push((relation, number));
+                }
+                Step::Send => send(&mut builder, &mut sent),
+                Step::Savepoint => marks.push((builder.mark(), model.len())),
+                Step::RollBack(up) => {
+                    marks.truncate(marks.len().saturating_sub(up));
+                    if let Some((mark, len)) = marks.pop() {
+                        builder.rollback(mark);
+                        model.truncate(len);
+                    }
+                }
+                Step::Release => {
+                    marks.pop();
+                }
+            }
+            prop_assert_eq!(builder.has_fragments(), !sent.is_empty());
+            prop_assert!(model.is_empty() || !builder.has_no_entries());
+        }
+        if builder.has_fragments() {
+            builder.fragments(OF).expect("room");
+        }
+        prop_assert_eq!(applied(&finish(builder), &sent), model);
+        let largest = fragment_bytes + FRAGMENT_HEADER_BYTES + 15 + 19;
+        prop_assert!(sent.iter().all(|f| f.len() <= largest + 15));
+    }
+
+    #[test]
+    fn coarse_keys_say_no_less(
+        steps in prop::collection::vec((0..6u8, 1..4u32, 0..30u64, 0..50u64), 1..200),
+    ) {
+        let mut builder = Builder::bounded(Vec::new(), Vec::new(), 100, 10);
+        let mut model: Vec<Key> = Vec::new();
+        let mut mark = None;
+        for (what, relation, hash, since) in steps {
+            match what {
+                4 => mark = Some((builder.mark(), model.len())),
+                5 => {
+                    if let Some((mark, len)) = mark.take() {
+                        builder.rollback(mark);
+                        model.truncate(len);
+                    }
+                }
+                _ => {
+                    let flags = [0, KEY_LOCK_ONLY, KEY_FROM_SINCE, KEY_RELATION][usize::from(what)];
+                    let key = Key {
+                        hash: hash + 100 * u64::from(relation),
+                        since: Gid(since),
+                        relation,
+                        mode: LockMode::Update,
+                        flags,
+                    };
+                    builder.key(key).expect("room");
+                    model.push(key);
+                    if builder.has_many_keys() {
+                        builder.coarsen(Vec::new()).expect("room");
+                    }
+                }
+            }
+        }
+        let coarse = builder.coarse();
+        let bytes = finish(builder);
+        let kept: Vec<Key> = Changeset::parse(&bytes).expect("whole").keys().collect();
+        for key in model {
+            let same = |k: &Key| (k.relation, k.hash, k.flags) == (key.relation, key.hash, key.flags);
+            let exact = kept.iter().any(|k| same(k) && k.since <= key.since);
+            prop_assert!(exact || stands_for(&coarse, &key), "{key:?}");
+        }
+    }
+}
+
+fn stands_for(coarse: &[(u32, Coarse)], key: &Key) -> bool {
+    let Some((_, coarse)) = coarse.iter().find(|c| c.0 == key.relation) else {
+        return false;
+    };
+    let reaches = |since: Option<Gid>| since.is_some_and(|s| s <= key.since);
+    let lock_only = key.flags & KEY_LOCK_ONLY != 0;
+    key.flags & KEY_RELATION == 0
+        && reaches(if lock_only {
+            coarse.locked
+        } else {
+            coarse.written
+        })
+        && (key.flags & KEY_FROM_SINCE == 0 || reaches(coarse.from_since))
+}
+
+#[test]
+fn many_keys_become_few_and_the_others_stay() {
+    let mut builder = Builder::bounded(Vec::new(), Vec::new(), 100, 20);
+    let key = |relation, hash| Key {
+        hash,
+        since: Gid(9),
+        relation,
+        mode: LockMode::Update,
+        flags: 0,
+    };
+    builder.key(key(1, 1)).expect("room");
+    for row in 0..10_000 {
+        builder.key(key(2, row)).expect("room");
+        if builder.has_many_keys() {
+            builder.coarsen(Vec::new()).expect("room");
+        }
+        assert!(builder.keys_bytes() <= 21 * 24);
+    }
+    let coarse = builder.coarse();
+    assert_eq!(coarse.iter().map(|c| c.0).collect::<Vec<_>>(), [2]);
+    assert_eq!(coarse[0].1.written, Some(Gid(9)));
+    let bytes = finish(builder);
+    let kept: Vec<u32> = Changeset::parse(&bytes)
+        .expect("whole")
+        .keys()
+        .map(|k| k.relation)
+        .collect();
+    assert_eq!(kept, [1]);
+}
+
+#[test]
+fn a_fragment_that_was_changed_is_refused() {
+    let mut builder = Builder::new(Vec::new(), Vec::new());
+    insert(&mut builder, 1, 1);
+    let mut sent = Vec::new();
+    send(&mut builder, &mut sent);
+    let bytes = (sent[0].len() - FRAGMENT_HEADER_BYTES) as u32;
+    let counted = |number, bytes| Counted { number, bytes };
+    assert!(fragment_entries(&sent[0], counted(0, bytes)).is_ok());
+    for (number, bytes) in [(1, bytes), (0, bytes + 1)] {
+        let refused = fragment_entries(&sent[0], counted(number, bytes));
+        assert_eq!(refused.err(), Some(DecodeError::Length));
+    }
+    for at in 0..sent[0].len() {
+        let mut changed = sent[0].clone();
+        changed[at] ^= 1;
+        let refused = fragment_entries(&changed, counted(0, bytes));
+        assert_eq!(refused.err(), Some(DecodeError::Checksum));
+    }
+    assert_eq!(fragment_name(&sent[0][..FRAGMENT_HEADER_BYTES - 1]), None);
+}
+
+#[test]
+fn nothing_follows_the_list_of_fragments() {
+    let mut builder = Builder::new(Vec::new(), Vec::new());
+    insert(&mut builder, 1, 1);
+    builder.fragments(OF).expect("room");
+    insert(&mut builder, 1, 2);
+    let refused = Changeset::parse(&finish(builder)).err();
+    assert_eq!(refused, Some(DecodeError::Length));
+}

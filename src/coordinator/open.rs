@@ -1,0 +1,164 @@
+//! Transactions whose fragments are in the order and whose changesets are not yet.
+//!
+//! A function of the total order alone. No checkpoint is taken while there are any, so a checkpoint
+//! holds none of them, and whoever begins at one is delivered all fragments that are still of use. Its
+//! bounds are there so that checkpoints do come: see [`Open::delivered`].
+
+use crate::changeset::fragment::{FragmentList, FragmentsOf};
+use crate::gcs::Delivery;
+use crate::ids::{Incarnation, MemberId, MessageId};
+use crate::limits::OPEN_TRANSACTIONS_MAX;
+use std::collections::BTreeMap;
+
+/// Where a fragment, as far as it counts, is in the group log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Position in the order.
+    pub seq: u64,
+    /// Its log entry.
+    pub index: u64,
+    /// The message in it.
+    pub id: MessageId,
+}
+
+/// Bounds, in bytes of deliveries. The same on every member.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// [`crate::limits::OPEN_ADMIT_BYTES`]
+    pub admit: u64,
+    /// [`crate::limits::OPEN_BYTES_MAX`]
+    pub all: u64,
+    /// [`crate::limits::OPEN_SILENT_BYTES`]
+    pub silent: u64,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    incarnation: Incarnation,
+    ticket: u64,
+    fragments: Vec<Place>,
+}
+
+/// See the head of the file.
+#[derive(Debug, Default)]
+pub struct Open {
+    /// By the slot that runs it.
+    transactions: BTreeMap<(MemberId, u32), Transaction>,
+    /// Members that have some, and the bytes that had been delivered when they were last heard of.
+    heard: BTreeMap<MemberId, u64>,
+}
+
+impl Open {
+    /// None is open.
+    pub fn is_empty(&self) -> bool {
+        self.transactions.is_empty()
+    }
+
+    /// Transactions.
+    pub fn len(&self) -> usize {
+        self.transactions.len()
+    }
+
+    /// A message came. `bytes` have been delivered since the last checkpoint. Ends what no changeset
+    /// will follow: of a former life of the sender, of a member that was silent while much was
+    /// ordered, of all when the log has grown too far.
+    pub fn delivered(&mut self, id: MessageId, bytes: u64, bounds: &Bounds) {
+        if self.is_empty() {
+            return;
+        }
+        if let Some(heard) = self.heard.get_mut(&id.member) {
+            *heard = bytes;
+        }
+        let heard = &self.heard;
+        let before = self.transactions.len();
+        self.transactions.retain(|(member, _), t| {
+            let former = *member == id.member && t.incarnation < id.incarnation;
+            let silent = heard.get(member).is_none_or(|h| bytes - h > bounds.silent);
+            !former && !silent && bytes <= bounds.all
+        });
+        if self.transactions.len() < before {
+            self.forget_members();
+        }
+    }
+
+    /// A fragment came; whether it is kept. One that does not follow the one before it, or begins
+    /// when there are too many, ends its transaction: the changeset will fail.
+    pub fn fragment(
+        &mut self,
+        delivery: &Delivery,
+        of: FragmentsOf,
+        number: u32,
+        bytes: u64,
+        bounds: &Bounds,
+    ) -> bool {
+        let id = delivery.id;
+        let key = (id.member, of.worker);
+        if number == 0 {
+            // What the slot had before is over.
+            self.transactions.remove(&key);
+            let crowded = bytes > bounds.admit || self.len() >= OPEN_TRANSACTIONS_MAX;
+            if self.is_empty() || !crowded {
+                let transaction = Transaction {
+                    incarnation: id.incarnation,
+                    ticket: of.ticket,
+                    fragments: Vec::new(),
+                };
+                self.transactions.insert(key, transaction);
+                self.heard.insert(id.member, bytes);
+            }
+        }
+        let kept = match self.transactions.get_mut(&key) {
+            Some(t) if t.ticket == of.ticket && t.incarnation == id.incarnation => {
+                let follows = t.fragments.len() == number as usize;
+                if follows {
+                    t.fragments.push(Place {
+                        seq: delivery.seq,
+                        index: delivery.index,
+                        id,
+                    });
+                } else {
+                    self.transactions.remove(&key);
+                }
+                follows
+            }
+            _ => false,
+        };
+        self.forget_members();
+        kept
+    }
+
+    /// No changeset follows these, or it is here.
+    pub fn end(&mut self, id: MessageId, of: FragmentsOf) -> Option<Vec<Place>> {
+        let key = (id.member, of.worker);
+        let ours = |t: &Transaction| (t.ticket, t.incarnation) == (of.ticket, id.incarnation);
+        if !self.transactions.get(&key).is_some_and(ours) {
+            return None;
+        }
+        let ended = self.transactions.remove(&key);
+        self.forget_members();
+        ended.map(|t| t.fragments)
+    }
+
+    /// A changeset has come: where its fragments are that count, `None` if some are not kept.
+    pub fn close(&mut self, id: MessageId, list: FragmentList<'_>) -> Option<Vec<Place>> {
+        let all = self.end(id, list.of)?;
+        let place = |number: u32| all.get(number as usize).copied();
+        list.counted().map(|c| place(c.number)).collect()
+    }
+
+    /// The member is none any more.
+    pub fn removed(&mut self, member: MemberId) {
+        self.transactions.retain(|(m, _), _| *m != member);
+        self.forget_members();
+    }
+
+    fn forget_members(&mut self) {
+        let transactions = &self.transactions;
+        self.heard
+            .retain(|m, _| transactions.keys().any(|(member, _)| member == m));
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/open.rs"]
+mod tests;

@@ -1,0 +1,13 @@
+//! The disk of the group log, as any process of the server sees it.
+
+use super::{coordinator, shmem};
+use nix::sys::statvfs::statvfs;
+use std::path::Path;
+
+/// Bytes that are free for the server there; `None` if that can't be learned.
+#[must_use]
+pub fn free_bytes() -> Option<u64> {
+    let dir = Path::new(shmem::DATA_DIR).join(coordinator::DIR);
+    let of = statvfs(&dir).ok()?;
+    Some(of.blocks_available() * of.fragment_size())
+}

@@ -1,0 +1,234 @@
+//! Entries of a large transaction on their way ahead of its COMMIT, with flow control: few are without a
+//! place in the order at any time, so that memory stays flat here and transactions of others come
+//! in between.
+
+use super::channel::{self, control};
+use super::commit::{self, closed};
+use super::gate::LOOK_AROUND;
+use crate::changeset::encode::Sink;
+use crate::changeset::fragment::{FragmentsOf, fragment_header};
+use crate::group_state::GroupState;
+use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::imsg::{ChainWriter, Class};
+use crate::limits::{FRAGMENTS_AHEAD, LOG_RESERVE_BYTES};
+use crate::pg::guard::{PgError, Result};
+use crate::pg::{backend, latch, log_dir, shmem, sys};
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::Ordering;
+
+/// Of the current transaction, from its first fragment on.
+struct Ahead {
+    of: FragmentsOf,
+    /// Life of the member in which it began: no other knows of it.
+    incarnation: u32,
+    /// Taken from the changeset and not sent yet.
+    rest: Option<Rest>,
+    /// Sent, and without a place in the order.
+    unordered: u32,
+    /// The group does not keep them.
+    lost: bool,
+    /// The order has judged the changeset, and with it the fragments end.
+    judged: bool,
+}
+
+/// Entries, to be sent fragment by fragment. An interrupt leaves what is still to be sent.
+struct Rest {
+    entries: ChainWriter<'static>,
+    /// Where each fragment ends.
+    ends: Vec<usize>,
+    /// Those that are sent.
+    sent: usize,
+    /// Number of the first.
+    first: u32,
+}
+
+thread_local! {
+    static AHEAD: ManuallyDrop<RefCell<Option<Ahead>>> =
+        const { ManuallyDrop::new(RefCell::new(None)) };
+    /// Transactions whose end the coordinator could not be told yet.
+    static UNTOLD: ManuallyDrop<RefCell<Vec<u64>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+}
+
+fn with<T>(f: impl FnOnce(&mut Option<Ahead>) -> T) -> T {
+    AHEAD.with(|ahead| f(&mut ahead.borrow_mut()))
+}
+
+/// Whether there is a group to send them to. Before it is formed, changesets stay in memory.
+pub fn has_group() -> bool {
+    control().database.load(Ordering::SeqCst) == backend::database()
+        && commit::state() == Some(GroupState::Online)
+        && channel::has_coordinator()
+}
+
+/// Whose fragments those of the current transaction are.
+pub fn of() -> FragmentsOf {
+    FragmentsOf {
+        worker: shmem::my_slot().0,
+        ticket: channel::ticket(),
+    }
+}
+
+/// Whether some wait to be sent.
+pub fn are_left() -> bool {
+    with(|ahead| ahead.as_ref().is_some_and(|a| a.rest.is_some()))
+}
+
+/// Takes entries over, cut at `ends`; [`send`] follows. None may be left.
+pub fn put(entries: ChainWriter<'static>, first: u32, ends: Vec<usize>) {
+    let incarnation = control().incarnation.load(Ordering::SeqCst);
+    with(|ahead| {
+        let ahead = ahead.get_or_insert_with(|| Ahead {
+            of: of(),
+            incarnation,
+            rest: None,
+            unordered: 0,
+            lost: false,
+            judged: false,
+        });
+        assert!(ahead.rest.is_none(), "fragments are sent in their order");
+        ahead.rest = Some(Rest {
+            entries,
+            ends,
+            sent: 0,
+            first,
+        });
+    });
+}
+
+/// Sends what is left, as fast as it is ordered. Serves interrupts.
+pub fn send() -> Result<()> {
+    while are_left() {
+        look()?;
+        if with(|ahead| {
+            ahead
+                .as_ref()
+                .is_some_and(|a| a.unordered >= FRAGMENTS_AHEAD)
+        }) {
+            let event = sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY;
+            latch::sleep_interruptible(Some(LOOK_AROUND), event)?;
+            continue;
+        }
+        send_next()?;
+    }
+    look()
+}
+
+/// Takes answers; an error if the transaction cannot be committed any more.
+fn look() -> Result<()> {
+    while let Some(answer) = channel::receive() {
+        with(|ahead| {
+            let Some(ahead) = ahead else { return };
+            match answer {
+                ToWorker::Fragment { ticket, kept } if ticket == ahead.of.ticket => {
+                    ahead.unordered -= 1;
+                    ahead.lost |= !kept;
+                }
+                _ => {}
+            }
+        });
+    }
+    let incarnation = control().incarnation.load(Ordering::SeqCst);
+    match with(|a| a.as_ref().map(|a| a.lost || a.incarnation != incarnation)) {
+        None => Ok(()),
+        _ if !has_group() => Err(closed(commit::state())),
+        Some(true) => Err(lost()),
+        Some(false) => Ok(()),
+    }
+}
+
+fn send_next() -> Result<()> {
+    let (shared, me) = (shmem::shared(), shmem::my_slot());
+    let pool = shared.pool();
+    let (ticket, bytes) = with(|ahead| {
+        let ahead = ahead.as_ref()?;
+        let rest = ahead.rest.as_ref()?;
+        let start = rest.sent.checked_sub(1).map_or(0, |last| rest.ends[last]);
+        let mut bytes = Vec::with_capacity(rest.ends[rest.sent] - start);
+        let mut at = 0;
+        rest.entries.each(&mut |piece| {
+            let range =
+                start.clamp(at, at + piece.len())..rest.ends[rest.sent].clamp(at, at + piece.len());
+            bytes.extend_from_slice(&piece[range.start - at..range.end - at]);
+            at += piece.len();
+        });
+        let number = rest.first + rest.sent as u32;
+        let header = fragment_header(ahead.of, number, std::iter::once(&bytes[..]));
+        Some((ahead.of.ticket, [&header[..], &bytes].concat()))
+    })
+    .expect("a fragment is left");
+    if !fits_on_disk(log_dir::free_bytes(), bytes.len()) {
+        return Err(disk_full());
+    }
+    let mut writer = ChainWriter::new(pool, Class::Local, me);
+    writer
+        .append(&bytes)
+        .map_err(|_| crate::capture::transaction::no_memory(bytes.len()))?;
+    let fragment = pool.post(writer.finish());
+    if channel::request(ToCoordinator::Fragment { ticket, fragment }).is_err() {
+        // It takes what is there before it sleeps.
+        pool.free(fragment);
+        let event = sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY;
+        return latch::sleep_interruptible(Some(LOOK_AROUND), event);
+    }
+    control()
+        .counters
+        .changeset_bytes
+        .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    with(|ahead| {
+        let Some(ahead) = ahead else { return };
+        ahead.unordered += 1;
+        ahead.rest = ahead.rest.take().and_then(|mut rest| {
+            rest.sent += 1;
+            (rest.sent < rest.ends.len()).then_some(rest)
+        });
+    });
+    Ok(())
+}
+
+/// The order has judged the changeset that they belong to.
+pub fn judged() {
+    with(|ahead| {
+        if let Some(ahead) = ahead {
+            ahead.judged = true;
+        }
+    });
+}
+
+/// The transaction is over. If no changeset follows, the group is told. Raises nothing.
+pub fn end() {
+    if let Some(ahead) = with(Option::take)
+        && !ahead.judged
+    {
+        UNTOLD.with(|untold| untold.borrow_mut().push(ahead.of.ticket));
+    }
+    UNTOLD.with(|untold| {
+        // What the queue has no room for the slot's next fragments or the member's next life imply.
+        untold.borrow_mut().retain(|&ticket| {
+            channel::has_coordinator()
+                && channel::request(ToCoordinator::DropFragments { ticket }).is_err()
+        });
+    });
+}
+
+/// Whether a fragment may be written: the rest is for others. `None`: nobody knows.
+fn fits_on_disk(free: Option<u64>, bytes: usize) -> bool {
+    free.is_none_or(|free| free >= LOG_RESERVE_BYTES + bytes as u64)
+}
+
+/// The group did not keep what went ahead.
+pub fn lost() -> PgError {
+    PgError::new("40001", "could not serialize access: the group lost a part of the transaction")
+        .detail("The group did not keep what this large transaction had sent ahead of its commit.")
+        .hint("Retry it when no other large transaction has been open for long, and the member reaches a majority.")
+}
+
+fn disk_full() -> PgError {
+    PgError::new("53100", "no room for a large transaction in the group log")
+        .detail(format!(
+            "What is left of the disk, {} MB, is kept for other transactions.",
+            LOG_RESERVE_BYTES >> 20
+        ))
+        .hint("Free disk space, or split the transaction.")
+}

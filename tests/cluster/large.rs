@@ -1,0 +1,250 @@
+//! Transactions whose changes go ahead of their commit, among small ones.
+
+use crate::support::{Stop, TestGroup, group, is_serialization_failure, until_committed};
+use postgres::Client;
+use postgres::error::SqlState;
+use postgres_r::changeset::encode::HEADER_BYTES;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const SCHEMA: &str = "CREATE TABLE big (id int4 PRIMARY KEY, v text NOT NULL);
+     CREATE TABLE small (id int4 PRIMARY KEY, v int8 NOT NULL);
+     INSERT INTO small SELECT i, 0 FROM generate_series(1, 50) i;
+     INSERT INTO big SELECT -i, 'there before' FROM generate_series(1, 1000) i;";
+
+/// A session that keeps as little as may be in memory.
+fn large(group: &TestGroup, member: usize) -> Client {
+    let mut client = group.client(member);
+    client
+        .batch_execute("SET replication_changeset_memory = '64kB'")
+        .expect("set");
+    client
+}
+
+fn insert(from: u32, to: u32) -> String {
+    format!("INSERT INTO big SELECT i, 'row ' || i FROM generate_series({from}, {to}) i")
+}
+
+/// Bytes of the largest changeset in a member's log.
+fn largest(group: &TestGroup, number: usize) -> u32 {
+    let server = group.member(number).expect("member");
+    let mut largest = 0;
+    for file in std::fs::read_dir(server.data.join("pg_group/log")).expect("the group's log") {
+        let bytes = std::fs::read(file.expect("a segment").path()).expect("read");
+        let word =
+            |h: &[u8], at: usize| u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+        let headers = bytes
+            .windows(HEADER_BYTES)
+            .filter(|w| w.starts_with(b"PGRC"));
+        largest = headers
+            .map(|h| word(h, 80) + word(h, 84))
+            .fold(largest, u32::max);
+    }
+    largest
+}
+
+/// Small transactions on a member until `stop`; counts them.
+fn load(group: &TestGroup, member: usize, stop: &AtomicBool, done: &AtomicU64) {
+    let mut client = group.client(member);
+    let mut id = member as i32;
+    while !stop.load(Ordering::Relaxed) {
+        id = (id * 7 + 3) % 50;
+        until_committed(&mut client, |t| {
+            t.execute("UPDATE small SET v = v + 1 WHERE id = $1", &[&(id + 1)])
+                .map(drop)
+        })
+        .expect("a small transaction");
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// As many rows as wanted, the same everywhere.
+fn check(group: &TestGroup, rows: i64) {
+    for server in group.running() {
+        group.await_value(server, "SELECT count(*) FROM big WHERE id > 0", rows);
+    }
+    group.assert_identical();
+}
+
+#[test]
+fn a_large_transaction_commits_as_a_whole_among_small_ones() {
+    let group = group("large", 3, SCHEMA);
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        for member in 1..=3 {
+            let (group, stop, done) = (&group, &stop, &done);
+            scope.spawn(move || load(group, member, stop, done));
+        }
+        let mut client = large(&group, 1);
+        client.batch_execute("BEGIN").expect("begin");
+        client.batch_execute(&insert(1, 60_000)).expect("rows");
+        client.batch_execute("SAVEPOINT a").expect("savepoint");
+        client.batch_execute(&insert(60_001, 90_000)).expect("rows");
+        client
+            .batch_execute(
+                "ROLLBACK TO a; UPDATE big SET v = 'changed' WHERE id % 3 = 0; SAVEPOINT b",
+            )
+            .expect("rollback");
+        client
+            .batch_execute(&insert(60_001, 100_000))
+            .expect("rows");
+        client
+            .batch_execute(
+                "RELEASE b; SAVEPOINT c; DELETE FROM big; ROLLBACK TO c;
+                            DELETE FROM big WHERE id % 5 = 0 AND id > 0",
+            )
+            .expect("changes");
+        let before = done.load(Ordering::Relaxed);
+        assert!(before > 0, "small transactions go on");
+        client.batch_execute("COMMIT").expect("commit");
+    });
+    check(&group, 80_000);
+    // Keys of relations, a list of fragments and what was left.
+    let largest = largest(&group, 2);
+    assert!(largest < 100_000, "a changeset of {largest} bytes");
+}
+
+#[test]
+fn what_does_not_commit_leaves_nothing() {
+    let group = group("large-ends", 3, SCHEMA);
+    let mut client = large(&group, 1);
+    client
+        .batch_execute(&format!("BEGIN; {}; ROLLBACK", insert(1, 30_000)))
+        .expect("rollback");
+    // The same session goes on, in the same slot.
+    client.batch_execute(&insert(1, 30_000)).expect("commit");
+
+    // A statement that is cancelled in a savepoint costs no more than that.
+    client
+        .batch_execute(&format!("BEGIN; {}; SAVEPOINT a", insert(30_001, 40_000)))
+        .expect("rows");
+    client
+        .batch_execute("SET LOCAL statement_timeout = '200ms'")
+        .expect("set");
+    let slow = "INSERT INTO big SELECT i, 'late' FROM generate_series(40001, 50000) i
+                UNION ALL SELECT 50001, pg_sleep(60)::text";
+    let error = client.batch_execute(slow).expect_err("a timeout");
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+    client
+        .batch_execute("ROLLBACK TO a; COMMIT")
+        .expect("commit");
+    check(&group, 40_000);
+
+    // The worker ends in the middle.
+    let mut client = large(&group, 2);
+    client
+        .batch_execute(&format!("BEGIN; {}", insert(40_001, 70_000)))
+        .expect("rows");
+    let pid: i32 = client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("pid")
+        .get(0);
+    group.execute(2, &format!("SELECT pg_terminate_backend({pid}, 10000)"));
+    // Another member wins on a row of it.
+    let mut loser = large(&group, 2);
+    loser
+        .batch_execute(&format!(
+            "BEGIN; UPDATE big SET v = 'lost' WHERE id = 1; {}",
+            insert(40_001, 60_000)
+        ))
+        .expect("rows");
+    group.execute(3, "UPDATE big SET v = 'won' WHERE id = 1");
+    let error = loser
+        .batch_execute("SELECT pg_sleep(5); COMMIT")
+        .expect_err("it lost");
+    assert!(is_serialization_failure(&error), "{error:?}");
+    check(&group, 40_000);
+}
+
+#[test]
+fn servers_are_killed_while_a_large_transaction_is_open_and_applied() {
+    let mut group = group("large-kill", 3, SCHEMA);
+    let mut client = large(&group, 1);
+    client
+        .batch_execute(&format!("BEGIN; {}", insert(1, 30_000)))
+        .expect("rows");
+    group.member(1).expect("member").kill().expect("kill");
+    drop(client);
+    // Its rows are free for others at once.
+    let mut client = large(&group, 2);
+    client
+        .batch_execute(&format!("BEGIN; {}", insert(1, 50_000)))
+        .expect("rows");
+    group.start(1);
+    // A server joins in the middle.
+    group.join(&mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    client
+        .batch_execute(&insert(50_001, 100_000))
+        .expect("rows");
+    client.batch_execute("COMMIT").expect("commit");
+    // All of it is applied anew.
+    group.member(3).expect("member").kill().expect("kill");
+    group.start(3);
+    check(&group, 100_000);
+}
+
+/// Private memory of the largest process of all servers.
+fn largest_process_kb(group: &TestGroup) -> u64 {
+    let pids = group.running().flat_map(|server| server.processes());
+    let private = |pid: String| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    pids.filter_map(|pid| private(pid.to_string()))
+        .max()
+        .unwrap_or(0)
+}
+
+/// `PGR_LARGE_ROWS` rows of 400 bytes in one transaction, 2 million without it.
+#[test]
+#[ignore = "minutes: cargo test --features cli --test cluster -- --ignored memory_is_flat"]
+fn memory_is_flat_however_large_the_transaction() {
+    let rows: u32 = std::env::var("PGR_LARGE_ROWS").map_or(2_000_000, |v| {
+        v.parse().expect("PGR_LARGE_ROWS is a number")
+    });
+    let group = group("large-memory", 3, SCHEMA);
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let begin = std::time::Instant::now();
+    let (largest, longest) = std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let (group, stop, done) = (&group, &stop, &done);
+        scope.spawn(move || load(group, 2, stop, done));
+        let sampler = scope.spawn(move || {
+            let mut largest = 0;
+            let (mut last, mut since) = (0, std::time::Instant::now());
+            let mut longest = since.elapsed();
+            while !stop.load(Ordering::Relaxed) {
+                largest = largest.max(largest_process_kb(group));
+                let now = done.load(Ordering::Relaxed);
+                if now != last {
+                    (last, since) = (now, std::time::Instant::now());
+                }
+                longest = longest.max(since.elapsed());
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            (largest, longest)
+        });
+        let mut client = group.client(1);
+        client.batch_execute("BEGIN").expect("begin");
+        client
+            .batch_execute(&format!(
+                "INSERT INTO big SELECT i, repeat(md5(i::text), 12) FROM generate_series(1, {rows}) i"
+            ))
+            .expect("rows");
+        println!("{rows} rows sent after {:.1?}", begin.elapsed());
+        client.batch_execute("COMMIT").expect("commit");
+        println!("committed after {:.1?}", begin.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        sampler.join().expect("the sampler")
+    });
+    for server in group.running() {
+        group.await_value(server, "SELECT count(*) FROM big WHERE id > 0", rows.into());
+    }
+    println!(
+        "applied after {:.1?}; largest process {largest} kB; {} small transactions, longest pause {longest:.1?}",
+        begin.elapsed(),
+        done.load(Ordering::Relaxed)
+    );
+    assert!(largest < 200 << 10, "a process had {largest} kB of its own");
+}
