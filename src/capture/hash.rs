@@ -171,7 +171,7 @@ mod tests {
 
     const GOLDEN_RELATION: u64 = 0x9912_9937_780a_a450;
     const GOLDEN_LOCKS: u64 = 0xe2d9_cedc_42aa_5a57;
-    const GOLDEN_SEQUENCE: u64 = 0x97c7_ec1e_8005_4e70;
+    const GOLDEN_SEQUENCE: u64 = 0xee1a_9945_b7ed_d35e;
     const GOLDEN_ROW: u64 = 0x8aeb_bdb8_ca5d_c073;
     const GOLDEN_DIGEST: u64 = 0xcdc8_3ed8_c337_6c3c;
 }

@@ -47,13 +47,6 @@ unsafe extern "C" fn pgr_do_refuse_foreign(rel: sys::Relation) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn pgr_do_refuse_restart(rel: sys::Relation) {
-    // SAFETY: PostgreSQL passes an open relation.
-    let rel = unsafe { Handle::from_raw(rel) };
-    boundary(|| ddl::restart(relation::form(rel).relpersistence, &relation::name(rel)));
-}
-
-#[unsafe(no_mangle)]
 unsafe extern "C" fn pgr_do_refuse_catalog(rel: sys::Relation) {
     // SAFETY: PostgreSQL passes an open relation.
     let rel = unsafe { Handle::from_raw(rel) };

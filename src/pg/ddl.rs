@@ -20,7 +20,7 @@ mod maintenance;
 mod refuse;
 mod suitable;
 
-pub use refuse::{catalog, database, foreign, install as install_refusals, prepare, restart};
+pub use refuse::{catalog, database, foreign, install as install_refusals, prepare};
 
 type Edata = *mut *mut sys::ErrorData;
 

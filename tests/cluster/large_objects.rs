@@ -54,7 +54,7 @@ fn large_objects_are_the_same_on_all_members() {
 fn chosen_by_all_at_once(group: &TestGroup) {
     let each = |number: usize| {
         let mut client = group.client(number);
-        let chosen = (0..20).map(|i| {
+        let chosen = (0..20_u8).map(|i| {
             let sql = "SELECT lo_from_bytea(0, $1)";
             let bytes = vec![i; 5000];
             let row = client.query_one(sql, &[&bytes]).expect("no conflict");

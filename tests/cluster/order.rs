@@ -6,7 +6,6 @@ use postgres_r::cluster::group::query_one;
 use postgres_r::cluster::server::wait_for;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 #[test]
 fn readers_on_all_members_see_commits_in_one_order() {

@@ -38,6 +38,44 @@ fn rows(group: &TestGroup, but: &str) -> u64 {
 }
 
 #[test]
+fn restart_identity_restarts_sequences_for_all_members() {
+    let group = group(
+        "truncate-restart",
+        3,
+        "CREATE TABLE ids (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n serial, v int4);",
+    );
+    let add = |member: usize| -> (i64, i32) {
+        let sql = "INSERT INTO ids (v) VALUES (0) RETURNING id, n";
+        let row = group.client(member).query_one(sql, &[]).expect("insert");
+        (row.get(0), row.get(1))
+    };
+    for member in 1..=3 {
+        add(member);
+    }
+    group.wait_in_step(PATIENCE).expect("in step");
+    group.execute(
+        2,
+        "BEGIN; TRUNCATE ids RESTART IDENTITY; INSERT INTO ids (v) VALUES (1); ROLLBACK",
+    );
+    let (id, n) = add(2);
+    assert!(id > 3 && n > 3, "a restart that was rolled back: {id}, {n}");
+    group.wait_in_step(PATIENCE).expect("in step");
+    group.execute(
+        3,
+        "BEGIN; TRUNCATE ids RESTART IDENTITY; INSERT INTO ids (v) VALUES (1), (2); COMMIT",
+    );
+    group.wait_in_step(PATIENCE).expect("in step");
+    let mut seen = vec![(1, 1), (2, 2)];
+    for member in [1, 2, 3, 1] {
+        let new = add(member);
+        assert!(!seen.contains(&new), "{new:?} once more");
+        seen.push(new);
+    }
+    assert_eq!(seen[2], (3, 3), "the next values of all");
+    group.assert_identical();
+}
+
+#[test]
 fn what_truncate_reaches_is_empty_on_all_members() {
     let group = group("truncate", 3, TABLES);
     let steps = [

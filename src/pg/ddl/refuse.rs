@@ -430,19 +430,6 @@ pub fn foreign(name: &str) -> Result<()> {
     .hint("Change it from a database that is not replicated, or connect to its server."))
 }
 
-/// TRUNCATE is about to restart a sequence of this `relpersistence`.
-pub fn restart(persistence: c_char, name: &str) -> Result<()> {
-    if persistence != PERMANENT {
-        return Ok(());
-    }
-    Err(PgError::new(
-        "0A000",
-        format!("cannot restart sequence \"{name}\" in a replicated database"),
-    )
-    .detail("Sequences are not replicated yet.")
-    .hint("Use TRUNCATE without RESTART IDENTITY."))
-}
-
 /// A statement is about to change rows of this relation.
 pub fn catalog(oid: u32, name: &str) -> Result<()> {
     if oid >= FIRST_NORMAL_OID {
