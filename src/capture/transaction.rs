@@ -274,18 +274,20 @@ pub fn too_large(bytes: usize) -> PgError {
 }
 
 pub fn no_memory(bytes: usize) -> PgError {
-    let all = shmem::shared().pool().total_blocks(Class::Local) as usize * POOL_BLOCK_BYTES;
-    let hint = "Split the transaction, or raise replication_imessage_buffers.";
-    if bytes >= all / 2 {
+    let pool = shmem::shared().pool();
+    let all = pool.total_blocks(Class::Local) as usize * POOL_BLOCK_BYTES;
+    let free = pool.free_blocks(Class::Local) as usize * POOL_BLOCK_BYTES;
+    // What was to be appended is not among these: it is larger than what was left.
+    if bytes + free >= all / 2 {
         PgError::new("54000", "transaction changes too much to be replicated")
             .detail(format!(
-                "Its changeset has {bytes} bytes; there are {all} for all of them."
+                "A change does not fit beside the {bytes} bytes of others; there are {all} for all transactions."
             ))
-            .hint(hint)
+            .hint("Make rows smaller, or raise replication_imessage_buffers.")
     } else {
         PgError::new("53200", "out of memory for the changesets of transactions")
-            .detail(format!("All of {all} bytes are in use."))
-            .hint(hint)
+            .detail(format!("Of {all} bytes {free} are free."))
+            .hint("Try again, or raise replication_imessage_buffers.")
     }
 }
 

@@ -5,9 +5,6 @@ use postgres::Client;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres_r::cluster::server::wait_for;
-use postgres_r::cluster::verify;
-use std::fs::{Permissions, set_permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -227,41 +224,4 @@ fn a_full_queue_is_an_error_where_it_is_sent_and_ends_who_does_not_read_elsewher
     wait_for(PATIENCE, works).expect("the queue was read");
     drop(lazy);
     group.assert_identical();
-
-    no_room_on_disk(&group);
-}
-
-/// The queue's files can't be written when the turn has come: the sender's client waits for a helper,
-/// which can in the end.
-fn no_room_on_disk(group: &TestGroup) {
-    let server = group.member(1).expect("member");
-    let folder = server.data.join("pg_notify");
-    let mut listeners: Vec<Client> = (1..=3).map(|i| listener(group, i)).collect();
-    let mode = |mode| set_permissions(&folder, Permissions::from_mode(mode)).expect("chmod");
-    thread::scope(|scope| {
-        mode(0);
-        let sent = scope.spawn(|| {
-            group.client(1).batch_execute(&format!(
-                "SELECT pg_notify('news', {PAGE} || i) FROM generate_series(101, 140) i"
-            ))
-        });
-        let failed = wait_for(PATIENCE, || {
-            let log = server.log_tail(200);
-            log.contains("could not queue notifications").then_some(())
-        });
-        mode(0o700);
-        failed.expect("the queue is larger than its buffers");
-        sent.join().expect("no panic").expect("committed");
-    });
-    for client in &mut listeners {
-        let heard = payloads(client, 40);
-        assert!(
-            heard
-                .iter()
-                .zip(101..)
-                .all(|(p, i)| p.ends_with(&format!("x{i}")))
-        );
-    }
-    let report = verify::verify(group, PATIENCE).expect("verify");
-    assert!(report.differences.is_empty(), "{:?}", report.differences);
 }
