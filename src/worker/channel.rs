@@ -1,6 +1,7 @@
 //! Imessages to and from the coordinator, and what this process has in shared memory.
 
 use super::consistency;
+use super::fragments;
 use super::phase::Phase;
 use crate::capture::transaction as captured;
 use crate::ids::Gid;
@@ -114,12 +115,15 @@ pub fn report(message: ToCoordinator) -> std::result::Result<(), QueueFull> {
     Ok(())
 }
 
-/// The next message for a worker, if there is one.
+/// The next message for a worker, if there is one. What became of fragments is taken down at once, for
+/// it comes whatever the worker waits for.
 pub fn receive() -> Option<ToWorker> {
     loop {
-        // Words that are no message can only be damage; the wait goes on.
-        if let Ok(message) = ToWorker::try_from(slot().replies_down.pop()?) {
-            return Some(message);
+        match ToWorker::try_from(slot().replies_down.pop()?) {
+            Ok(ToWorker::Fragment { ticket, kept }) => fragments::ordered(ticket, kept),
+            Ok(message) => return Some(message),
+            // Words that are no message can only be damage; the wait goes on.
+            Err(_) => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use super::gate::LOOK_AROUND;
 use crate::changeset::encode::Sink;
 use crate::changeset::fragment::{FragmentsOf, fragment_header};
 use crate::group_state::GroupState;
-use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::imsg::message::ToCoordinator;
 use crate::imsg::{ChainWriter, Class};
 use crate::limits::{FRAGMENTS_AHEAD, LOG_RESERVE_BYTES};
 use crate::pg::guard::{PgError, Result};
@@ -115,20 +115,20 @@ pub fn send() -> Result<()> {
     look()
 }
 
+/// A fragment of this transaction has a place in the order. `kept`: and the group keeps it.
+pub fn ordered(ticket: u64, kept: bool) {
+    with(|ahead| {
+        if let Some(ahead) = ahead.as_mut().filter(|a| a.of.ticket == ticket) {
+            ahead.unordered -= 1;
+            ahead.lost |= !kept;
+        }
+    });
+}
+
 /// Takes answers; an error if the transaction cannot be committed any more.
 fn look() -> Result<()> {
-    while let Some(answer) = channel::receive() {
-        with(|ahead| {
-            let Some(ahead) = ahead else { return };
-            match answer {
-                ToWorker::Fragment { ticket, kept } if ticket == ahead.of.ticket => {
-                    ahead.unordered -= 1;
-                    ahead.lost |= !kept;
-                }
-                _ => {}
-            }
-        });
-    }
+    // All others are about waits that are over.
+    while channel::receive().is_some() {}
     let incarnation = control().incarnation.load(Ordering::SeqCst);
     match with(|a| a.as_ref().map(|a| a.lost || a.incarnation != incarnation)) {
         None => Ok(()),

@@ -66,6 +66,60 @@ fn check(group: &TestGroup, rows: i64) {
 }
 
 #[test]
+fn a_large_transaction_may_hold_changes_of_every_kind() {
+    let group = group(
+        "large-kinds",
+        3,
+        "CREATE TABLE numbered (id serial PRIMARY KEY, v text);
+         CREATE TABLE keyless (v int4, w text); INSERT INTO keyless SELECT i % 1000, 'x' FROM generate_series(1, 20000) i;
+         CREATE TABLE emptied (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int4); INSERT INTO emptied (v) VALUES (1), (2);",
+    );
+    let mut client = large(&group, 1);
+    std::thread::scope(|scope| {
+        // They take values of the same sequence meanwhile.
+        for member in [2, 3] {
+            let mut small = group.client(member);
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    small
+                        .batch_execute("INSERT INTO numbered (v) VALUES ('small')")
+                        .expect("nobody is in its way");
+                }
+            });
+        }
+        for sql in [
+            "BEGIN",
+            "INSERT INTO numbered (v) SELECT repeat('y', 20) FROM generate_series(1, 20000)",
+            "SAVEPOINT a; UPDATE keyless SET v = v + 1 WHERE v < 500; ROLLBACK TO a",
+            "DELETE FROM keyless WHERE v < 300",
+            "UPDATE keyless SET w = 'changed' WHERE v >= 900",
+            "TRUNCATE emptied RESTART IDENTITY",
+            "INSERT INTO emptied (v) SELECT 1 FROM generate_series(1, 10000)",
+            "SELECT lo_from_bytea(4711, decode(repeat('7a', 100000), 'hex'))",
+            "NOTIFY news, 'of a large one'",
+        ] {
+            client.batch_execute(sql).expect(sql);
+        }
+    });
+    client
+        .batch_execute("COMMIT")
+        .expect("nobody is in its way");
+    group.assert_identical();
+    let row = group
+        .client(3)
+        .query_one(
+            "SELECT (SELECT count(DISTINCT id) FROM numbered), (SELECT count(*) FROM keyless), (SELECT count(*) FROM keyless WHERE w = 'changed'),
+             (SELECT min(id) || ' ' || count(*) FROM emptied), length(lo_get(4711))",
+            &[],
+        )
+        .expect("counts");
+    assert_eq!(row.get::<_, i64>(0), 20100);
+    assert_eq!((row.get::<_, i64>(1), row.get::<_, i64>(2)), (14000, 2000));
+    assert_eq!(row.get::<_, String>(3), "1 10000");
+    assert_eq!(row.get::<_, i32>(4), 100_000);
+}
+
+#[test]
 fn a_large_transaction_commits_as_a_whole_among_small_ones() {
     let group = group("large", 3, SCHEMA);
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
