@@ -1,11 +1,13 @@
 //! Every bound of the system, related to each other at compile time.
 
-use crate::changeset::key::KEY_BYTES;
+use crate::changeset::key::KEY_BYTES_MAX;
 
 /// Members a group can ever have at one time.
 pub const MEMBERS_MAX: usize = 64;
 /// Bytes of one changeset, header included (a larger one fails at the origin with 54000).
 pub const CHANGESET_BYTES_MAX: usize = 64 << 20;
+/// Keys of a changeset; what a transaction comes to stays far below (see [`KEYS_EXACT_MAX`]).
+pub const CHANGESET_KEYS_MAX: usize = 2 << 20;
 /// Bytes of one record in the group log, and so of one batch of messages.
 pub const LOG_RECORD_BYTES_MAX: usize = CHANGESET_BYTES_MAX + (1 << 20);
 /// Bytes of one frame between members.
@@ -127,9 +129,10 @@ const _: () = assert!(FRAME_PART_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_WHOLE_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(OUTBOX_BYTES_MAX >= CHANGESET_BYTES_MAX);
-const _: () = assert!(READ_KEYS_MAX * KEY_BYTES < CHANGESET_BYTES_MAX / 16);
+const _: () = assert!(READ_KEYS_MAX * KEY_BYTES_MAX < CHANGESET_BYTES_MAX / 16);
 // The largest writeset leaves room for others in the certifier's index.
-const _: () = assert!(CHANGESET_BYTES_MAX / KEY_BYTES < CERTIFIER_KEYS_MAX);
-const _: () = assert!(KEYS_EXACT_MAX * KEY_BYTES < CHANGESET_BYTES_MAX / 16);
+const _: () = assert!(CHANGESET_KEYS_MAX < CERTIFIER_KEYS_MAX);
+const _: () = assert!(KEYS_EXACT_MAX + READ_KEYS_MAX < CHANGESET_KEYS_MAX);
+const _: () = assert!(KEYS_EXACT_MAX * KEY_BYTES_MAX < CHANGESET_BYTES_MAX / 16);
 const _: () = assert!(FRAGMENT_BYTES < CHANGESET_BYTES_MAX);
 const _: () = assert!(OPEN_SILENT_BYTES < OPEN_ADMIT_BYTES && OPEN_ADMIT_BYTES < OPEN_BYTES_MAX);

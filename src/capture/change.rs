@@ -28,6 +28,8 @@ use std::rc::Rc;
 pub(super) struct Scratch {
     pub(super) old: Vec<Span>,
     new: Vec<Span>,
+    /// Of the new row before any value of it was compressed or went out of line.
+    original: Vec<Span>,
     changed: Vec<bool>,
     /// The same as bits.
     changed_bits: Vec<u8>,
@@ -110,16 +112,13 @@ const WRITE: KeyUse = KeyUse {
     flags: 0,
 };
 
-/// A row was inserted.
-pub fn insert(rel: Handle, new: Tuple) -> Result<()> {
-    let Some(relation) = begin(rel, true)? else {
-        return Ok(());
-    };
-    with_scratch(|s| insert_row(rel, &relation, new, s))
+/// A row was inserted: as it lies in the heap, and as it was before values of it were compressed or went
+/// out of line.
+pub fn insert(rel: Handle, stored: Tuple, original: Tuple) -> Result<()> {
+    insert_many(rel, 1, |_| stored, |_| Ok(original))
 }
 
-/// `n` rows were inserted: as they lie in the heap, and as they were before values of theirs went
-/// out of line.
+/// `n` rows were inserted, likewise.
 pub fn insert_many(
     rel: Handle,
     n: usize,
@@ -130,14 +129,18 @@ pub fn insert_many(
         return Ok(());
     };
     for i in 0..n {
-        let external = tuple::row(stored(i)).external;
-        let tuple = if external { original(i)? } else { stored(i) };
-        with_scratch(|s| insert_row(rel, &relation, tuple, s))?;
+        with_scratch(|s| insert_row(rel, &relation, stored(i), || original(i), s))?;
     }
     Ok(())
 }
 
-fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -> Result<()> {
+fn insert_row(
+    rel: Handle,
+    relation: &Relation,
+    tuple: Tuple,
+    original: impl FnOnce() -> Result<Tuple>,
+    s: &mut Scratch,
+) -> Result<()> {
     let (tuple, row) = whole(rel, relation, tuple, &mut s.new)?;
     if let Some(key) = relation.row_key(&s.new, row.data)? {
         transaction::key(relation.oid, key, WRITE)?;
@@ -152,9 +155,11 @@ fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -
     }
     entries::come(rel, relation, tuple, (&s.new, row.data), None)?;
     let bytes = if row.external {
+        let (_, original) = whole(rel, relation, original()?, &mut s.original)?;
         s.row.clear();
-        for (attr, span) in relation.attrs.iter().zip(&s.new) {
-            push_inline(&mut s.row, *attr, span.of(row.data))?;
+        for (i, attr) in relation.attrs.iter().enumerate() {
+            let before = s.original[i].of(original.data);
+            push_new(&mut s.row, *attr, s.new[i].of(row.data), before)?;
         }
         TupleBytes {
             natts: row.natts as u16,
@@ -171,20 +176,27 @@ fn insert_row(rel: Handle, relation: &Relation, tuple: Tuple, s: &mut Scratch) -
     transaction::entries(relation, |b| b.insert(&bytes))
 }
 
-/// A row was updated. `key_intact`: no column that a foreign key could refer to has changed.
-pub fn update(rel: Handle, old: Tuple, new: Tuple, key_intact: bool) -> Result<()> {
+/// A row was updated; see [`insert`] for `new` and `original`. `key_intact`: no column that a foreign key
+/// could refer to has changed.
+pub fn update(
+    rel: Handle,
+    old: Tuple,
+    new: Tuple,
+    original: Tuple,
+    key_intact: bool,
+) -> Result<()> {
     let Some(relation) = begin(rel, false)? else {
         return Ok(());
     };
     order(&relation)?;
-    with_scratch(|s| update_row(rel, &relation, old, new, key_intact, s))
+    with_scratch(|s| update_row(rel, &relation, old, (new, original), key_intact, s))
 }
 
 fn update_row(
     rel: Handle,
     relation: &Relation,
     old: Tuple,
-    new: Tuple,
+    (new, original): (Tuple, Tuple),
     key_intact: bool,
     s: &mut Scratch,
 ) -> Result<()> {
@@ -246,14 +258,20 @@ fn update_row(
         return large_object(rel, new, new_row.data);
     }
     write_identity(relation, &mut s.identity, &s.old, old_row.data)?;
+    let (_, original) = if new_row.external {
+        whole(rel, relation, original, &mut s.original)?
+    } else {
+        s.original.clone_from(&s.new);
+        (new, new_row)
+    };
     s.row.clear();
     for (i, attr) in relation.attrs.iter().enumerate() {
-        let value = if s.changed[i] {
-            s.new[i].of(new_row.data)
+        if s.changed[i] {
+            let before = s.original[i].of(original.data);
+            push_new(&mut s.row, *attr, s.new[i].of(new_row.data), before)?;
         } else {
-            None
-        };
-        push_inline(&mut s.row, *attr, value)?;
+            s.row.push(*attr, None);
+        }
     }
     let natts = relation.attrs.len() as u16;
     let identity = TupleBytes {
@@ -377,6 +395,27 @@ fn push_inline(writer: &mut Writer, attr: layout::Attr, value: Option<&[u8]>) ->
         value => writer.push(attr, value),
     }
     Ok(())
+}
+
+/// Appends a value of a new row, as it is stored: nobody needs to compress it again. One that went out of
+/// line is taken from the row `before`, unless it was compressed on its way.
+fn push_new(
+    writer: &mut Writer,
+    attr: layout::Attr,
+    stored: Option<&[u8]>,
+    before: Option<&[u8]>,
+) -> Result<()> {
+    let external = stored.filter(|s| layout::is_external(attr, s));
+    let before = before.filter(|b| !layout::is_external(attr, b));
+    match (external, before) {
+        (Some(pointer), Some(before))
+            if layout::is_compressed(before) || !layout::is_compressed(pointer) =>
+        {
+            writer.push(attr, Some(before));
+            Ok(())
+        }
+        _ => push_inline(writer, attr, stored),
+    }
 }
 
 /// The row with nothing but its identity, which other members look for by equality: a null there

@@ -155,6 +155,21 @@ pub fn is_external(attr: Attr, value: &[u8]) -> bool {
     attr.len == -1 && value.first() == Some(&0x01)
 }
 
+/// Whether a varlena is compressed, be it stored here or elsewhere (`varatt_external` of varatt.h: raw
+/// size with a header, then the size stored in the lower 30 bits).
+#[must_use]
+pub fn is_compressed(value: &[u8]) -> bool {
+    match value {
+        [0x01, 18, a, b, c, d, e, f, g, h, ..] => {
+            let raw = u32::from_le_bytes([*a, *b, *c, *d]);
+            let stored = u32::from_le_bytes([*e, *f, *g, *h]) & 0x3fff_ffff;
+            stored < raw.saturating_sub(4)
+        }
+        [first, ..] => first & 3 == 2,
+        [] => false,
+    }
+}
+
 /// Next offset at or after `at` with this alignment.
 #[must_use]
 pub const fn align_up(at: usize, align: u8) -> usize {
@@ -344,6 +359,25 @@ mod tests {
                 1, 0, 0, 0, 7, 0, 0, 0, 7, b'a', b'b', 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0
             ]
         );
+    }
+
+    #[test]
+    fn tells_what_is_compressed() {
+        let pointer = |raw: u32, info: u32| {
+            let mut v = vec![0x01, 18];
+            v.extend(raw.to_le_bytes());
+            v.extend(info.to_le_bytes());
+            v.extend([7; 8]);
+            v
+        };
+        assert!(!is_compressed(&short(b"ab")));
+        assert!(!is_compressed(&long(b"ab")));
+        assert!(is_compressed(&(40u32 << 2 | 2).to_le_bytes()));
+        assert!(!is_compressed(&pointer(104, 100)));
+        assert!(is_compressed(&pointer(104, 99)));
+        // By the method whose bits lie above the size.
+        assert!(is_compressed(&pointer(104, 1 << 30 | 99)));
+        assert!(!is_compressed(&[]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
 use crate::ids::{Gid, Oid};
 use crate::imsg::{ChainWriter, Class, since};
-use crate::limits::{CHANGESET_BYTES_MAX, FRAGMENT_BYTES, POOL_BLOCK_BYTES};
+use crate::limits::{CHANGESET_BYTES_MAX, CHANGESET_KEYS_MAX, FRAGMENT_BYTES, POOL_BLOCK_BYTES};
 use crate::pg::guard::{PgError, Result, boundary, boundary_nofail};
 use crate::pg::{ddl, guc, shmem, sys, transaction};
 use crate::worker::{self, channel, fragments, victim};
@@ -104,7 +104,7 @@ fn relieve() -> Result<()> {
         let builder = state.builder.as_ref();
         builder.map_or((false, false), |b| {
             let (keys, entries) = (b.keys_bytes(), b.entries_bytes());
-            let large = b.has_fragments();
+            let (large, keys_count) = (b.has_fragments(), b.counts().0 as usize);
             let entries_max = if large {
                 limit.min(FRAGMENT_BYTES)
             } else {
@@ -112,7 +112,7 @@ fn relieve() -> Result<()> {
             };
             (
                 entries > entries_max,
-                b.has_many_keys() && (large || keys > limit),
+                b.has_many_keys() && (large || keys > limit || keys_count > CHANGESET_KEYS_MAX / 2),
             )
         })
     });

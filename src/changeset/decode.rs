@@ -7,17 +7,17 @@ use super::encode::{
     SEQUENCE_SET, SEQUENCE_TAKE, WITH_ACL, WITHOUT_ACL,
 };
 use super::fragment::{COUNTED_BYTES, FRAGMENTS_OF_BYTES, FragmentList, FragmentsOf};
-use super::key::{KEY_BYTES, KEY_FLAGS, Key, LockMode};
+use super::key::Keys;
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
-use crate::limits::CHANGESET_BYTES_MAX;
+use crate::limits::{CHANGESET_BYTES_MAX, CHANGESET_KEYS_MAX};
 use std::ffi::CStr;
 use std::fmt;
 
 /// "PGRC", little endian.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"PGRC");
 /// Of the format.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The transaction has effects that its changeset does not carry (temporary tables, cursors WITH
 /// HOLD, LISTEN), so that no helper can stand in for its worker.
 pub const FLAG_LOCAL_EFFECTS: u16 = 1;
@@ -31,11 +31,11 @@ pub const FLAG_DETACHED: u16 = 8;
 /// [`Header::isolation`] of a SERIALIZABLE transaction.
 pub const ISOLATION_SERIALIZABLE: u8 = 3;
 
-/// What stands in front of every changeset: 96 bytes, little endian, no padding.
+/// What stands in front of every changeset: 72 bytes, little endian, no padding.
 ///
 /// magic u32, version u16, flags u16, group u64, origin u16, isolation u8, 0 u8, incarnation u32,
-/// xid u64, snapshot GID u64, commit time i64, database u32, 20 zeros, counts of keys and entries
-/// u32, bytes of keys and entries u32, 4 zeros, CRC32 u32 over everything with this field 0.
+/// xid u64, snapshot GID u64, commit time i64, database u32, counts of keys and entries u32, bytes of
+/// keys and entries u32, CRC32 u32 over everything with this field 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// `FLAG_*`.
@@ -66,15 +66,47 @@ pub struct Header {
     pub entries_bytes: u32,
 }
 
-const _: () =
-    assert!(4 + 2 + 2 + 8 + 2 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 20 + 4 * 4 + 4 + 4 == HEADER_BYTES);
+impl Header {
+    /// Reads one; its checksum, which covers what follows too, is not looked at.
+    pub fn decode(b: &[u8; HEADER_BYTES]) -> Result<Header, DecodeError> {
+        let u16_at = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
+        let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+        let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
+        if u32_at(0) != MAGIC {
+            return Err(DecodeError::Magic);
+        }
+        if u16_at(4) != VERSION {
+            return Err(DecodeError::Version(u16_at(4)));
+        }
+        if b[19] != 0 {
+            return Err(DecodeError::Reserved);
+        }
+        Ok(Header {
+            flags: u16_at(6),
+            group: GroupId(u64_at(8)),
+            origin: MemberId(u16_at(16)),
+            isolation: b[18],
+            incarnation: Incarnation(u32_at(20)),
+            xid: u64_at(24),
+            snapshot_gid: Gid(u64_at(32)),
+            commit_ts: u64_at(40).cast_signed(),
+            database: Oid(u32_at(48)),
+            keys_count: u32_at(52),
+            entries_count: u32_at(56),
+            keys_bytes: u32_at(60),
+            entries_bytes: u32_at(64),
+        })
+    }
+}
+
+const _: () = assert!(4 + 2 + 2 + 8 + 2 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 4 * 4 + 4 == HEADER_BYTES);
 
 /// These bytes are no changeset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecodeError {
     /// Shorter than its own lengths say, or longer.
     Length,
-    /// Longer than [`CHANGESET_BYTES_MAX`].
+    /// Longer than [`CHANGESET_BYTES_MAX`], or of more keys than [`CHANGESET_KEYS_MAX`].
     TooBig,
     /// Not ours.
     Magic,
@@ -98,7 +130,7 @@ impl fmt::Display for DecodeError {
             Self::Length => write!(f, "the changeset's length contradicts its header"),
             Self::TooBig => write!(
                 f,
-                "the changeset is larger than {CHANGESET_BYTES_MAX} bytes"
+                "the changeset is larger than {CHANGESET_BYTES_MAX} bytes or {CHANGESET_KEYS_MAX} keys"
             ),
             Self::Magic => write!(f, "these bytes are no changeset"),
             Self::Version(v) => write!(
@@ -218,13 +250,14 @@ impl<'a> Changeset<'a> {
             return Err(DecodeError::TooBig);
         }
         let head: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(DecodeError::Length)?;
-        let header = decode_header(head)?;
+        let header = Header::decode(head)?;
         let rest = &bytes[HEADER_BYTES..];
         let keys_bytes = header.keys_bytes as usize;
-        if rest.len() as u64 != u64::from(header.keys_bytes) + u64::from(header.entries_bytes)
-            || keys_bytes as u64 != u64::from(header.keys_count) * KEY_BYTES as u64
-        {
+        if rest.len() as u64 != u64::from(header.keys_bytes) + u64::from(header.entries_bytes) {
             return Err(DecodeError::Length);
+        }
+        if header.keys_count as usize > CHANGESET_KEYS_MAX {
+            return Err(DecodeError::TooBig);
         }
         let mut crc = crc32fast::Hasher::new();
         crc.update(&head[..HEADER_BYTES - 4]);
@@ -240,11 +273,13 @@ impl<'a> Changeset<'a> {
             entries,
             fragments: None,
         };
-        if keys
-            .chunks_exact(KEY_BYTES)
-            .any(|k| decode_key(k).is_none())
-        {
+        let mut all = changeset.keys();
+        let count = all.by_ref().count();
+        if !all.rest().is_empty() {
             return Err(DecodeError::Key);
+        }
+        if count != header.keys_count as usize {
+            return Err(DecodeError::Length);
         }
         let mut count = 0u32;
         for entry in changeset.entries() {
@@ -270,8 +305,9 @@ impl<'a> Changeset<'a> {
     }
 
     /// The writeset.
-    pub fn keys(&self) -> impl Iterator<Item = Key> + Clone + 'a {
-        self.keys.chunks_exact(KEY_BYTES).filter_map(decode_key)
+    #[must_use]
+    pub fn keys(&self) -> Keys<'a> {
+        Keys::new(self.keys)
     }
 
     /// The entries, in the order of execution. None is an error in a changeset that was parsed.
@@ -285,52 +321,6 @@ impl<'a> Changeset<'a> {
     pub fn fragments(&self) -> Option<FragmentList<'a>> {
         self.fragments
     }
-}
-
-fn decode_header(b: &[u8; HEADER_BYTES]) -> Result<Header, DecodeError> {
-    let u16_at = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
-    let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
-    let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
-    if u32_at(0) != MAGIC {
-        return Err(DecodeError::Magic);
-    }
-    if u16_at(4) != VERSION {
-        return Err(DecodeError::Version(u16_at(4)));
-    }
-    if b[19] != 0 || b[52..72].iter().chain(&b[88..92]).any(|b| *b != 0) {
-        return Err(DecodeError::Reserved);
-    }
-    Ok(Header {
-        flags: u16_at(6),
-        group: GroupId(u64_at(8)),
-        origin: MemberId(u16_at(16)),
-        isolation: b[18],
-        incarnation: Incarnation(u32_at(20)),
-        xid: u64_at(24),
-        snapshot_gid: Gid(u64_at(32)),
-        commit_ts: u64_at(40).cast_signed(),
-        database: Oid(u32_at(48)),
-        keys_count: u32_at(72),
-        entries_count: u32_at(76),
-        keys_bytes: u32_at(80),
-        entries_bytes: u32_at(84),
-    })
-}
-
-pub(super) fn decode_key(b: &[u8]) -> Option<Key> {
-    let b: &[u8; KEY_BYTES] = b.try_into().ok()?;
-    let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
-    let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
-    if b[21] & !KEY_FLAGS != 0 || b[22..24] != [0, 0] {
-        return None;
-    }
-    Some(Key {
-        hash: u64_at(0),
-        since: Gid(u64_at(8)),
-        relation: u32_at(16),
-        mode: *LockMode::ALL.get(usize::from(b[20]))?,
-        flags: b[21],
-    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Builds a changeset while its transaction runs.
 
-use super::decode::{Header, MAGIC, SequenceChange, VERSION, decode_key};
+use super::decode::{Header, MAGIC, SequenceChange, VERSION};
 use super::fragment::{Counted, FragmentsOf};
 use super::key::{
-    KEY_BLIND, KEY_BYTES, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, Key,
+    BEFORE_FIRST, KEY_BLIND, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, Key,
+    Keys,
 };
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::{Gid, Oid};
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 /// Bytes of [`Header`] on the wire.
-pub const HEADER_BYTES: usize = 96;
+pub const HEADER_BYTES: usize = 72;
 
 /// Entry kinds. 9 is kept for DDL.
 pub const ENTRY_RELATION: u8 = 1;
@@ -94,6 +95,7 @@ type Relation = (Oid, u64, u16);
 pub struct Mark {
     keys_bytes: usize,
     keys_count: u32,
+    last_key: Key,
     /// How often keys had been coarsened.
     coarsened: u32,
     /// Bytes of all entries that count, those in fragments too.
@@ -143,6 +145,8 @@ pub struct Builder<S: Sink> {
     keys: S,
     entries: S,
     keys_count: u32,
+    /// The last of `keys`.
+    last_key: Key,
     entries_count: u32,
     /// The relation that the next row entry belongs to.
     relation: Option<Relation>,
@@ -170,6 +174,7 @@ impl<S: Sink> Builder<S> {
             keys,
             entries,
             keys_count: 0,
+            last_key: BEFORE_FIRST,
             entries_count: 0,
             relation: None,
             recent: [None; RECENT_KEYS],
@@ -406,7 +411,7 @@ impl<S: Sink> Builder<S> {
             return Ok(());
         }
         assert_eq!(key.flags & !KEY_FLAGS, 0, "flags of a key");
-        self.keys.append(&encode_key(&key))?;
+        append_key(&mut self.keys, &mut self.last_key, key)?;
         self.keys_count += 1;
         self.recent[self.recent_next] = Some(key);
         self.recent_next = (self.recent_next + 1) % RECENT_KEYS;
@@ -419,6 +424,7 @@ impl<S: Sink> Builder<S> {
         Mark {
             keys_bytes: self.keys.len(),
             keys_count: self.keys_count,
+            last_key: self.last_key,
             coarsened: self.coarsened,
             at: self.ahead + self.entries.len() as u64,
             entries_count: self.entries_count,
@@ -433,6 +439,7 @@ impl<S: Sink> Builder<S> {
             assert!(mark.keys_bytes <= self.keys.len(), "a mark of the past");
             self.keys.truncate(mark.keys_bytes);
             self.keys_count = mark.keys_count;
+            self.last_key = mark.last_key;
         }
         // Some of them may be gone.
         self.recent = [None; RECENT_KEYS];
@@ -515,7 +522,7 @@ impl<S: Sink> Builder<S> {
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
         let mut bytes = Vec::with_capacity(self.keys.len());
         self.keys.each(&mut |piece| bytes.extend_from_slice(piece));
-        for key in bytes.chunks_exact(KEY_BYTES).filter_map(decode_key) {
+        for key in Keys::new(&bytes) {
             let name = (key.relation, key.hash, key.mode as u8, key.flags);
             let known = exact.entry(name).or_insert_with(|| {
                 if is_of_row(&key) {
@@ -536,14 +543,17 @@ impl<S: Sink> Builder<S> {
             left -= count;
         }
         let mut coarse = self.coarse.clone();
+        let (mut count, mut last) = (0, BEFORE_FIRST);
         for key in exact.values() {
             if is_of_row(key) && added.contains(&key.relation) {
                 coarse.entry(key.relation).or_default().add(key);
             } else {
-                fresh.append(&encode_key(key))?;
+                append_key(&mut fresh, &mut last, *key)?;
+                count += 1;
             }
         }
-        self.keys_count = (fresh.len() / KEY_BYTES) as u32;
+        self.keys_count = count;
+        self.last_key = last;
         self.keys = fresh;
         self.coarse = coarse;
         self.coarsened += 1;
@@ -667,22 +677,19 @@ fn encode_header(h: &Header) -> [u8; HEADER_BYTES] {
     put(&h.snapshot_gid.0.to_le_bytes());
     put(&h.commit_ts.to_le_bytes());
     put(&h.database.0.to_le_bytes());
-    put(&[0; 20]);
     put(&h.keys_count.to_le_bytes());
     put(&h.entries_count.to_le_bytes());
     put(&h.keys_bytes.to_le_bytes());
     put(&h.entries_bytes.to_le_bytes());
-    put(&[0; 8]);
+    put(&[0; 4]);
     assert_eq!(at, HEADER_BYTES);
     out
 }
 
-fn encode_key(key: &Key) -> [u8; KEY_BYTES] {
-    let mut out = [0; KEY_BYTES];
-    out[..8].copy_from_slice(&key.hash.to_le_bytes());
-    out[8..16].copy_from_slice(&key.since.0.to_le_bytes());
-    out[16..20].copy_from_slice(&key.relation.to_le_bytes());
-    out[20] = key.mode as u8;
-    out[21] = key.flags;
-    out
+/// Appends a key to others, of which `last` is the last.
+fn append_key<S: Sink>(keys: &mut S, last: &mut Key, key: Key) -> Result<(), Full> {
+    let (bytes, len) = key.encode(last);
+    keys.append(&bytes[..len])?;
+    *last = key;
+    Ok(())
 }

@@ -62,7 +62,7 @@ pub const KEY_FLAGS: u8 = KEY_LOCK_ONLY
     | KEY_READ
     | KEY_BLIND;
 
-/// One (key, mode) of a writeset. 24 bytes on the wire, little endian, in this order.
+/// One (key, mode) of a writeset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
     /// Hash of relation, key definition and key values.
@@ -79,5 +79,108 @@ pub struct Key {
     pub flags: u8,
 }
 
-/// Bytes of a [`Key`] on the wire (two bytes at its end are zero).
-pub const KEY_BYTES: usize = 24;
+/// Least bytes of a [`Key`] on the wire.
+pub const KEY_BYTES_MIN: usize = 1 + 8;
+/// Most bytes.
+pub const KEY_BYTES_MAX: usize = KEY_BYTES_MIN + 1 + 4 + 8;
+
+/// What the first key of a writeset is compared with.
+pub(super) const BEFORE_FIRST: Key = Key {
+    hash: 0,
+    since: Gid(0),
+    relation: 0,
+    mode: LockMode::KeyShare,
+    flags: 0,
+};
+
+/// Bits of a key's first byte, beside its mode in the lowest two: what is not as in the key before and
+/// therefore follows, in this order, before the hash.
+const HAS_FLAGS: u8 = 4;
+const HAS_RELATION: u8 = 8;
+const HAS_SINCE: u8 = 16;
+
+impl Key {
+    /// Its bytes after those of the key `before`, and how many they are.
+    pub(super) fn encode(&self, before: &Key) -> ([u8; KEY_BYTES_MAX], usize) {
+        let mut out = [0; KEY_BYTES_MAX];
+        out[0] = self.mode as u8;
+        let mut at = 1;
+        let mut put = |bit: u8, bytes: &[u8]| {
+            out[0] |= bit;
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        if self.flags != before.flags {
+            put(HAS_FLAGS, &[self.flags]);
+        }
+        if self.relation != before.relation {
+            put(HAS_RELATION, &self.relation.to_le_bytes());
+        }
+        if self.since != before.since {
+            put(HAS_SINCE, &self.since.0.to_le_bytes());
+        }
+        put(0, &self.hash.to_le_bytes());
+        (out, at)
+    }
+
+    /// The key at the start of `bytes`, and what follows it. `None` if there is none that
+    /// [`Key::encode`] can have made.
+    fn decode<'a>(bytes: &'a [u8], before: &Key) -> Option<(Key, &'a [u8])> {
+        let (&first, mut rest) = bytes.split_first()?;
+        let mut key = Key {
+            mode: *LockMode::ALL.get(usize::from(first & 3))?,
+            ..*before
+        };
+        if first & HAS_FLAGS != 0 {
+            (key.flags, rest) = rest.split_first().map(|(flags, rest)| (*flags, rest))?;
+        }
+        if first & HAS_RELATION != 0 {
+            let (relation, after) = rest.split_first_chunk()?;
+            (key.relation, rest) = (u32::from_le_bytes(*relation), after);
+        }
+        if first & HAS_SINCE != 0 {
+            let (since, after) = rest.split_first_chunk()?;
+            (key.since, rest) = (Gid(u64::from_le_bytes(*since)), after);
+        }
+        let (hash, rest) = rest.split_first_chunk()?;
+        key.hash = u64::from_le_bytes(*hash);
+        let said = |bit: u8, differs: bool| (first & bit != 0) == differs;
+        let canonical = first < HAS_SINCE << 1
+            && key.flags & !KEY_FLAGS == 0
+            && said(HAS_FLAGS, key.flags != before.flags)
+            && said(HAS_RELATION, key.relation != before.relation)
+            && said(HAS_SINCE, key.since != before.since);
+        canonical.then_some((key, rest))
+    }
+}
+
+/// The keys of a writeset, one after the other. Ends early, with bytes left, at what is no key.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a> {
+    rest: &'a [u8],
+    before: Key,
+}
+
+impl<'a> Keys<'a> {
+    /// Of a whole writeset.
+    pub(super) fn new(bytes: &'a [u8]) -> Keys<'a> {
+        Keys {
+            rest: bytes,
+            before: BEFORE_FIRST,
+        }
+    }
+
+    /// Bytes that have not been read.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl Iterator for Keys<'_> {
+    type Item = Key;
+
+    fn next(&mut self) -> Option<Key> {
+        (self.before, self.rest) = Key::decode(self.rest, &self.before)?;
+        Some(self.before)
+    }
+}

@@ -1,6 +1,6 @@
 //! What a transaction did: the bytes that travel. See `README.md` beside this file.
 //!
-//! Layout: [`Header`] (fixed size), then the writeset (`keys_count` × [`Key`]), then the entries.
+//! Layout: [`Header`] (fixed size), then the writeset (`keys_count` of [`Key`]), then the entries.
 
 pub mod decode;
 pub mod encode;

@@ -1,6 +1,6 @@
 use super::decode::{Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header, SequenceChange};
 use super::encode::{Builder, Full, HEADER_BYTES, Sink};
-use super::key::{KEY_LOCK_ONLY, KEY_UNIQUE, Key, LockMode};
+use super::key::{KEY_BYTES_MIN, KEY_LOCK_ONLY, KEY_UNIQUE, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use proptest::prelude::*;
@@ -418,6 +418,17 @@ fn a_relation_whose_layout_changed_is_not_opened_again() {
     assert_eq!(c.header().entries_count, 7);
 }
 
+/// One that shares some of all that it says with others.
+fn some_key(hash: u64) -> Key {
+    Key {
+        hash,
+        since: Gid(hash & 1),
+        relation: (hash >> 1 & 1) as u32,
+        mode: LockMode::ALL[(hash >> 2 & 3) as usize],
+        flags: if hash & 16 == 0 { 0 } else { KEY_LOCK_ONLY },
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -425,8 +436,8 @@ proptest! {
     #[test]
     fn rollbacks_leave_exactly_the_rest(steps in steps()) {
         let mut b = Builder::new(Vec::new(), Vec::new());
-        // The model: what should be there, as (relation, data) and key hashes.
-        let (mut relation, mut rows, mut keys) = (0, Vec::<(u32, Vec<u8>)>::new(), Vec::<u64>::new());
+        // The model: what should be there, as (relation, data) and keys.
+        let (mut relation, mut rows, mut keys) = (0, Vec::<(u32, Vec<u8>)>::new(), Vec::<Key>::new());
         let mut marks = Vec::new();
         for step in steps {
             if relation == 0 && matches!(step, Step::Insert(_) | Step::Delete(_) | Step::Leave(_) | Step::Update(..) | Step::Batch(_)) {
@@ -460,8 +471,8 @@ proptest! {
                     rows.push((9, last.to_le_bytes().to_vec()));
                 }
                 Step::Key(hash) => {
-                    b.key(Key { hash, since: Gid(1), relation: 1, mode: LockMode::Update, flags: 0 }).unwrap();
-                    keys.push(hash);
+                    b.key(some_key(hash)).unwrap();
+                    keys.push(some_key(hash));
                 }
                 Step::Mark => marks.push((b.mark(), relation, rows.len(), keys.len())),
                 Step::Rollback(i) => if !marks.is_empty() {
@@ -495,7 +506,7 @@ proptest! {
         }
         prop_assert_eq!(seen, rows);
         keys.dedup();
-        let mut got: Vec<u64> = c.keys().map(|k| k.hash).collect();
+        let mut got: Vec<Key> = c.keys().collect();
         got.dedup();
         prop_assert_eq!(got, keys);
     }
@@ -537,24 +548,27 @@ fn versions_and_kinds_that_are_unknown_are_named() {
         Changeset::parse(&bytes).map(|_| ()).expect_err("wrong")
     };
     assert_eq!(fixed(&|b| b[4] = 9), DecodeError::Version(9));
-    let entries = HEADER_BYTES + 3 * super::key::KEY_BYTES;
+    // Its three keys: the first says relation and since, the others their flags and hash.
+    let second = HEADER_BYTES + KEY_BYTES_MIN + 4 + 8;
+    let entries = second + 2 * (KEY_BYTES_MIN + 1);
     assert_eq!(fixed(&|b| b[entries] = 99), DecodeError::Kind(99, 0));
-    assert_eq!(fixed(&|b| b[HEADER_BYTES + 20] = 4), DecodeError::Key);
-    assert_eq!(fixed(&|b| b[HEADER_BYTES + 21] |= 128), DecodeError::Key);
-    assert_eq!(fixed(&|b| b[HEADER_BYTES + 23] = 1), DecodeError::Key);
-    for at in (52..72).chain(88..92).chain([19]) {
-        assert_eq!(fixed(&|b| b[at] = 1), DecodeError::Reserved);
-    }
+    assert_eq!(fixed(&|b| b[second] |= 32), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[second + 1] |= 128), DecodeError::Key);
+    // Said although it is as before; and cut off in the last key.
+    assert_eq!(fixed(&|b| b[second + 1] = 0), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[entries - 10] |= 16), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[19] = 1), DecodeError::Reserved);
     // The first row without its relation; a row with more attributes than its relation.
     let no_relation = fixed(&|b| {
         b.drain(entries..entries + 15);
-        b[84] -= 15;
-        b[76] -= 1;
+        b[64] -= 15;
+        b[56] -= 1;
     });
     assert_eq!(no_relation, DecodeError::Entry(0));
     assert_eq!(fixed(&|b| b[entries + 13] = 2), DecodeError::Entry(15));
     // Counts that promise more than there is.
-    assert_eq!(fixed(&|b| b[76] += 1), DecodeError::Length);
-    assert_eq!(fixed(&|b| b[72] += 1), DecodeError::Length);
-    assert_eq!(fixed(&|b| b[79] = 0xff), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[56] += 1), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[52] += 1), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[59] = 0xff), DecodeError::Length);
+    assert_eq!(fixed(&|b| b[55] = 0xff), DecodeError::TooBig);
 }

@@ -9,10 +9,20 @@ use crate::pg::sys;
 use std::ffi::c_int;
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn pgr_do_capture_insert(rel: sys::Relation, tuple: sys::HeapTuple) {
+unsafe extern "C" fn pgr_do_capture_insert(
+    rel: sys::Relation,
+    stored: sys::HeapTuple,
+    original: sys::HeapTuple,
+) {
     // SAFETY: open, and in place, as long as this call lasts.
-    let (rel, tuple) = unsafe { (Handle::from_raw(rel), Tuple::from_raw(tuple)) };
-    boundary(|| change::insert(rel, tuple));
+    let (rel, stored, original) = unsafe {
+        (
+            Handle::from_raw(rel),
+            Tuple::from_raw(stored),
+            Tuple::from_raw(original),
+        )
+    };
+    boundary(|| change::insert(rel, stored, original));
 }
 
 #[unsafe(no_mangle)]
@@ -39,17 +49,19 @@ unsafe extern "C" fn pgr_do_capture_update(
     rel: sys::Relation,
     old: sys::HeapTuple,
     new: sys::HeapTuple,
+    original: sys::HeapTuple,
     key_intact: bool,
 ) {
     // SAFETY: open, and in place, as long as this call lasts.
-    let (rel, old, new) = unsafe {
+    let (rel, old, new, original) = unsafe {
         (
             Handle::from_raw(rel),
             Tuple::from_raw(old),
             Tuple::from_raw(new),
+            Tuple::from_raw(original),
         )
     };
-    boundary(|| change::update(rel, old, new, key_intact));
+    boundary(|| change::update(rel, old, new, original, key_intact));
 }
 
 #[unsafe(no_mangle)]

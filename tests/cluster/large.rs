@@ -3,6 +3,7 @@
 use crate::support::{Stop, TestGroup, group, is_serialization_failure, until_committed};
 use postgres::Client;
 use postgres::error::SqlState;
+use postgres_r::changeset::decode::Header;
 use postgres_r::changeset::encode::HEADER_BYTES;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -30,13 +31,11 @@ fn largest(group: &TestGroup, number: usize) -> u32 {
     let mut largest = 0;
     for file in std::fs::read_dir(server.data.join("pg_group/log")).expect("the group's log") {
         let bytes = std::fs::read(file.expect("a segment").path()).expect("read");
-        let word =
-            |h: &[u8], at: usize| u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
         let headers = bytes
             .windows(HEADER_BYTES)
-            .filter(|w| w.starts_with(b"PGRC"));
+            .filter_map(|w| Header::decode(w.try_into().ok()?).ok());
         largest = headers
-            .map(|h| word(h, 80) + word(h, 84))
+            .map(|h| h.keys_bytes + h.entries_bytes)
             .fold(largest, u32::max);
     }
     largest

@@ -102,6 +102,56 @@ fn every_covered_statement_ends_the_same_on_all_members() {
 }
 
 #[test]
+fn what_is_compressed_travels_compressed() {
+    use std::io::Write;
+    let group = group(
+        "compressed",
+        2,
+        "CREATE TABLE big (id int4 PRIMARY KEY, packed text, note text);",
+    );
+    // In line it takes little more than a needle; out of line, the part that can't be compressed too.
+    let long = "repeat('needle-', 2000)";
+    let out_of_line = "(SELECT string_agg(md5(j::text), '') FROM generate_series(1, 200) j) || repeat('needle-', 2000)";
+    group.execute(
+        1,
+        &format!(
+            "INSERT INTO big VALUES (1, {long}), (2, {long}), (3, {out_of_line}), (4, '');
+             UPDATE big SET packed = {long} WHERE id = 4;
+             UPDATE big SET packed = packed || 'x' WHERE id = 1;
+             UPDATE big SET packed = {out_of_line} WHERE id = 2;
+             INSERT INTO big VALUES (5, {long}) ON CONFLICT (id) DO NOTHING;
+             INSERT INTO big VALUES (5, {out_of_line}) ON CONFLICT (id) DO UPDATE SET packed = excluded.packed;
+             INSERT INTO big SELECT id + 10, packed FROM big;
+             UPDATE big SET note = 'kept' WHERE id > 10;"
+        ),
+    );
+    let mut client = group.client(1);
+    let mut copy = client.copy_in("COPY big FROM STDIN").expect("copy");
+    for id in 21..=40 {
+        writeln!(copy, "{id}\t{}\t", "needle-".repeat(2000)).expect("write");
+    }
+    copy.finish().expect("finish");
+    assert_eq!(group.assert_identical(), 30);
+    // As it is stored at the origin, so elsewhere.
+    let stored = |member| -> Vec<(i32, i32, Option<String>)> {
+        let sql =
+            "SELECT id, pg_column_size(packed), pg_column_compression(packed) FROM big ORDER BY id";
+        let rows = group.client(member).query(sql, &[]).expect(sql);
+        rows.iter()
+            .map(|r| (r.get(0), r.get(1), r.get(2)))
+            .collect()
+    };
+    assert_eq!(stored(1), stored(2));
+    let log = group.member(2).expect("member").data.join("pg_group/log");
+    let mut needles = 0;
+    for segment in std::fs::read_dir(log).expect("group log") {
+        let bytes = std::fs::read(segment.expect("segment").path()).expect("read");
+        needles += bytes.windows(7).filter(|w| *w == b"needle-").count();
+    }
+    assert!((1..200).contains(&needles), "{needles} in the group log");
+}
+
+#[test]
 fn rows_copied_in_arrive_everywhere() {
     use std::io::Write;
     let group = group(

@@ -2,6 +2,7 @@
 
 use crate::support::{TestGroup, group};
 use postgres::Client;
+use postgres_r::changeset::decode::Header;
 use postgres_r::changeset::encode::HEADER_BYTES;
 use std::collections::BTreeMap;
 
@@ -26,12 +27,10 @@ fn changesets(group: &TestGroup, number: usize) -> Vec<(u32, u32)> {
     let mut all = Vec::new();
     for file in std::fs::read_dir(server.data.join("pg_group/log")).expect("the group's log") {
         let bytes = std::fs::read(file.expect("a segment").path()).expect("read");
-        let word =
-            |h: &[u8], at: usize| u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
         let headers = bytes
             .windows(HEADER_BYTES)
-            .filter(|w| w.starts_with(b"PGRC"));
-        all.extend(headers.map(|h| (word(h, 72), word(h, 80) + word(h, 84))));
+            .filter_map(|w| Header::decode(w.try_into().ok()?).ok());
+        all.extend(headers.map(|h| (h.keys_count, h.keys_bytes + h.entries_bytes)));
     }
     all
 }

@@ -1,8 +1,7 @@
 //! A core on a bench: an engine that numbers what it is given and delivers when told, workers and
 //! helpers that do as they are told.
 
-use crate::changeset::encode::HEADER_BYTES;
-use crate::changeset::key::{KEY_BYTES, Key, LockMode};
+use crate::changeset::key::{Key, LockMode};
 use crate::coordinator::message::{self, DigestPoint, ENVELOPE_BYTES, Report};
 use crate::coordinator::{Bounds, Config, Coordinator, Effect, Event, GcsCommand, Outcome, Pace};
 use crate::gcs::{self, Delivery, MemberInfo, Refused, View};
@@ -304,7 +303,7 @@ impl Bench {
     }
 }
 
-/// Bytes of a changeset with `keys` keys and no entries.
-pub const fn changeset_bytes(keys: usize) -> usize {
-    HEADER_BYTES + keys * KEY_BYTES
+/// Bytes of a changeset that writes one row, with nothing committed before.
+pub fn changeset_bytes() -> usize {
+    writes(OTHER, LIFE, 0, 1, 0).len()
 }

@@ -146,7 +146,7 @@ fn work_of_a_helper_that_is_gone_goes_to_another_unless_it_was_done() {
 fn what_exceeds_the_memory_bound_is_read_from_the_log_again() {
     let mut config = config(0);
     config.pace = Pace {
-        queue_bytes: 2 * changeset_bytes(1),
+        queue_bytes: 2 * changeset_bytes(),
         ..PACE
     };
     let mut b = Bench::new(config);
@@ -154,7 +154,7 @@ fn what_exceeds_the_memory_bound_is_read_from_the_log_again() {
     for row in 100..104 {
         b.deliver_other(0, row);
     }
-    assert_eq!(b.core.stats().apply_queue_bytes, 2 * changeset_bytes(1));
+    assert_eq!(b.core.stats().apply_queue_bytes, 2 * changeset_bytes());
     b.step(Event::HelperReady { helper: 1 });
     b.step(Event::HelperReady { helper: 2 });
     assert_eq!(b.applies(), [(1, 1, 0), (2, 2, 0)]);

@@ -94,7 +94,7 @@ fn checkpoints_take_no_more_of_the_log_than_messages() {
         a.deliver_other(0, row);
     }
     let checkpoints = a.checkpoints();
-    let message = (ENVELOPE_BYTES + changeset_bytes(1)) as u64;
+    let message = (ENVELOPE_BYTES + changeset_bytes()) as u64;
     for pair in checkpoints.windows(2) {
         let between = (pair[1].0 - pair[0].0) * message;
         assert!(between >= pair[0].2.len() as u64, "after {}", pair[0].0);
