@@ -6,6 +6,7 @@
 //! indexed, hotN for updates of N rows), `BENCH_SETUPS` (a list of names;
 //! all if empty), `BENCH_OUT` (a folder).
 
+mod capture;
 mod curves;
 mod instructions;
 mod measure;
@@ -66,11 +67,13 @@ fn main() {
     }
     let equal = setups.verify();
     let instructions = instructions::compare(&setups);
+    let captured =
+        capture::measure(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("build/pgsql/bin"));
     report::write(
         &settings.out,
         &setups,
         &results,
-        instructions.as_ref(),
+        (instructions.as_ref(), captured.as_ref()),
         &equal,
     );
     assert!(equal.is_ok(), "after the benchmark: {}", equal.unwrap_err());

@@ -1,5 +1,6 @@
 //! Medians, ranges and ratios as a table, JSON and a plot.
 
+use crate::capture::Capture;
 use crate::curves;
 use crate::instructions::Instructions;
 use crate::measure::{Run, Script};
@@ -92,7 +93,7 @@ pub fn write(
     out: &Path,
     setups: &Setups,
     runs: &[Run],
-    instructions: Option<&Instructions>,
+    (instructions, captured): (Option<&Instructions>, Option<&Capture>),
     equal: &Result<String, String>,
 ) {
     let rows = rows(setups, runs);
@@ -158,18 +159,35 @@ pub fn write(
             i.off / i.stock
         );
     }
+    if let Some(c) = captured {
+        let _ = writeln!(
+            text,
+            "capture and commit in a group, of the instructions of a transaction: {:.0} / {:.0} = {:.4}",
+            c.library,
+            c.all,
+            c.library / c.all
+        );
+    }
     let _ = writeln!(text, "afterwards: {}", equal.as_ref().unwrap_or_else(|e| e));
     println!("\n{text}");
     let save = |name: &str, content: &str| {
         std::fs::write(out.join(name), content).unwrap_or_else(|e| panic!("{name}: {e}"))
     };
     save("report.txt", &text);
-    save("report.json", &json(&rows, (low, high), instructions));
+    save(
+        "report.json",
+        &json(&rows, (low, high), instructions, captured),
+    );
     save("report.svg", &plot(&rows));
     println!("results: {}", out.display());
 }
 
-fn json(rows: &[Row<'_>], (low, high): (f64, f64), instructions: Option<&Instructions>) -> String {
+fn json(
+    rows: &[Row<'_>],
+    (low, high): (f64, f64),
+    instructions: Option<&Instructions>,
+    captured: Option<&Capture>,
+) -> String {
     // Of a set-up that was left out there is none.
     let ratio = |r: f64| {
         if r.is_finite() {
@@ -196,8 +214,16 @@ fn json(rows: &[Row<'_>], (low, high): (f64, f64), instructions: Option<&Instruc
             i.off / i.stock
         )
     });
+    let captured = captured.map_or("null".into(), |c| {
+        format!(
+            "{{\"all\": {:.0}, \"library\": {:.0}, \"ratio\": {:.5}}}",
+            c.all,
+            c.library,
+            c.library / c.all
+        )
+    });
     format!(
-        "{{\"off_to_stock_tps_interval\": [{low}, {high}], \"instructions_per_tx\": {instructions}, \"rows\": [\n{}\n]}}\n",
+        "{{\"off_to_stock_tps_interval\": [{low}, {high}], \"instructions_per_tx\": {instructions}, \"captured_per_tx\": {captured}, \"rows\": [\n{}\n]}}\n",
         lines.join(",\n")
     )
 }
