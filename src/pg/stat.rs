@@ -134,6 +134,7 @@ pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
         some(c.conflicts.total(Kind::Victim)),
         some(n.replays.load(Relaxed)),
         some(n.helper_errors.load(Relaxed)),
+        some(n.trigger_errors.load(Relaxed)),
         failure,
     ])?;
     Ok(null())
