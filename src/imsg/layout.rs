@@ -2,7 +2,7 @@
 
 use super::conflicts::Conflicts;
 use super::dependents::Dependents;
-use super::members::{MemberTable, Text};
+use super::members::{MemberTable, OpenTable, Text};
 use super::pool::{BlockMeta, FreeLists, Pool};
 use super::queue::Ring;
 use super::ranges::{Grant, Ranges};
@@ -71,6 +71,8 @@ pub struct Control {
     pub failure: Text,
     /// Members, for the statistics view. Written by the coordinator.
     pub members: MemberTable,
+    /// Large transactions, for the statistics view. Written by the coordinator.
+    pub open_transactions: OpenTable,
     /// What happened, since the server started. Added to by anybody.
     pub counters: Counters,
     /// Of these, conflicts by relation.
@@ -211,6 +213,7 @@ impl Control {
             group_name: Text::new(),
             failure: Text::new(),
             members: MemberTable::new(),
+            open_transactions: OpenTable::new(),
             counters: Counters {
                 commits: zero(),
                 applied: zero(),
