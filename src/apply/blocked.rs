@@ -1,8 +1,9 @@
 //! A helper that has to wait for a lock, and those who hold it.
 
 use super::job;
+use crate::export;
 use crate::imsg::{ProcSlot, SlotNo};
-use crate::pg::guard::Result;
+use crate::pg::guard::{PgError, Result};
 use crate::pg::victim::{self, Local};
 use crate::pg::{guc, shmem, sys};
 use crate::worker::rule::{self, Action};
@@ -44,6 +45,11 @@ pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     ) {
         return Ok(());
     }
+    let in_trigger = export::enabled();
+    // Whoever has it may keep it beyond all transactions.
+    if in_trigger && kind == sys::LOCKTAG_ADVISORY {
+        return Err(unavailable("an advisory lock that it needs is taken"));
+    }
     guc::reload_if_asked()?;
     let now = Instant::now();
     let blockers = victim::blockers(tag, mode)?;
@@ -61,6 +67,11 @@ pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     }
     for blocker in &mut met {
         let slot = shmem::shared().slot(SlotNo(blocker.who.process.cast_unsigned()));
+        if in_trigger && slot.stays_ticket.load(Ordering::Relaxed) == u64::from(blocker.who.id) {
+            return Err(unavailable(
+                "a transaction that is to be committed later has a lock that it needs",
+            ));
+        }
         if rule::action(slot, blocker.who.id, cause.gid) == Action::Wait
             || has_time(blocker, slot, now)
         {
@@ -76,6 +87,11 @@ pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     }
     MET.set(met);
     victim::look_again_in(LOOK_AGAIN_MS)
+}
+
+/// A trigger waits for what it can't get while its transaction is not over.
+fn unavailable(why: &str) -> PgError {
+    PgError::new("55P03", format!("trigger can't go on: {why}"))
 }
 
 /// Whether the blocker is maintenance, and may go on for now.

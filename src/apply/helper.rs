@@ -13,7 +13,13 @@ use crate::pg::{backend, elog, guc, latch, notify, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
 use crate::worker::phase::Phase;
 use crate::worker::{gate, victim};
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
+
+thread_local! {
+    /// Which helper this is.
+    static NUMBER: Cell<u32> = const { Cell::new(0) };
+}
 
 /// Entry of helper `number`, 0 being the one that is kept for the next GID to commit.
 pub fn main(number: u32) -> Result<()> {
@@ -25,8 +31,8 @@ pub fn main(number: u32) -> Result<()> {
     backend::start_helper(database)?;
     channel::attach(true)?;
     watch_transactions()?;
+    NUMBER.set(number);
     let mut helper = Helper {
-        number,
         tables: Tables::new()?,
         memory: Context::scratch(c"pgr helper")?,
         bytes: Vec::new(),
@@ -76,7 +82,6 @@ fn applied(gid: Gid) -> Result<()> {
 }
 
 struct Helper {
-    number: u32,
     tables: Tables,
     memory: Context,
     /// The changeset in one piece.
@@ -98,7 +103,7 @@ impl Helper {
         if is_committed(&job) {
             return applied(job.gid);
         }
-        self.wait_for(job.depends_on)?;
+        wait_for(job.depends_on)?;
         let cause = Cause {
             gid: job.gid,
             origin: job.origin,
@@ -152,25 +157,6 @@ impl Helper {
         }
     }
 
-    /// Waits until a GID is visible. Nothing is held meanwhile.
-    fn wait_for(&self, gid: Gid) -> Result<()> {
-        let control = control();
-        if control.visible.passed() >= gid {
-            return Ok(());
-        }
-        let me = shmem::my_slot().0;
-        let mut result = Ok(());
-        while result.is_ok()
-            && !control
-                .dependents
-                .wait(self.number, me, gid, &control.visible)
-        {
-            result = latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_DEPENDENCY);
-        }
-        control.dependents.done(self.number);
-        result
-    }
-
     fn attempt(&mut self, job: &Job) -> Result<()> {
         let changeset = Changeset::parse(&self.bytes).map_err(|e| job::damaged(&e))?;
         let snapshot = transaction::begin()?;
@@ -190,6 +176,22 @@ impl Helper {
         )?;
         transaction::commit()
     }
+}
+
+/// Waits until a GID is visible. If a transaction is under way, one before it that is in need of what
+/// this one holds ends the wait with an error.
+pub(super) fn wait_for(gid: Gid) -> Result<()> {
+    let (control, number) = (control(), NUMBER.get());
+    if control.visible.passed() >= gid {
+        return Ok(());
+    }
+    let me = shmem::my_slot().0;
+    let mut result = Ok(());
+    while result.is_ok() && !control.dependents.wait(number, me, gid, &control.visible) {
+        result = latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_DEPENDENCY);
+    }
+    control.dependents.done(number);
+    result
 }
 
 /// Has the coordinator read a fragment of what is being applied from the group log.

@@ -5,4 +5,5 @@ pub mod helper;
 pub mod job;
 pub mod rows;
 pub mod tables;
+pub mod triggers;
 pub mod whole_rows;

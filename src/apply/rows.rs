@@ -6,9 +6,12 @@ use crate::capture::layout::{self, Attr, Span};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, Snapshot, UniqueCheck, internal};
+use crate::pg::relation;
 use crate::pg::sys;
 use crate::pg::transaction;
+use crate::pg::trigger::{self, Event, When};
 use crate::pg::tuple::{self, TupleBuffer};
+use std::collections::HashSet;
 
 /// How often a row that moved under us is looked for again before it counts as an error: each
 /// time needs another transaction that certification should have put after ours.
@@ -41,6 +44,10 @@ pub struct Applier<'t> {
     written: bool,
     /// Relations have new files.
     truncated: bool,
+    /// All transactions before this one are visible.
+    pub(super) in_order: bool,
+    /// Triggers that have failed.
+    pub(super) failed: HashSet<u32>,
     spans: Vec<Span>,
     buffers: Vec<TupleBuffer>,
 }
@@ -55,6 +62,8 @@ impl<'t> Applier<'t> {
             memory,
             written: false,
             truncated: false,
+            in_order: false,
+            failed: HashSet::new(),
             spans: Vec::new(),
             buffers: Vec::new(),
         }
@@ -67,6 +76,9 @@ impl<'t> Applier<'t> {
             return Err(internal(format!(
                 "the columns of relation {oid} differ from those at the origin"
             )));
+        }
+        if table.has_triggers {
+            self.take_turn()?;
         }
         Ok(())
     }
@@ -88,8 +100,10 @@ impl<'t> Applier<'t> {
         rows: impl Iterator<Item = TupleBytes<'a>>,
     ) -> Result<()> {
         let mut rows = rows.fuse();
+        let has_triggers = self.tables.get(oid)?.has_triggers;
+        let together = if has_triggers { 1 } else { BATCH_ROWS };
         loop {
-            let batch: Vec<TupleBytes> = rows.by_ref().take(BATCH_ROWS).collect();
+            let batch: Vec<TupleBytes> = rows.by_ref().take(together).collect();
             let n = batch.len();
             if n == 0 {
                 return Ok(());
@@ -104,6 +118,11 @@ impl<'t> Applier<'t> {
                 let tuple = self.buffers[i].form(oid, row.natts, row.bitmap, row.data, varwidth);
                 heap::slot_store(table.slots[i], tuple)?;
             }
+            if has_triggers {
+                let new = Event::Insert(heap::slot_tuple(table.slots[0])?);
+                self.fire(oid, When::Before, new)?;
+            }
+            let table = self.tables.get(oid)?;
             let cid = transaction::command_id()?;
             self.written = true;
             if n == 1 {
@@ -111,13 +130,16 @@ impl<'t> Applier<'t> {
                 heap::insert(table.handle, tuple, cid)?;
                 let tid = tuple.tid();
                 insert_index_entries(table, table.slots[0], tid, Indexes::All)?;
+                if has_triggers {
+                    self.fire(oid, When::After, Event::Insert(tuple))?;
+                }
             } else {
                 heap::insert_many(table.handle, &mut table.slots[..n], cid)?;
                 for slot in &table.slots[..n] {
                     insert_index_entries(table, *slot, heap::slot_tid(*slot), Indexes::All)?;
                 }
             }
-            for slot in &table.slots[..n] {
+            for slot in &self.tables.get(oid)?.slots[..n] {
                 heap::slot_clear(*slot)?;
             }
         }
@@ -133,6 +155,10 @@ impl<'t> Applier<'t> {
     ) -> Result<()> {
         if !self.tables.get(oid)?.has_identity {
             return self.change_whole(oid, identity, change, run);
+        }
+        if self.in_order {
+            // A trigger is fired for what the row is now, and once.
+            self.show()?;
         }
         let memory = self.memory;
         memory.reset();
@@ -152,11 +178,26 @@ impl<'t> Applier<'t> {
     /// Changes the row in the table's `found` slot, in working memory.
     pub(super) fn change_found(&mut self, oid: u32, change: &Change) -> Result<Outcome> {
         let table = self.tables.get(oid)?;
-        let old = heap::slot_tuple(table.found)?;
+        let (found, has_triggers) = (table.found, table.has_triggers);
+        let old = heap::slot_tuple(found)?;
+        // What triggers are told stays as it is when the heap has changed it.
+        let before = if has_triggers {
+            trigger::copy(old)?
+        } else {
+            old
+        };
         let tid = old.tid();
-        let cid = transaction::command_id()?;
         let outcome = match change {
-            Change::Delete { leaves } => heap::delete(table.handle, tid, cid, *leaves)?,
+            Change::Delete { leaves } => {
+                let event = Event::Delete(before);
+                if has_triggers {
+                    self.fire(oid, When::Before, event)?;
+                }
+                let table = self.tables.get(oid)?;
+                let outcome = heap::delete(table.handle, tid, transaction::command_id()?, *leaves)?;
+                self.changed(oid, outcome, event)?;
+                outcome
+            }
             Change::Update { changed, new } => {
                 check(&table.attrs, new, &mut self.spans)?;
                 let natts = table.attrs.len();
@@ -172,6 +213,16 @@ impl<'t> Applier<'t> {
                     }
                 }
                 let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
+                let event = Event::Update {
+                    old: before,
+                    new: tuple,
+                    changed: &replace,
+                };
+                if has_triggers {
+                    self.fire(oid, When::Before, event)?;
+                }
+                let table = self.tables.get(oid)?;
+                let cid = transaction::command_id()?;
                 let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
                 if outcome == Outcome::Done && indexes != Indexes::None {
                     let slot = table.slots[0];
@@ -179,12 +230,22 @@ impl<'t> Applier<'t> {
                     insert_index_entries(table, slot, tuple.tid(), indexes)?;
                     heap::slot_clear(slot)?;
                 }
+                self.changed(oid, outcome, event)?;
                 outcome
             }
         };
-        heap::slot_clear(table.found)?;
-        self.written |= outcome == Outcome::Done;
+        heap::slot_clear(found)?;
         Ok(outcome)
+    }
+
+    /// The heap has changed a row, or has not.
+    fn changed(&mut self, oid: u32, outcome: Outcome, event: Event<'_>) -> Result<()> {
+        let done = outcome == Outcome::Done;
+        self.written |= done;
+        if done && self.tables.get(oid)?.has_triggers {
+            self.fire(oid, When::After, event)?;
+        }
+        Ok(())
     }
 
     /// Truncates relations together.
@@ -192,9 +253,21 @@ impl<'t> Applier<'t> {
         // Their files and those of their indexes are replaced, which nobody may have open.
         self.tables.rest()?;
         self.tables.forget()?;
+        let mut has_triggers = false;
+        for oid in relations {
+            has_triggers |= has_truncate_triggers(*oid)?;
+        }
+        if has_triggers {
+            self.take_turn()?;
+            self.fire_truncate(relations, When::Before)?;
+        }
         self.written = true;
         self.truncated = true;
-        heap::truncate(relations)
+        heap::truncate(relations)?;
+        if has_triggers {
+            self.fire_truncate(relations, When::After)?;
+        }
+        Ok(())
     }
 
     /// All entries are done.
@@ -205,6 +278,12 @@ impl<'t> Applier<'t> {
             self.tables.forget()?;
         }
         Ok(())
+    }
+
+    /// The same, whether or not it is known that something was.
+    pub(super) fn show(&mut self) -> Result<()> {
+        self.written = false;
+        transaction::next_command()
     }
 
     /// Lets the snapshot show what was written so far.
@@ -291,6 +370,16 @@ pub(super) fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> 
         return Err(internal("a row points to values of another server"));
     }
     Ok(())
+}
+
+/// Locks a relation that is to be truncated; whether triggers fire for it.
+fn has_truncate_triggers(oid: u32) -> Result<bool> {
+    let mode = sys::AccessExclusiveLock as i32;
+    let rel = relation::open(oid, mode)?;
+    let rel = rel.ok_or_else(|| internal(format!("relation {oid} does not exist here")))?;
+    let fired = trigger::is_fired(rel, true);
+    relation::close(rel, 0)?;
+    Ok(fired)
 }
 
 fn has_varwidth(attrs: &[Attr], spans: &[Span]) -> bool {

@@ -12,6 +12,7 @@ use crate::pg::owner::Owner;
 use crate::pg::relation::{self, Handle, Info};
 use crate::pg::scan::Search;
 use crate::pg::sys;
+use crate::pg::trigger::{self, Triggers};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -64,6 +65,10 @@ pub struct Table {
     pub is_unique: bool,
     /// Where a row was found last by looking through the whole table.
     pub last_block: u32,
+    /// Triggers fire for its rows where they are applied.
+    pub has_triggers: bool,
+    /// Those, once one was to be fired in the current transaction.
+    pub triggers: Option<Triggers>,
     /// Rows about to go to the heap; the first also serves single rows.
     pub slots: Vec<Slot>,
     /// The row that a search found.
@@ -223,6 +228,9 @@ impl Tables {
             .filter(|t| t.locked_in == self.transaction)
         {
             heap::slot_clear(table.slots[0])?;
+            if let Some(triggers) = table.triggers.take() {
+                triggers.close()?;
+            }
             if let Some(search) = &table.search {
                 search.rest(table.found)?;
             } else {
@@ -259,6 +267,8 @@ fn describe(oid: u32, handle: Handle, indexes: Vec<(u32, Handle)>) -> Result<Tab
         finder: None,
         is_unique: false,
         last_block: 0,
+        has_triggers: trigger::is_fired(handle, false),
+        triggers: None,
         slots: vec![heap::slot_new(handle)?],
         found: heap::slot_new_buffered(handle)?,
         executor: None,

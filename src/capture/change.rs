@@ -8,11 +8,13 @@ use super::relation::{self, Kind, Relation, Source, Unique};
 use super::table_lock;
 use super::table_mode::{COMER, WRITER};
 use super::transaction::{self, KeyUse};
+use super::trigger;
 use crate::changeset::LockMode;
 use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_ORDER, KEY_RELATION, KEY_UNIQUE};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::ids::Oid;
 use crate::imsg::wanted::Detail;
+use crate::pg::backend;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Executor, internal};
 use crate::pg::large_object::{self, METADATA};
@@ -68,11 +70,18 @@ fn begin(rel: Handle, new: bool) -> Result<Option<Rc<Relation>>> {
     match relation.kind {
         Kind::Ignored => return Ok(None),
         Kind::Local | Kind::Unlogged => {
-            if relation.kind == Kind::Unlogged && read::is_tracked() {
+            let unlogged = relation.kind == Kind::Unlogged;
+            if unlogged && read::is_tracked() {
                 return Err(unjudged(&relation.name));
             }
-            transaction::local_effect()?;
+            if !(unlogged && trigger::is_redone()) {
+                transaction::local_effect()?;
+            }
             return Ok(None);
+        }
+        // In a trigger.
+        Kind::Replicated if backend::is_helper() => {
+            return Err(trigger::refused_table(&relation.name));
         }
         Kind::Replicated => {}
     }
@@ -344,7 +353,8 @@ fn large_object_oid(data: &[u8]) -> Result<Oid> {
 /// A row was locked, by SELECT FOR ..., a foreign key's check, ON CONFLICT and the like.
 pub fn lock(rel: Handle, tuple: Tuple, mode: LockMode) -> Result<()> {
     let relation = relation::lookup(rel)?;
-    if relation.kind != Kind::Replicated {
+    // What triggers lock in a helper is for its own server.
+    if relation.kind != Kind::Replicated || backend::is_helper() {
         return Ok(());
     }
     transaction::enter()?;

@@ -27,4 +27,6 @@ pub mod table_lock;
 #[cfg(feature = "server")]
 pub mod transaction;
 #[cfg(feature = "server")]
+pub mod trigger;
+#[cfg(feature = "server")]
 pub mod truncate;

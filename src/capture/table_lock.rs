@@ -5,6 +5,7 @@ use super::relation::FIRST_NORMAL_OID;
 use super::table_mode::{self, ACCESS_EXCLUSIVE, ROW_EXCLUSIVE, ROW_SHARE, TableKey};
 use super::transaction;
 use crate::ids::Gid;
+use crate::pg::backend;
 use crate::pg::guard::Result;
 use crate::pg::relation;
 use crate::pg::transaction::{in_vacuum, local_id};
@@ -29,8 +30,9 @@ thread_local! {
 /// did not have. The statement that wants it takes its snapshot later. After a savepoint's rollback has
 /// given a lock back its next grant replaces this one.
 pub fn granted(relation: u32, mode: i32) -> Result<()> {
-    // VACUUM locks indexes in this way, for long, and writes nothing.
-    if relation < FIRST_NORMAL_OID || in_vacuum() {
+    // VACUUM locks indexes in this way, for long, and writes nothing. What triggers lock in a helper is
+    // for its own server.
+    if relation < FIRST_NORMAL_OID || in_vacuum() || backend::is_helper() {
         return Ok(());
     }
     // Maintenance locks so too, for long, and has no windows. TRUNCATE is announced by its first key: if
@@ -92,7 +94,7 @@ pub fn locks_rows(relation: u32) -> Result<()> {
 /// LOCK TABLE has locked this relation; `children`: those below it follow.
 pub fn locked(relation: u32, mode: i32, children: bool) -> Result<()> {
     let keys = table_mode::keys(mode);
-    if keys.is_empty() || relation < FIRST_NORMAL_OID {
+    if keys.is_empty() || relation < FIRST_NORMAL_OID || backend::is_helper() {
         return Ok(());
     }
     let (persistence, kind) = relation::persistence_and_kind(relation)?;

@@ -5,23 +5,34 @@ use super::hash::{KeyHash, What};
 use super::read;
 use super::relation::FIRST_NORMAL_OID;
 use super::transaction::{self, KeyUse};
-use super::{table_lock, table_mode};
+use super::{table_lock, table_mode, trigger};
 use crate::changeset::LockMode;
 use crate::changeset::key::KEY_RELATION;
-use crate::pg::ddl;
 use crate::pg::guard::Result;
 use crate::pg::relation::{self, Handle};
+use crate::pg::{backend, ddl};
 
 /// A relation is locked and about to be truncated.
 pub fn begins(rel: Handle) -> Result<()> {
     if relation::form(rel).relkind as u8 == b'f' {
         return ddl::foreign(&relation::name(rel));
     }
+    if backend::is_helper() {
+        let permanent = relation::form(rel).relpersistence as u8 == b'p';
+        return if permanent {
+            Err(trigger::refused_table(&relation::name(rel)))
+        } else {
+            Ok(())
+        };
+    }
     table_lock::locked(relation::oid(rel), table_mode::ACCESS_EXCLUSIVE, true)
 }
 
 /// TRUNCATE has done these, partitioned tables and their partitions among them.
 pub fn truncated(relations: impl Iterator<Item = Handle>) -> Result<()> {
+    if backend::is_helper() {
+        return Ok(());
+    }
     let mut oids = Vec::new();
     for rel in relations {
         let oid = relation::oid(rel);

@@ -27,6 +27,8 @@ pub struct UpOptions {
     pub pgbench_scale: Option<u32>,
     /// More lines for every postgresql.conf.
     pub configuration: String,
+    /// Where what initdb makes is kept, to be copied for the next group.
+    pub template: Option<PathBuf>,
     /// Where the programs are; by default where this program is.
     pub bin: PathBuf,
 }
@@ -42,6 +44,7 @@ impl UpOptions {
             init: None,
             pgbench_scale: None,
             configuration: String::new(),
+            template: None,
             bin,
         }
     }
@@ -242,7 +245,10 @@ impl Cluster {
     fn first(&mut self, options: &UpOptions, say: &mut dyn FnMut(&str)) -> Result<()> {
         let server = self.server(1);
         say("member 1: initdb");
-        server.initdb()?;
+        match &options.template {
+            Some(template) => server.initdb_once(template)?,
+            None => server.initdb()?,
+        }
         server.configure(&self.server_configuration(&server, &[]))?;
         say("member 1: starting");
         server.start(SLOW)?;

@@ -46,9 +46,11 @@ impl Server {
 
     /// Runs a program to its end; its output belongs to the error if it fails.
     pub fn run(&self, step: &str, name: &str, args: &[&str]) -> Result<String> {
-        let output = self
-            .program(name)
-            .args(args)
+        self.output(step, name, self.program(name).args(args))
+    }
+
+    fn output(&self, step: &str, name: &str, command: &mut Command) -> Result<String> {
+        let output = command
             .stdin(Stdio::null())
             .output()
             .map_err(|e| ClusterError::on(self, step, format!("{name}: {e}")))?;
@@ -80,6 +82,28 @@ impl Server {
             "--no-sync",
         ];
         self.run("initdb", "initdb", &args).map(drop)
+    }
+
+    /// A copy of what initdb made before for a server like this, or initdb and a copy for the next.
+    pub fn initdb_once(&self, template: &Path) -> Result<()> {
+        if template.exists() {
+            return self.copy(template, &self.data);
+        }
+        self.initdb()?;
+        // Others may be at it as well: it is there when it is whole, and whose it is does not matter.
+        let whole = self.home().join("template");
+        self.copy(&self.data, &whole)?;
+        match std::fs::rename(&whole, template) {
+            Err(e) if !template.exists() => Err(ClusterError::on(self, "keeping a template", e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut copy = self.account.command("cp", self.home());
+        copy.arg("-a").args([from, to]);
+        self.output("copying what initdb made", "cp", &mut copy)
+            .map(drop)
     }
 
     /// Appends lines to postgresql.conf; a later line wins.

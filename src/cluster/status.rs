@@ -35,6 +35,8 @@ pub struct GroupState {
     pub local_victims: i64,
     /// Helpers that failed.
     pub helper_errors: i64,
+    /// Triggers that failed where a change was applied.
+    pub trigger_errors: u64,
     /// Why it failed.
     pub failure: Option<String>,
 }
@@ -42,7 +44,7 @@ pub struct GroupState {
 /// Asks a running server.
 pub fn group_state(server: &Server) -> Result<GroupState> {
     let sql = "SELECT state, group_name::text, database::text, member_id, last_committed_gid, last_ordered_gid, \
-               apply_queue, members, voters, commits, applied, certification_failures, local_victims, helper_errors, failure \
+               apply_queue, members, voters, commits, applied, certification_failures, local_victims, helper_errors, failure, trigger_errors \
                FROM pg_stat_get_replication_group()";
     let mut client = server.connect("postgres")?;
     let row = client
@@ -67,6 +69,7 @@ pub fn group_state(server: &Server) -> Result<GroupState> {
         local_victims: row.get(12),
         helper_errors: row.get(13),
         failure: row.get(14),
+        trigger_errors: row.get::<_, i64>(15).cast_unsigned(),
     })
 }
 

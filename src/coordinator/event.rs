@@ -1,7 +1,7 @@
 //! What goes into the coordinator's core and what comes out.
 
 use super::message::Relations;
-use super::open::Bounds;
+use super::open::{Bounds, OpenStats};
 use crate::gcs::{self, MemberInfo, Refused, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
@@ -379,7 +379,7 @@ pub struct Stats {
     /// See `applied`.
     pub replays: u64,
     /// Transactions whose fragments wait for their changesets, of all members.
-    pub open_transactions: usize,
+    pub open_transactions: Vec<OpenStats>,
     /// Helper failures, retried or not.
     pub helper_errors: u64,
     /// One row a member, by number.

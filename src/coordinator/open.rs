@@ -37,6 +37,18 @@ struct Transaction {
     incarnation: Incarnation,
     ticket: u64,
     fragments: Vec<Place>,
+    bytes: u64,
+}
+
+/// An open transaction, for the statistics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenStats {
+    /// On which it runs.
+    pub member: MemberId,
+    /// That were ordered.
+    pub fragments: u64,
+    /// Of these.
+    pub bytes: u64,
 }
 
 /// See the head of the file.
@@ -54,8 +66,20 @@ impl Open {
         self.transactions.is_empty()
     }
 
+    /// Each of them, by member.
+    pub fn stats(&self) -> Vec<OpenStats> {
+        let transactions = self.transactions.iter();
+        transactions
+            .map(|((member, _), t)| OpenStats {
+                member: *member,
+                fragments: t.fragments.len() as u64,
+                bytes: t.bytes,
+            })
+            .collect()
+    }
+
     /// Transactions.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.transactions.len()
     }
 
@@ -102,6 +126,7 @@ impl Open {
                     incarnation: id.incarnation,
                     ticket: of.ticket,
                     fragments: Vec::new(),
+                    bytes: 0,
                 };
                 self.transactions.insert(key, transaction);
                 self.heard.insert(id.member, bytes);
@@ -111,6 +136,7 @@ impl Open {
             Some(t) if t.ticket == of.ticket && t.incarnation == id.incarnation => {
                 let follows = t.fragments.len() == number as usize;
                 if follows {
+                    t.bytes += delivery.payload.len() as u64;
                     t.fragments.push(Place {
                         seq: delivery.seq,
                         index: delivery.index,

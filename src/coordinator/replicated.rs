@@ -4,7 +4,7 @@
 use super::digests::Digests;
 use super::event::Pace;
 use super::message::{DigestPoint, Relations, Report};
-use super::open::{Bounds, Open, Place};
+use super::open::{Bounds, Open, OpenStats, Place};
 use crate::certifier::{self, Certifier, Verdict};
 use crate::changeset::Key;
 use crate::changeset::fragment::{FragmentList, FragmentsOf};
@@ -86,9 +86,9 @@ impl Replicated {
         self.open.close(id, list)
     }
 
-    /// Transactions whose fragments wait for their changesets.
-    pub fn open(&self) -> usize {
-        self.open.len()
+    /// The transactions whose fragments wait for their changesets.
+    pub fn open(&self) -> Vec<OpenStats> {
+        self.open.stats()
     }
 
     /// Whether a checkpoint should be taken at the next end of an entry: after some messages, and

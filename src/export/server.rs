@@ -45,10 +45,12 @@ fn derive() {
     let database = control.database.load(Ordering::SeqCst);
     // SAFETY: variables of the process, which has one thread.
     unsafe {
-        pgr_enabled = sys::MyDatabaseId != 0
-            && (database == sys::MyDatabaseId || starting == sys::MyDatabaseId)
-            && !pgr_is_helper
-            && !pgr_shim_in_recovery();
+        // A helper sets it while it calls a trigger.
+        if !pgr_is_helper {
+            pgr_enabled = sys::MyDatabaseId != 0
+                && (database == sys::MyDatabaseId || starting == sys::MyDatabaseId)
+                && !pgr_shim_in_recovery();
+        }
         pgr_epoch_seen = epoch;
     }
 }

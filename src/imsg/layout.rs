@@ -2,7 +2,7 @@
 
 use super::conflicts::Conflicts;
 use super::dependents::Dependents;
-use super::members::{MemberTable, Text};
+use super::members::{MemberTable, OpenTable, Text};
 use super::pool::{BlockMeta, FreeLists, Pool};
 use super::queue::Ring;
 use super::ranges::{Grant, Ranges};
@@ -71,6 +71,8 @@ pub struct Control {
     pub failure: Text,
     /// Members, for the statistics view. Written by the coordinator.
     pub members: MemberTable,
+    /// Large transactions, for the statistics view. Written by the coordinator.
+    pub open_transactions: OpenTable,
     /// What happened, since the server started. Added to by anybody.
     pub counters: Counters,
     /// Of these, conflicts by relation.
@@ -93,6 +95,8 @@ pub struct Counters {
     pub replays: AtomicU64,
     /// Times that a helper failed.
     pub helper_errors: AtomicU64,
+    /// Times that a trigger failed where a change of another member was applied.
+    pub trigger_errors: AtomicU64,
     /// Bytes of own changesets.
     pub changeset_bytes: AtomicU64,
 }
@@ -139,6 +143,9 @@ pub struct ProcSlot {
     pub victim_origin: AtomicU32,
     /// In which relation, 0 if unknown.
     pub victim_relation: AtomicU32,
+    /// The transaction that does not give way, though it was told to: its ticket. It has passed, and its
+    /// session has part of its effects. Written by the process (relaxed).
+    pub stays_ticket: AtomicU64,
     /// 1 while a maintenance command runs, which may hold its locks for a time. Written by the process
     /// (relaxed).
     pub maintenance: AtomicU32,
@@ -169,6 +176,7 @@ impl ProcSlot {
             victim_gid: AtomicU64::new(0),
             victim_origin: AtomicU32::new(0),
             victim_relation: AtomicU32::new(0),
+            stays_ticket: AtomicU64::new(0),
             maintenance: AtomicU32::new(0),
             grant: Grant::new(),
             requests_up: Ring::new(),
@@ -205,11 +213,13 @@ impl Control {
             group_name: Text::new(),
             failure: Text::new(),
             members: MemberTable::new(),
+            open_transactions: OpenTable::new(),
             counters: Counters {
                 commits: zero(),
                 applied: zero(),
                 replays: zero(),
                 helper_errors: zero(),
+                trigger_errors: zero(),
                 changeset_bytes: zero(),
             },
             conflicts: Conflicts::new(),

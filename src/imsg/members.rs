@@ -2,7 +2,7 @@
 
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::ids::{Gid, MemberId};
-use crate::limits::MEMBERS_MAX;
+use crate::limits::{MEMBERS_MAX, OPEN_TRANSACTIONS_MAX};
 
 const TEXT_WORDS: usize = 32;
 
@@ -184,9 +184,83 @@ impl MemberTable {
     }
 }
 
+/// A large transaction whose changes travel ahead of its COMMIT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenRow {
+    /// On which it runs.
+    pub member: MemberId,
+    /// Of it that were ordered.
+    pub fragments: u64,
+    /// Of these.
+    pub bytes: u64,
+}
+
+const OPEN_WORDS: usize = 3;
+
+/// The large transactions of all members that are open.
+#[repr(C)]
+#[derive(Debug)]
+pub struct OpenTable(Words<{ OPEN_TRANSACTIONS_MAX * OPEN_WORDS + 1 }>);
+
+impl Default for OpenTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl OpenTable {
+    /// Empty.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Words::new())
+    }
+
+    /// Replaces it; only the one writer calls this.
+    pub fn set(&self, rows: &[OpenRow]) {
+        let rows = &rows[..rows.len().min(OPEN_TRANSACTIONS_MAX)];
+        let mut words = vec![rows.len() as u64];
+        for row in rows {
+            words.extend([u64::from(row.member.0), row.fragments, row.bytes]);
+        }
+        self.0.store(&words);
+    }
+
+    /// The rows now.
+    #[must_use]
+    pub fn get(&self) -> Vec<OpenRow> {
+        let words = self.0.load();
+        let count = (words[0] as usize).min(OPEN_TRANSACTIONS_MAX);
+        words[1..]
+            .chunks_exact(OPEN_WORDS)
+            .take(count)
+            .map(|w| OpenRow {
+                member: MemberId(w[0] as u16),
+                fragments: w[1],
+                bytes: w[2],
+            })
+            .collect()
+    }
+}
+
 #[cfg(all(test, not(pgr_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_transactions_are_read_back() {
+        let table = OpenTable::new();
+        assert_eq!(table.get(), []);
+        let row = |i: usize| OpenRow {
+            member: MemberId(i as u16),
+            fragments: 7,
+            bytes: u64::MAX - i as u64,
+        };
+        let rows: Vec<OpenRow> = (0..=OPEN_TRANSACTIONS_MAX).map(row).collect();
+        table.set(&rows);
+        assert_eq!(table.get(), rows[..OPEN_TRANSACTIONS_MAX]);
+        table.set(&rows[..1]);
+        assert_eq!(table.get(), rows[..1]);
+    }
 
     #[test]
     fn what_is_set_is_read_back() {

@@ -448,6 +448,7 @@ fn abandon_membership(control: &Control) -> Result<()> {
     })?;
     host::announce(GroupState::Off);
     control.members.set(&[]);
+    control.open_transactions.set(&[]);
     control.group_id.store(0, Ordering::Relaxed);
     let site = site(false).map_err(|e| failed(&e))?;
     start::forget(&site).map_err(|e| failed(&e))

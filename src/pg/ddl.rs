@@ -40,9 +40,10 @@ unsafe extern "C" {
 /// How often START and STOP look for an answer without having been woken.
 const POLL: Duration = Duration::from_millis(200);
 
-const VIEWS: [&CStr; 3] = [
+const VIEWS: [&CStr; 4] = [
     c"CREATE OR REPLACE VIEW pg_catalog.pg_stat_replication_group AS SELECT * FROM pg_catalog.pg_stat_get_replication_group()",
     c"CREATE OR REPLACE VIEW pg_catalog.pg_stat_replication_members AS SELECT * FROM pg_catalog.pg_stat_get_replication_members()",
+    c"CREATE OR REPLACE VIEW pg_catalog.pg_stat_replication_open_transactions AS SELECT * FROM pg_catalog.pg_stat_get_replication_open_transactions()",
     c"CREATE OR REPLACE VIEW pg_catalog.pg_stat_replication_conflicts AS SELECT s.relid, n.nspname AS schemaname, c.relname, s.local_victims, s.certification_failures, s.below_floor, s.replays, s.retries, s.stats_reset FROM pg_catalog.pg_stat_get_replication_conflicts() s LEFT JOIN pg_catalog.pg_class c ON c.oid = s.relid LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
 ];
 

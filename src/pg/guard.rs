@@ -52,6 +52,14 @@ unsafe extern "C" {
 }
 
 impl PgError {
+    /// One that the shim has caught and dealt with.
+    ///
+    /// # Safety
+    /// An `ErrorData` that lives as long as this is used.
+    pub(super) unsafe fn caught(edata: *mut sys::ErrorData) -> PgError {
+        PgError::Caught(Caught(edata))
+    }
+
     /// An error with a message only.
     #[must_use]
     pub fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {

@@ -12,7 +12,7 @@ use crate::coordinator::{Event, Outcome, Stats};
 use crate::gcs::View;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MemberId};
-use crate::imsg::members::MemberRow;
+use crate::imsg::members::{MemberRow, OpenRow};
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::queue::Words;
 use crate::imsg::wanted::Detail;
@@ -36,6 +36,7 @@ pub struct PgHost {
     outbox: Outbox,
     positions: Positions,
     members: Vec<MemberRow>,
+    open_transactions: Vec<OpenRow>,
     /// Slot of the session that runs START or STOP REPLICATION and waits.
     command: Option<SlotNo>,
     stopping: bool,
@@ -55,12 +56,14 @@ impl PgHost {
         if shared.control().database.load(Ordering::SeqCst) != 0 {
             helpers.begin();
         }
+        shared.control().open_transactions.set(&[]);
         PgHost {
             shared,
             helpers,
             outbox: Outbox::new(shared, shmem::my_slot()),
             positions: Positions::new(recovered),
             members: Vec::new(),
+            open_transactions: Vec::new(),
             command,
             stopping: false,
             broken: None,
@@ -487,6 +490,17 @@ impl Host for PgHost {
             .counters
             .replays
             .store(stats.replays, Ordering::Relaxed);
+        let open: Vec<OpenRow> = (stats.open_transactions.iter())
+            .map(|t| OpenRow {
+                member: t.member,
+                fragments: t.fragments,
+                bytes: t.bytes,
+            })
+            .collect();
+        if open != self.open_transactions {
+            control.open_transactions.set(&open);
+            self.open_transactions = open;
+        }
         let rows: Vec<MemberRow> = stats
             .members
             .iter()

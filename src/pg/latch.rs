@@ -10,6 +10,11 @@ unsafe extern "C" {
     fn pgr_shim_sleep(timeout_ms: c_long, wait_event: u32);
     fn pgr_shim_serve_barriers(edata: *mut *mut sys::ErrorData) -> c_int;
     fn pgr_shim_set_latch(slot: u32);
+    fn pgr_shim_is_attached(
+        name: *const c_char,
+        out: *mut bool,
+        edata: *mut *mut sys::ErrorData,
+    ) -> c_int;
     fn pgr_shim_stop_point(name: *const c_char, edata: *mut *mut sys::ErrorData) -> c_int;
 }
 
@@ -46,6 +51,16 @@ pub fn wake(slot: SlotNo) {
 pub fn stop_point(name: &CStr) {
     // Tests attach only waits here; what follows can bear no error.
     fail_point(name).expect("a stop point raises nothing");
+}
+
+/// Whether a test has attached anything to an injection point, which says that something is the case.
+#[must_use]
+pub fn is_attached(name: &CStr) -> bool {
+    // SAFETY: a C string.
+    let attached = guard::call(false, |out, e| unsafe {
+        pgr_shim_is_attached(name.as_ptr(), out, e)
+    });
+    attached.unwrap_or(false)
 }
 
 /// A place where a test can raise an error.

@@ -31,6 +31,7 @@ pub mod stat;
 pub mod sys;
 pub mod text;
 pub mod transaction;
+pub mod trigger;
 pub mod tuple;
 pub mod version;
 pub mod victim;

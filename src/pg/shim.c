@@ -15,6 +15,7 @@ pg_noreturn extern void pgr_shim_rethrow(ErrorData *edata);
 extern int	pgr_shim_log(int level, const char *message, ErrorData **edata);
 extern int	pgr_shim_check_interrupts(ErrorData **edata);
 extern int	pgr_shim_stop_point(const char *name, ErrorData **edata);
+extern int	pgr_shim_is_attached(const char *name, bool *out, ErrorData **edata);
 extern int	pgr_shim_call(void (*function) (void *), void *argument, ErrorData **edata);
 
 static char *
@@ -96,4 +97,11 @@ int
 pgr_shim_stop_point(const char *name, ErrorData **edata)
 {
 	PGR_GUARD(edata, INJECTION_POINT(name, NULL));
+}
+
+/* Has a test attached something to this injection point? */
+int
+pgr_shim_is_attached(const char *name, bool *out, ErrorData **edata)
+{
+	PGR_GUARD(edata, *out = IS_INJECTION_POINT_ATTACHED(name));
 }

@@ -732,8 +732,8 @@ pgr_shim_on_xact(XactCallback xact, SubXactCallback subxact, ErrorData **edata)
 
 /* ---------------- a table's owner ---------------- */
 
-static void
-become_owner(Relation rel, PgrUser *saved)
+void
+pgr_become_owner(Relation rel, PgrUser *saved)
 {
 	GetUserIdAndSecContext(&saved->user, &saved->context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
@@ -745,11 +745,11 @@ become_owner(Relation rel, PgrUser *saved)
 int
 pgr_shim_become_owner(Relation rel, PgrUser *saved, ErrorData **edata)
 {
-	GUARD(become_owner(rel, saved));
+	GUARD(pgr_become_owner(rel, saved));
 }
 
-static void
-become_self(const PgrUser *saved)
+void
+pgr_become_self(const PgrUser *saved)
 {
 	AtEOXact_GUC(false, saved->guc_level);
 	SetUserIdAndSecContext(saved->user, saved->context);
@@ -758,7 +758,7 @@ become_self(const PgrUser *saved)
 int
 pgr_shim_become_self(const PgrUser *saved, ErrorData **edata)
 {
-	GUARD(become_self(saved));
+	GUARD(pgr_become_self(saved));
 }
 
 /* ---------------- victims ---------------- */
@@ -877,7 +877,7 @@ helper_start(Oid database)
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
-	/* the origin's triggers have fired */
+	/* the origin's triggers have fired; others fire as where a subscription is applied */
 	SetConfigOption("session_replication_role", "replica", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }

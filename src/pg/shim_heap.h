@@ -2,6 +2,8 @@
 #ifndef PGR_SHIM_HEAP_H
 #define PGR_SHIM_HEAP_H
 
+#include "utils/relcache.h"
+
 /* What a row's layout depends on. */
 typedef struct PgrAttribute
 {
@@ -20,5 +22,9 @@ typedef struct PgrUser
 	int			context;
 	int			guc_level;
 } PgrUser;
+
+/* To the owner, with a fixed search_path, and back; an error's rollback leads back too. */
+extern void pgr_become_owner(Relation rel, PgrUser *saved);
+extern void pgr_become_self(const PgrUser *saved);
 
 #endif

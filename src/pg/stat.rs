@@ -1,5 +1,5 @@
-//! Rows of `pg_stat_replication_group`, `pg_stat_replication_members` and
-//! `pg_stat_replication_conflicts`.
+//! Rows of `pg_stat_replication_group`, `pg_stat_replication_members`, `pg_stat_replication_conflicts` and
+//! `pg_stat_replication_open_transactions`.
 
 use super::guard::{self, Result};
 use super::{shmem, sys, text};
@@ -134,6 +134,7 @@ pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
         some(c.conflicts.total(Kind::Victim)),
         some(n.replays.load(Relaxed)),
         some(n.helper_errors.load(Relaxed)),
+        some(n.trigger_errors.load(Relaxed)),
         failure,
     ])?;
     Ok(null())
@@ -159,6 +160,21 @@ pub unsafe fn members(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
             some(m.last_committed),
             some(m.flushed),
         ])?;
+    }
+    Ok(null())
+}
+
+/// One row a large transaction of any member that is open.
+///
+/// # Safety
+/// `call` is what the SQL function was called with.
+pub unsafe fn open_transactions(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
+    // SAFETY: by the caller.
+    let Some((mut rows, c)) = unsafe { begin(call) }? else {
+        return Ok(null());
+    };
+    for t in c.open_transactions.get() {
+        rows.add(&[some(t.member), some(t.fragments), some(t.bytes)])?;
     }
     Ok(null())
 }

@@ -23,6 +23,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_largeobject.h"
 #include "catalog/pg_largeobject_metadata.h"
+#include "commands/trigger.h"
 #include "executor/tuptable.h"
 #include "libpq/libpq.h"
 #include "nodes/execnodes.h"

@@ -93,6 +93,7 @@ pub fn restarted(rel: Handle) -> Result<()> {
     if relation::form(rel).relpersistence != PERMANENT {
         return Ok(());
     }
+    refuse_helpers("RESTART")?;
     capture(rel)?;
     let oid = relation::oid(rel);
     RESTARTED.with(|all| {

@@ -276,8 +276,8 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
             return false;
         }
         // Somebody with a lower GID waits for our locks, by something that certification does not
-        // see. What a helper can't do in our place is not in such a way (see DESIGN of keys). Or this
-        // member has no room for what was ordered, which is for helpers to deal with.
+        // see. What a helper can't do in our place is not in such a way, but for that of a trigger, which
+        // gives up. Or this member has no room for what was ordered, which is for helpers to deal with.
         if has_failed || victim::is_wanted() && !local_effects {
             let abandon = ToCoordinator::Abandon {
                 ticket: sent.ticket,
@@ -290,6 +290,9 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
                 set_phase(Phase::Replaced);
                 return false;
             }
+        }
+        if victim::is_wanted() && local_effects {
+            slot().stays_ticket.store(sent.ticket, Ordering::Relaxed);
         }
         latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
     }

@@ -157,9 +157,64 @@ fn a_large_transaction_commits_as_a_whole_among_small_ones() {
     assert!(largest < 100_000, "a changeset of {largest} bytes");
 }
 
+const OPEN: &str = "SELECT count(*) FROM pg_stat_replication_open_transactions";
+
+/// A member has no room for large transactions: those on it fail, and nothing else does. Everybody sees which
+/// are open.
+fn no_room(group: &TestGroup) {
+    let mut here = large(group, 1);
+    let mut there = large(group, 2);
+    for (client, from, to) in [
+        (&mut here, 200_001, 210_000),
+        (&mut there, 300_001, 330_000),
+    ] {
+        client
+            .batch_execute(&format!("BEGIN; {}", insert(from, to)))
+            .expect("rows");
+    }
+    // About 15 bytes a row; up to 64 kB of each are not sent yet.
+    let both = format!(
+        "{OPEN} WHERE member_id = 1 AND fragments > 0 AND bytes BETWEEN 80000 AND 250000
+                OR member_id = 2 AND fragments > 4 AND bytes BETWEEN 380000 AND 750000"
+    );
+    for server in group.running() {
+        group.await_value(server, OPEN, 2);
+        group.await_value(server, &both, 2);
+    }
+    group.execute(
+        1,
+        "SELECT injection_points_attach('replication-log-full', 'notice')",
+    );
+    let error = here.batch_execute(&insert(210_001, 230_000));
+    let error = error.expect_err("no room");
+    assert_eq!(error.code(), Some(&SqlState::DISK_FULL), "{error:?}");
+    here.batch_execute("ROLLBACK").expect("rollback");
+    // Another large one of this member fails as well, small ones don't, nor do those of others.
+    let error = here.batch_execute(&insert(210_001, 230_000));
+    assert_eq!(
+        error.expect_err("no room").code(),
+        Some(&SqlState::DISK_FULL)
+    );
+    here.batch_execute("UPDATE small SET v = v + 1; INSERT INTO big VALUES (200001, 'small')")
+        .expect("small");
+    there.batch_execute("COMMIT").expect("that of another");
+    for server in group.running() {
+        group.await_value(server, OPEN, 0);
+    }
+    group.execute(1, "SELECT injection_points_detach('replication-log-full')");
+    here.batch_execute(&insert(210_001, 220_000)).expect("room");
+    check(group, 1 + 10_000 + 30_000);
+    group.execute(2, "DELETE FROM big WHERE id > 0");
+}
+
 #[test]
 fn what_does_not_commit_leaves_nothing() {
-    let group = group("large-ends", 3, SCHEMA);
+    let group = group(
+        "large-ends",
+        3,
+        &format!("CREATE EXTENSION injection_points; {SCHEMA}"),
+    );
+    no_room(&group);
     let mut client = large(&group, 1);
     client
         .batch_execute(&format!("BEGIN; {}; ROLLBACK", insert(1, 30_000)))

@@ -29,6 +29,7 @@ mod start;
 #[allow(dead_code, unused_imports)]
 mod storms;
 mod support;
+mod triggers;
 mod truncate;
 mod whole_rows;
 mod wire;

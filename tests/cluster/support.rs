@@ -6,6 +6,7 @@ use postgres_r::cluster::{Cluster, Server, UpOptions, status, verify};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// Long enough for a loaded machine; a test that needs it all has failed.
@@ -30,9 +31,30 @@ fn free_ports() -> u16 {
     }
 }
 
+/// A folder for what initdb makes, shared by all groups that there are at a time.
+struct Template(PathBuf);
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn template() -> Arc<Template> {
+    static TEMPLATE: Mutex<(u32, Weak<Template>)> = Mutex::new((0, Weak::new()));
+    let mut last = TEMPLATE.lock().expect("nothing fails while it is locked");
+    last.1.upgrade().unwrap_or_else(|| {
+        let dir = format!("pgr-test-initdb-{}-{}", std::process::id(), last.0);
+        let next = Arc::new(Template(std::env::temp_dir().join(dir)));
+        *last = (last.0 + 1, Arc::downgrade(&next));
+        next
+    })
+}
+
 /// A running group in a folder of its own.
 pub struct TestGroup {
     cluster: Option<Cluster>,
+    _template: Arc<Template>,
 }
 
 impl Deref for TestGroup {
@@ -107,10 +129,13 @@ pub fn group_with(name: &str, mut options: UpOptions, init: &str) -> TestGroup {
     let file = dir.join("test.sql");
     std::fs::write(&file, init).expect("write the init file");
     options.init = Some(file);
+    let template = template();
+    options.template = Some(template.0.clone());
     let made = Cluster::up(&dir, &options, &mut |_| {});
     // Whatever came up is cleaned up, also when the rest did not.
     let group = TestGroup {
         cluster: Cluster::open(&dir).ok(),
+        _template: template,
     };
     if let Err(error) = made {
         panic!("{error}");

@@ -65,10 +65,11 @@ const OBSTACLES: &[Obstacle] = &[
     },
     Obstacle {
         query: c"SELECT 'trigger ' || quote_ident(t.tgname) || ' of table ' || c.oid::regclass FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid \
-            WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'",
+            WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' \
+            AND t.tgtype & 1 = 1 AND (t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL)",
         code: "0A000",
-        message: "this database has triggers that fire where changes are applied",
-        reason: "Triggers fire on the member on which a transaction runs, and what they do there is replicated.",
+        message: "this database has row triggers with transition tables that fire where changes are applied",
+        reason: "Where a change is applied there is no statement whose rows such tables could hold.",
         hint: "ALTER TABLE ... ENABLE TRIGGER, without ALWAYS or REPLICA, before replication starts.",
     },
     // Some statements go through several transactions, of which replication may not miss one.
