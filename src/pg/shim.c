@@ -68,12 +68,20 @@ pgr_shim_rethrow(ErrorData *edata)
 	pg_unreachable();
 }
 
-/* Logs below ERROR.  Guarded, since an error context callback may raise. */
+/*
+ * Logs below ERROR.  Guarded, since an error context callback may raise.  Not a
+ * place for interrupts, which errfinish() would serve: the caller may be where
+ * nothing may end the transaction or the process.
+ */
 int
 pgr_shim_log(int level, const char *message, ErrorData **edata)
 {
 	Assert(level < ERROR);
-	PGR_GUARD(edata, ereport(level, errmsg_internal("%s", message)));
+	/* An error resets what is held */
+	PGR_GUARD(edata,
+			  HOLD_INTERRUPTS();
+			  ereport(level, errmsg_internal("%s", message));
+			  RESUME_INTERRUPTS());
 }
 
 int

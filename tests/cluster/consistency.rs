@@ -129,6 +129,15 @@ fn a_commit_waits_until_all_members_show_it() {
     group.execute(1, &format!("SELECT pg_cancel_backend({pid})"));
     let mut after = writer.join().expect("the writer");
     assert_eq!(rows(&mut after), 2);
+
+    // A termination ends the session and not the server, of which other sessions would know.
+    let writer =
+        std::thread::spawn(move || after.execute("INSERT INTO t VALUES (3, 1)", &[]).err());
+    let pid = await_waiting(&group, 1, "ReplicationConsistency");
+    here.execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .expect("terminate");
+    drop(writer.join().expect("the writer"));
+    assert_eq!(rows(&mut here), 3);
     drop(held);
     group.assert_identical();
 }
