@@ -118,11 +118,13 @@ impl<'t> Applier<'t> {
                 let tuple = self.buffers[i].form(oid, row.natts, row.bitmap, row.data, varwidth);
                 heap::slot_store(table.slots[i], tuple)?;
             }
-            if has_triggers {
+            let table = if has_triggers {
                 let new = Event::Insert(heap::slot_tuple(table.slots[0])?);
                 self.fire(oid, When::Before, new)?;
-            }
-            let table = self.tables.get(oid)?;
+                self.tables.get(oid)?
+            } else {
+                table
+            };
             let cid = transaction::command_id()?;
             self.written = true;
             if n == 1 {
@@ -187,23 +189,22 @@ impl<'t> Applier<'t> {
             old
         };
         let tid = old.tid();
-        let outcome = match change {
+        let mut replace = Vec::new();
+        let (outcome, event) = match change {
             Change::Delete { leaves } => {
-                let event = Event::Delete(before);
+                let (handle, event) = (table.handle, Event::Delete(before));
                 if has_triggers {
                     self.fire(oid, When::Before, event)?;
                 }
-                let table = self.tables.get(oid)?;
-                let outcome = heap::delete(table.handle, tid, transaction::command_id()?, *leaves)?;
-                self.changed(oid, outcome, event)?;
-                outcome
+                let cid = transaction::command_id()?;
+                (heap::delete(handle, tid, cid, *leaves)?, event)
             }
             Change::Update { changed, new } => {
                 check(&table.attrs, new, &mut self.spans)?;
                 let natts = table.attrs.len();
                 let mut values = vec![0; natts];
                 let mut nulls = vec![false; natts];
-                let mut replace = vec![false; natts];
+                replace.resize(natts, false);
                 let columns = table.attrs.iter().enumerate();
                 for (i, attr) in columns.filter(|(i, _)| changed.has(*i)) {
                     replace[i] = true;
@@ -218,10 +219,12 @@ impl<'t> Applier<'t> {
                     new: tuple,
                     changed: &replace,
                 };
-                if has_triggers {
+                let table = if has_triggers {
                     self.fire(oid, When::Before, event)?;
-                }
-                let table = self.tables.get(oid)?;
+                    self.tables.get(oid)?
+                } else {
+                    table
+                };
                 let cid = transaction::command_id()?;
                 let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
                 if outcome == Outcome::Done && indexes != Indexes::None {
@@ -230,22 +233,16 @@ impl<'t> Applier<'t> {
                     insert_index_entries(table, slot, tuple.tid(), indexes)?;
                     heap::slot_clear(slot)?;
                 }
-                self.changed(oid, outcome, event)?;
-                outcome
+                (outcome, event)
             }
         };
-        heap::slot_clear(found)?;
-        Ok(outcome)
-    }
-
-    /// The heap has changed a row, or has not.
-    fn changed(&mut self, oid: u32, outcome: Outcome, event: Event<'_>) -> Result<()> {
         let done = outcome == Outcome::Done;
         self.written |= done;
-        if done && self.tables.get(oid)?.has_triggers {
+        if has_triggers && done {
             self.fire(oid, When::After, event)?;
         }
-        Ok(())
+        heap::slot_clear(found)?;
+        Ok(outcome)
     }
 
     /// Truncates relations together.
@@ -280,13 +277,13 @@ impl<'t> Applier<'t> {
         Ok(())
     }
 
-    /// The same, whether or not it is known that something was.
+    /// Lets the snapshot show what was written so far, here and by triggers.
     pub(super) fn show(&mut self) -> Result<()> {
         self.written = false;
         transaction::next_command()
     }
 
-    /// Lets the snapshot show what was written so far.
+    /// The same, if something was written here.
     pub(super) fn show_written(&mut self) -> Result<()> {
         if self.written {
             transaction::next_command()?;

@@ -2,7 +2,7 @@
 
 use super::marks::{Cuts, Marks, Place};
 use super::relation::Relation;
-use super::{read, table_mode};
+use super::{read, table_mode, trigger};
 use crate::changeset::decode::SequenceChange;
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
@@ -359,6 +359,7 @@ pub fn discard() {
         state.builder.take()
     });
     drop(builder);
+    trigger::set_redone(false);
     fragments::end();
 }
 

@@ -110,7 +110,7 @@ pub fn options(members: usize) -> UpOptions {
     options.members = members;
     options.port = free_ports();
     options.configuration =
-        "shared_buffers = 64MB\nmax_connections = 60\nfsync = on\nlog_line_prefix = '%m [%p] %q%a '\n".into();
+        "shared_buffers = 64MB\nmax_connections = 60\nfsync = on\nrecovery_init_sync_method = syncfs\nlog_line_prefix = '%m [%p] %q%a '\n".into();
     options
 }
 

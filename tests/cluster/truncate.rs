@@ -75,9 +75,26 @@ fn restart_identity_restarts_sequences_for_all_members() {
     group.assert_identical();
 }
 
+/// Everything is empty again.
+const EMPTY: &str = "TRUNCATE t, child, parts, parts_child, base, derived, keyless, log";
+
 #[test]
-fn what_truncate_reaches_is_empty_on_all_members() {
+fn truncate_is_applied_as_it_was_run() {
     let group = group("truncate", 3, TABLES);
+    let parts: [fn(&TestGroup); 4] = [
+        triggers_of_truncate_fire_where_it_runs,
+        rows_that_are_copied_in_frozen_arrive,
+        what_truncate_reaches_is_empty_on_all_members,
+        a_member_that_was_away_truncates_when_it_is_back,
+    ];
+    for part in parts {
+        part(&group);
+        group.execute(1, &format!("{EMPTY}; TRUNCATE log"));
+        group.wait_in_step(PATIENCE).expect("in step");
+    }
+}
+
+fn what_truncate_reaches_is_empty_on_all_members(group: &TestGroup) {
     let steps = [
         ("TRUNCATE keyless", 105),
         ("TRUNCATE t CASCADE", 45),
@@ -103,18 +120,18 @@ fn what_truncate_reaches_is_empty_on_all_members() {
     ];
     for (i, (sql, left)) in steps.into_iter().enumerate() {
         let member = i % 3 + 1;
-        fill(&group, member);
+        fill(group, member);
         group.execute(member % 3 + 1, sql);
-        assert_eq!(rows(&group, "log"), left, "{sql}");
+        assert_eq!(rows(group, "log"), left, "{sql}");
         group.execute(
             member,
             "TRUNCATE t, child, parts, parts_child, base, derived, keyless",
         );
         group.wait_in_step(PATIENCE).expect("in step");
     }
-    assert_eq!(rows(&group, "log"), 0);
+    assert_eq!(rows(group, "log"), 0);
     // What comes afterwards is found through every index.
-    fill(&group, 2);
+    fill(group, 2);
     group.assert_identical();
     for member in 1..=3 {
         let mut client = group.client(member);
@@ -129,9 +146,7 @@ fn what_truncate_reaches_is_empty_on_all_members() {
     }
 }
 
-#[test]
-fn triggers_of_truncate_fire_where_it_runs() {
-    let group = group("truncate-triggers", 3, TABLES);
+fn triggers_of_truncate_fire_where_it_runs(group: &TestGroup) {
     for member in 1..=3 {
         group.execute(member, "TRUNCATE child");
         group.wait_in_step(PATIENCE).expect("in step");
@@ -143,10 +158,8 @@ fn triggers_of_truncate_fire_where_it_runs() {
     assert_eq!(counts, "1 1 1 1 1 1");
 }
 
-#[test]
-fn a_member_that_was_away_truncates_when_it_is_back() {
-    let group = group("truncate-away", 3, TABLES);
-    fill(&group, 1);
+fn a_member_that_was_away_truncates_when_it_is_back(group: &TestGroup) {
+    fill(group, 1);
     let away = group.member(3).expect("member");
     away.kill().unwrap_or_else(|e| panic!("{e}"));
     group.execute(
@@ -155,14 +168,12 @@ fn a_member_that_was_away_truncates_when_it_is_back() {
     );
     group.start(3);
     group.execute(3, "INSERT INTO child VALUES (1, 7); TRUNCATE parts CASCADE");
-    assert_eq!(rows(&group, "log"), 1 + 2 + 1 + 10);
+    assert_eq!(rows(group, "log"), 1 + 2 + 1 + 10);
 }
 
-#[test]
-fn rows_that_are_copied_in_frozen_arrive() {
+fn rows_that_are_copied_in_frozen_arrive(group: &TestGroup) {
     use std::io::Write;
-    let group = group("freeze", 2, TABLES);
-    fill(&group, 1);
+    fill(group, 1);
     let mut client = group.client(2);
     let mut t = client.transaction().expect("begin");
     t.batch_execute("TRUNCATE keyless").expect("truncate");
@@ -176,7 +187,7 @@ fn rows_that_are_copied_in_frozen_arrive() {
     t.commit().expect("commit");
     group.wait_in_step(PATIENCE).expect("in step");
     group.execute(1, "DELETE FROM keyless WHERE v = 3");
-    assert_eq!(rows(&group, "log"), 105 + 900);
+    assert_eq!(rows(group, "log"), 105 + 900);
 }
 
 #[test]
