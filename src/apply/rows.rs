@@ -192,9 +192,16 @@ impl<'t> Applier<'t> {
         // Their files and those of their indexes are replaced, which nobody may have open.
         self.tables.rest()?;
         self.tables.forget()?;
-        self.written = true;
         self.truncated = true;
-        heap::truncate(relations)
+        heap::truncate(relations)?;
+        self.catch_up()
+    }
+
+    /// Something was done in commands of its own. What was written before them must not be as in the
+    /// snapshot any more: of a row that an earlier command has changed PostgreSQL does not say so.
+    pub fn catch_up(&mut self) -> Result<()> {
+        self.written = true;
+        self.show_written()
     }
 
     /// All entries are done.

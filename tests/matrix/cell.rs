@@ -1,8 +1,9 @@
 //! A cell of the matrix: statements on a table, run in the group and on one server.
 
-use crate::script::Statement;
 use postgres::{Client, SimpleQueryMessage};
-use std::io::Write;
+
+/// In place of an SQLSTATE if there was no answer.
+pub const LOST: &str = "lost";
 
 /// What is run on what.
 pub struct Cell {
@@ -16,7 +17,7 @@ pub struct Cell {
     pub member: usize,
     /// What the session is set to.
     pub before: Vec<String>,
-    pub run: Vec<Statement>,
+    pub run: Vec<String>,
     /// One server must answer the same, and hold the same rows.
     pub compared: bool,
 }
@@ -82,10 +83,10 @@ impl Cell {
 
     /// Whether one server would do what is refused: in a block that is rolled back.
     pub fn would_run(&self, client: &mut Client) -> Outcome {
-        let ends = |s: &Statement| {
+        let ends = |sql: &String| {
             ["BEGIN", "COMMIT", "ROLLBACK"]
                 .iter()
-                .any(|w| s.sql.starts_with(w))
+                .any(|w| sql.starts_with(w))
         };
         if self.run.iter().any(ends) {
             return Outcome::Done(Vec::new());
@@ -103,15 +104,8 @@ impl Cell {
             client.batch_execute(sql)?;
         }
         let mut rows = Vec::new();
-        for statement in &self.run {
-            if let Some(data) = &statement.rows {
-                let mut copy = client.copy_in(&statement.sql)?;
-                // What the server makes of it, finish() says.
-                let _ = copy.write_all(data.as_bytes());
-                copy.finish()?;
-                continue;
-            }
-            for message in client.simple_query(&statement.sql)? {
+        for sql in &self.run {
+            for message in client.simple_query(sql)? {
                 if let SimpleQueryMessage::Row(row) = message {
                     let columns = (0..row.len()).map(|i| row.get(i).unwrap_or("null"));
                     rows.push(columns.collect::<Vec<_>>().join("|"));
@@ -132,7 +126,7 @@ pub fn failure(error: &postgres::Error) -> Failure {
             hint: db.hint().map(str::to_owned),
         },
         None => Failure {
-            code: "lost".into(),
+            code: LOST.into(),
             message: format!("{error:?}"),
             hint: None,
         },

@@ -29,7 +29,13 @@ const BATCH: usize = 8;
 const UNTRIED: &[&str] = &["25001", "2D000", "08001", "22023", "55006"];
 
 fn main() {
-    let types = types::read(&configured());
+    let only = ["STATEMENT", "TABLE"].map(|name| std::env::var(name).ok());
+    let some = only.iter().any(Option::is_some);
+    let types = if some {
+        Vec::new()
+    } else {
+        types::read(&configured())
+    };
     let kinds = Kinds::read();
     let group = make(&types, &kinds);
     let expectations = Expectations::read();
@@ -61,7 +67,11 @@ fn main() {
         }
     }
     for last in [false, true] {
-        let cases: Vec<&Case> = kinds.cases.iter().filter(|c| c.last == last).collect();
+        let cases: Vec<&Case> = kinds
+            .cases
+            .iter()
+            .filter(|c| c.last == last && only[0].as_ref().is_none_or(|o| c.name.contains(o)))
+            .collect();
         for batch in cases.chunks(BATCH) {
             run(&kinds.cells(batch, &directory), &mut lanes, &mut report);
             for (table, text) in compare
@@ -79,9 +89,12 @@ fn main() {
     }
     local_tables(&kinds, &mut lanes, &mut report);
     drop(lanes);
-    indexes(&group, &types, &mut report);
-    let manual = manual::text(&report);
-    report.note("manual", manual);
+    if !some {
+        indexes(&group, &types, &mut report);
+        let manual = manual::text(&report);
+        report.note("manual", manual);
+        report.unused();
+    }
     let failed = report.print();
     // Before the group goes, so that its logs are shown.
     group.assert_identical();
@@ -115,7 +128,7 @@ fn make(types: &[Type], kinds: &Kinds) -> TestGroup {
     init.push_str("COMMIT;\nANALYZE;\n\\c postgres\nCREATE DATABASE alone TEMPLATE app;\n");
     let mut options = support::options(3);
     options.configuration.push_str(
-        "max_prepared_transactions = 5\nautovacuum = off\nmax_locks_per_transaction = 1000\n",
+        "max_prepared_transactions = 5\nautovacuum = off\nmax_locks_per_transaction = 1000\nstatement_timeout = 90s\n",
     );
     support::group_with("matrix", options, &init)
 }
@@ -175,9 +188,17 @@ fn run(cells: &[Cell], lanes: &mut [Lane], report: &mut Report) {
 }
 
 impl Lane {
+    /// Panics if the session did not live: what follows would say nothing.
     fn run<'a>(&mut self, cell: &'a Cell, expectations: &Expectations) -> Ran<'a> {
         let session = &mut self.sessions[cell.member - 1];
         let group = cell.run(session);
+        assert!(
+            group.code() != cell::LOST,
+            "member {}: {} | {}: {group}",
+            cell.member,
+            cell.statement,
+            cell.table
+        );
         // DISCARD ALL forgets it.
         let _ = session.batch_execute("SET replication_consistency = before");
         let alone = if expectations.refused(cell).is_none() {

@@ -30,7 +30,6 @@ CREATE SCHEMA types;
 CREATE SCHEMA other;
 CREATE TABLE other.refreshed (a int4 PRIMARY KEY);
 CREATE INDEX spare ON other.refreshed (a);
-CREATE TABLE other.emptied (a int4 PRIMARY KEY);
 CREATE MATERIALIZED VIEW other.summary AS SELECT 1 a;
 CREATE UNIQUE INDEX ON other.summary (a);
 CREATE FUNCTION other.seen() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';

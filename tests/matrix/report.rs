@@ -97,8 +97,8 @@ impl Report {
         self.note(line, Err(text.to_owned()));
     }
 
-    /// Writes the lines; how many failed.
-    pub fn print(&mut self) -> usize {
+    /// Expectations that no cell met have failed.
+    pub fn unused(&mut self) {
         for (n, line) in self.expectations.refused.iter().enumerate() {
             if !self.hints.contains_key(&n) {
                 let text = format!("no cell is refused: {}", line.what);
@@ -109,6 +109,10 @@ impl Report {
             let text = format!("no cell fails: {:?}", self.expectations.fails[n]);
             self.lines.push((text.clone(), 1, vec![text]));
         }
+    }
+
+    /// Writes the lines; how many failed.
+    pub fn print(&self) -> usize {
         for (n, (line, cells, failures)) in self.lines.iter().enumerate() {
             let not = if failures.is_empty() { "" } else { "not " };
             println!(

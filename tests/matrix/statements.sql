@@ -302,8 +302,21 @@ INSERT INTO {t} (id, a, b) SELECT {6}, 1, left(pg_logical_emit_message(true, 'x'
 -- only: plain
 SELECT lo_create(0) > 0;
 SELECT lo_creat(-1) > 0;
-SELECT lo_from_bytea(0, 'x') > 0;
 SELECT lo_import('/etc/hostname') > 0;
+SELECT lo_create(4000000001), lo_from_bytea(4000000002, 'some bytes'), lo_from_bytea(4000000003, repeat('x', 10000)::bytea);
+SELECT lo_put(4000000002, 5, 'other'), lo_put(4000000003, 5000, 'in the middle'), lo_put(4000000001, 9000, 'behind a hole');
+SELECT convert_from(lo_get(4000000002), 'utf8'), md5(lo_get(4000000003)), md5(lo_get(4000000001));
+DO $$ DECLARE fd int4 = lo_open(4000000003, 131072 | 262144); BEGIN
+    PERFORM lo_lseek(fd, 100, 0), lowrite(fd, 'written'), lo_truncate(fd, 3000), lo_close(fd); END $$;
+SELECT lo_export(4000000003, '{file}');
+GRANT SELECT ON LARGE OBJECT 4000000002 TO limited;
+ALTER LARGE OBJECT 4000000003 OWNER TO limited;
+SELECT lo_unlink(4000000001);
+
+-- each: changes of large objects' comments
+-- only: plain
+COMMENT ON LARGE OBJECT 4000000002 IS 'x';
+SECURITY LABEL ON LARGE OBJECT 4000000002 IS 'x';
 
 -- statement: value of 20 MB
 -- only: plain
@@ -459,19 +472,39 @@ SELECT gen_random_uuid() IS NOT NULL, clock_timestamp() > '2000-01-01', txid_cur
 DO $$ BEGIN REINDEX TABLE {t}; END $$;
 DO $$ BEGIN CLUSTER {t} USING t_pkey; END $$;
 
--- statement: truncate one
+-- statement: truncate, then rows
 -- final
 TRUNCATE {t};
+INSERT INTO {t} (id, a, b) VALUES ({6}, 1, 'after');
 
 -- statement: truncate cascade
 -- final
 TRUNCATE {t} CASCADE;
+INSERT INTO {t} (id, a, b) VALUES ({6}, 1, 'after');
 
 -- statement: truncate only, restart identity
 -- final
 TRUNCATE ONLY {t} RESTART IDENTITY;
 
+-- statement: truncate in a block
+-- final
+BEGIN;
+INSERT INTO {t} (id, a, b) VALUES ({6}, 1, 'before');
+TRUNCATE {t} CASCADE;
+INSERT INTO {t} (id, a, b) VALUES ({6}, 1, 'kept');
+SAVEPOINT s;
+TRUNCATE {t} CASCADE;
+INSERT INTO {t} (id, a, b) VALUES ({8}, 1, 'not kept');
+ROLLBACK TO s;
+UPDATE {t} SET b = 'kept, changed' WHERE id = {6};
+COMMIT;
+
 -- statement: truncate many
 -- final
-TRUNCATE {t}, other.emptied;
-INSERT INTO {t} (id, a, b) VALUES ({1}, 1, 'after');
+-- before
+CREATE TABLE {s}.emptied (a int4);
+INSERT INTO {s}.emptied VALUES (1), (1);
+GRANT ALL ON {s}.emptied TO limited;
+-- run
+TRUNCATE {t}, {s}.emptied CASCADE;
+INSERT INTO {t} (id, a, b) VALUES ({6}, 1, 'after');

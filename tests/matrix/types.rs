@@ -1,7 +1,6 @@
 //! Types and what is done to their values: `types.txt`.
 
 use crate::cell::Cell;
-use crate::script::Statement;
 use std::fmt::Write as _;
 
 /// Kinds of tables that a type has.
@@ -305,14 +304,7 @@ impl Type {
                 lane: number,
                 member: (number + turn) % 3 + 1,
                 before: Vec::new(),
-                run: operation
-                    .sql
-                    .iter()
-                    .map(|s| Statement {
-                        sql: text(s),
-                        rows: None,
-                    })
-                    .collect(),
+                run: operation.sql.iter().map(text).collect(),
                 compared: true,
             }
         };
