@@ -150,13 +150,16 @@ fn apply_entries(
             Entry::Notify { channel, payload } => notify::notify(channel, payload)?,
             Entry::LargeObject { oid, owner, acl } => {
                 beside_rows(memory, relation, || large_object::set(oid.0, owner, acl))?;
+                applier.catch_up()?;
             }
             Entry::LargeObjectGone(oid) => {
                 beside_rows(memory, relation, || large_object::gone(oid.0))?;
+                applier.catch_up()?;
             }
             Entry::Sequence { oid, change } => {
                 set_relation(oid.0);
                 sequence::apply(oid, change, header, gid)?;
+                applier.catch_up()?;
                 set_relation(relation);
             }
         }

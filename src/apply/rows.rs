@@ -258,13 +258,20 @@ impl<'t> Applier<'t> {
             self.take_turn()?;
             self.fire_truncate(relations, When::Before)?;
         }
-        self.written = true;
         self.truncated = true;
         heap::truncate(relations)?;
+        self.catch_up()?;
         if has_triggers {
             self.fire_truncate(relations, When::After)?;
         }
         Ok(())
+    }
+
+    /// Something was done in commands of its own. What was written before them must not be as in the
+    /// snapshot any more: of a row that an earlier command has changed PostgreSQL does not say so.
+    pub fn catch_up(&mut self) -> Result<()> {
+        self.written = true;
+        self.show_written()
     }
 
     /// All entries are done.

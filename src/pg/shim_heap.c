@@ -724,10 +724,20 @@ pgr_shim_xid(uint64 *out, ErrorData **edata)
 	GUARD(*out = U64FromFullTransactionId(GetTopFullTransactionId()));
 }
 
+static void
+on_xact(XactCallback xact, SubXactCallback subxact)
+{
+	RegisterXactCallback(xact, NULL);
+	/* PostgreSQL calls what is registered. */
+	if (subxact)
+		RegisterSubXactCallback(subxact, NULL);
+}
+
+/* subxact may be NULL. */
 int
 pgr_shim_on_xact(XactCallback xact, SubXactCallback subxact, ErrorData **edata)
 {
-	GUARD(RegisterXactCallback(xact, NULL); RegisterSubXactCallback(subxact, NULL));
+	GUARD(on_xact(xact, subxact));
 }
 
 /* ---------------- a table's owner ---------------- */

@@ -200,6 +200,32 @@ fn a_transaction_that_changes_its_own_rows_again_ends_the_same(group: &TestGroup
     assert_eq!(rows, "1:3 2:1 3:5 5:51 6:7 8:0 9:0 10:7 103:0");
 }
 
+/// What is applied between them goes through commands of its own.
+#[test]
+fn a_row_that_is_changed_before_and_after_something_else_ends_the_same() {
+    let tables =
+        "CREATE TABLE t (id int4 PRIMARY KEY, n int4); INSERT INTO t VALUES (1, 0), (2, 0);
+                  CREATE TABLE whole (n int4); INSERT INTO whole VALUES (0), (0);
+                  CREATE TABLE emptied (v int4); CREATE SEQUENCE s; SELECT lo_create(4000000001);";
+    let group = group("between", 2, tables);
+    for between in [
+        "TRUNCATE emptied",
+        "ALTER SEQUENCE s RESTART 5",
+        "ALTER LARGE OBJECT 4000000001 OWNER TO pg_monitor",
+        "SELECT lo_from_bytea(0, 'x')",
+    ] {
+        // Each by itself: the search for one row lets the snapshot of the helper show all of them.
+        for update in [
+            "UPDATE t SET n = n + 1 WHERE id = 1",
+            "UPDATE whole SET n = n + 1",
+        ] {
+            let sql = format!("BEGIN; {update}; {between}; {update}; {update}; COMMIT");
+            group.execute(1, &sql);
+        }
+    }
+    group.assert_identical();
+}
+
 fn a_rollback_to_a_savepoint_removes_exactly_its_rows(group: &TestGroup) {
     group.execute(
         1,

@@ -211,3 +211,20 @@ fn random_savepoints_leave_on_all_members_what_a_model_says() {
         assert_eq!(found(&mut group.client(member)), rows, "seed {seed}");
     }
 }
+
+#[test]
+fn a_session_that_did_maintenance_has_savepoints() {
+    let group = group("maintenance", 1, "CREATE TABLE t (id int4 PRIMARY KEY);");
+    let mut client = group.client(1);
+    for sql in [
+        "VACUUM t",
+        "BEGIN; SAVEPOINT s; INSERT INTO t VALUES (1); ROLLBACK TO s; COMMIT",
+        "REINDEX TABLE t",
+        "DO $$ BEGIN INSERT INTO t VALUES (2); PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN INSERT INTO t VALUES (3); END $$",
+    ] {
+        client
+            .batch_execute(sql)
+            .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+    assert_eq!(group.assert_identical(), 1);
+}

@@ -1,0 +1,84 @@
+-- What types, tables and statements of the matrix need.
+SET check_function_bodies = off;
+CREATE EXTENSION hstore;
+CREATE EXTENSION citext;
+CREATE EXTENSION ltree;
+CREATE EXTENSION cube;
+CREATE EXTENSION earthdistance;
+CREATE EXTENSION seg;
+CREATE EXTENSION isn;
+CREATE EXTENSION intarray;
+CREATE EXTENSION pg_trgm;
+CREATE EXTENSION btree_gist;
+CREATE EXTENSION btree_gin;
+CREATE EXTENSION bloom;
+CREATE EXTENSION amcheck;
+CREATE EXTENSION file_fdw;
+CREATE EXTENSION postgres_fdw;
+CREATE ROLE limited IN ROLE pg_write_server_files, pg_read_server_files, pg_maintain;
+CREATE ROLE unused;
+CREATE COLLATION ignores_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+ALTER TYPE mood ADD VALUE 'between' BEFORE 'ok';
+CREATE TYPE pair AS (a int4, b text);
+CREATE TYPE nested AS (a int4, p pair, l pair[], m mood[]);
+CREATE TYPE textrange AS RANGE (subtype = text, collation = "C", multirange_type_name = textmultirange);
+CREATE DOMAIN positive AS int4 CHECK (VALUE > 0);
+CREATE DOMAIN word AS text COLLATE "C" CHECK (VALUE !~ ' ');
+CREATE DOMAIN pairs AS pair[];
+CREATE SCHEMA types;
+CREATE SCHEMA other;
+CREATE TABLE other.refreshed (a int4 PRIMARY KEY);
+CREATE INDEX spare ON other.refreshed (a);
+CREATE MATERIALIZED VIEW other.summary AS SELECT 1 a;
+CREATE UNIQUE INDEX ON other.summary (a);
+CREATE FUNCTION other.seen() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw;
+CREATE FOREIGN TABLE other.distant (a int4) SERVER loopback;
+
+CREATE SCHEMA matrix;
+-- The table that tells what indexes to look into, and for what.
+CREATE TABLE matrix.probe (n int4 PRIMARY KEY, tab text NOT NULL, index text NOT NULL, condition text NOT NULL);
+
+-- Rows of all permanent tables of the schemas that are like the pattern, as text; the long ones as digests.
+CREATE FUNCTION matrix.contents(pattern text) RETURNS TABLE (tab text, line text) LANGUAGE plpgsql AS $$
+DECLARE one oid;
+BEGIN
+    FOR one IN SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+        WHERE relkind = 'r' AND relpersistence = 'p' AND nspname LIKE pattern ORDER BY nspname, relname LOOP
+        RETURN QUERY EXECUTE format('SELECT %L, CASE WHEN length(r) > 1000 THEN left(r, 60) || md5(r) ELSE r END FROM (SELECT t::text r FROM ONLY %s t) x ORDER BY 2',
+            one::regclass::text, one::regclass);
+    END LOOP;
+END $$;
+
+-- What the probes find by their indexes, where that is not what a scan of the table finds.
+CREATE FUNCTION matrix.misses() RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE p matrix.probe; indexed text; scanned text; query text;
+BEGIN
+    FOR p IN SELECT * FROM matrix.probe ORDER BY n LOOP
+        query := format('SELECT string_agg(id::text, '','' ORDER BY id) FROM (SELECT id FROM %s WHERE %s) x', p.tab, p.condition);
+        PERFORM set_config('enable_seqscan', 'on', true), set_config('enable_indexscan', 'off', true),
+            set_config('enable_indexonlyscan', 'off', true), set_config('enable_bitmapscan', 'off', true);
+        EXECUTE query INTO scanned;
+        PERFORM set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'on', true),
+            set_config('enable_indexonlyscan', 'on', true), set_config('enable_bitmapscan', 'on', true);
+        EXECUTE query INTO indexed;
+        IF indexed IS DISTINCT FROM scanned THEN
+            RETURN NEXT format('index %s of %s, %s: finds %s, a scan finds %s', p.index, p.tab, p.condition, indexed, scanned);
+        END IF;
+    END LOOP;
+    SET LOCAL enable_seqscan = on;
+END $$;
+
+-- How many indexes are in use for some probe.
+CREATE FUNCTION matrix.used() RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE p matrix.probe; line text;
+BEGIN
+    SET LOCAL enable_seqscan = off;
+    FOR p IN SELECT * FROM matrix.probe ORDER BY n LOOP
+        FOR line IN EXECUTE format('EXPLAIN SELECT id FROM %s WHERE %s', p.tab, p.condition) LOOP
+            IF line LIKE '%Index%' THEN RETURN NEXT p.tab || ' ' || substring(line FROM '(?:using|on) (\S+)'); END IF;
+        END LOOP;
+    END LOOP;
+    SET LOCAL enable_seqscan = on;
+END $$;
