@@ -2,6 +2,7 @@
 
 mod digests;
 mod dispatch;
+mod early;
 pub mod event;
 pub mod io;
 mod ledger;
@@ -16,7 +17,7 @@ pub mod run;
 mod step;
 mod waiting;
 
-pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
+pub use event::{Config, Early, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
 pub use open::Bounds;
 pub use step::Coordinator;
 

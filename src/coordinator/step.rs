@@ -161,6 +161,12 @@ impl Coordinator {
             Event::FragmentWanted { helper, gid, nth } => {
                 self.dispatch.fragment_wanted(helper, gid, nth, out);
             }
+            Event::EarlyWanted { helper, first, nth } => {
+                let places = self.replicated.begun_at(first);
+                let place = places.and_then(|p| p.get(nth as usize)).copied();
+                self.dispatch.early_wanted(helper, first, nth, place, out);
+            }
+            Event::EarlyEnded { helper, first } => self.dispatch.early_ended(helper, first),
             Event::Abandon {
                 worker,
                 ticket,
@@ -237,6 +243,9 @@ impl Coordinator {
 
     /// What follows from any event: the group opens, helpers get work, a stop goes on.
     fn settle(&mut self, out: &mut Vec<Effect>) {
+        let replicated = &self.replicated;
+        self.dispatch
+            .early_settle(|first| replicated.begun_at(first).is_some(), out);
         self.dispatch.run(self.progress.committed, out);
         let voter = self
             .view
@@ -291,7 +300,9 @@ impl Coordinator {
     fn log_read(&mut self, seq: u64, payload: Result<Bytes, String>, out: &mut Vec<Effect>) {
         match payload.map(|payload| message::parse(&payload)) {
             Ok(Ok(Message::Changeset(_, changeset))) => self.dispatch.loaded(seq, changeset),
-            Ok(Ok(Message::Fragment(_, _, _, fragment))) => {
+            Ok(Ok(Message::Fragment(report, _, _, fragment))) => {
+                let base = report.committed;
+                self.dispatch.early_read(seq, base, fragment.clone(), out);
                 self.dispatch.fragment_read(seq, fragment, out);
             }
             Ok(_) => self.fail(

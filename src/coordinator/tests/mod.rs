@@ -3,6 +3,7 @@
 mod ahead;
 mod bench;
 mod dispatching;
+mod early;
 mod ending;
 mod opening;
 mod recovering;
