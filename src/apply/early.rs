@@ -98,6 +98,9 @@ impl Helper {
                     let counted = all_of(applied.len() as u32, &bytes);
                     if !may_be_early(&bytes, counted)? {
                         pauses = true;
+                        // The origin need not wait.
+                        let nth = u32::MAX;
+                        send(ToCoordinator::EarlyWanted { first, nth })?;
                         continue;
                     }
                     helper::wait_for(self.number, base, give_way_if_awaited)?;

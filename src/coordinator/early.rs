@@ -98,7 +98,8 @@ impl Dispatch {
         begun.recent.push_back(Recent { nth, base, bytes });
     }
 
-    /// A helper wants a fragment of what it began early; `place`: where it is, if it is ordered.
+    /// A helper wants a fragment of what it began early; `place`: where it is, if it is ordered. Whether
+    /// it is still at it.
     pub fn early_wanted(
         &mut self,
         helper: u32,
@@ -106,12 +107,12 @@ impl Dispatch {
         nth: u32,
         place: Option<Place>,
         out: &mut Vec<Effect>,
-    ) {
+    ) -> bool {
         if !self.is_early(helper, first) {
-            return;
+            return false;
         }
         let Some(begun) = self.early.begun.get_mut(&first) else {
-            return;
+            return false;
         };
         begun.recent.retain(|r| r.nth >= nth);
         if let Some(Recent { nth, base, bytes }) = begun.recent.pop_front_if(|r| r.nth == nth) {
@@ -122,6 +123,7 @@ impl Dispatch {
         } else {
             begun.wanted = Some(nth);
         }
+        true
     }
 
     /// A fragment was read from the log.
@@ -134,12 +136,14 @@ impl Dispatch {
         }
     }
 
-    /// A helper has rolled back what it began early, and is free, unless it has its work by now.
-    pub fn early_ended(&mut self, helper: u32, first: u64) {
-        if self.is_early(helper, first) {
+    /// A helper has rolled back what it began early, and is free: false if it has its work by now.
+    pub fn early_ended(&mut self, helper: u32, first: u64) -> bool {
+        let is_early = self.is_early(helper, first);
+        if is_early {
             self.helpers[helper as usize] = Helper::Free;
             self.early_forget(first);
         }
+        is_early
     }
 
     /// Whoever was at it is not any more.

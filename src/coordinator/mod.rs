@@ -11,6 +11,7 @@ mod open;
 mod opening;
 mod ordered;
 mod own;
+mod pace;
 mod replicated;
 mod reserving;
 pub mod run;

@@ -109,12 +109,19 @@ impl Coordinator {
                         .early_fragment(id.member, places, base, bytes, out);
                 }
                 if let Some(Ahead::Fragment(ticket)) = own.and_then(|own| own.ahead()) {
-                    self.verdict(Some(ticket), Outcome::Fragment { kept }, out);
+                    match *self.replicated.fragments(id, of) {
+                        [first, ..] if kept => self.pace(first.seq, ticket, number + 1, out),
+                        _ => self.verdict(Some(ticket), Outcome::Fragment { kept }, out),
+                    }
                 }
             }
             Ok(Message::Drop(report, of)) => {
                 self.replicated.report(id.member, report);
                 self.replicated.drop_fragments(id, of);
+            }
+            Ok(Message::Applied(report, first, fragments)) => {
+                self.replicated.report(id.member, report);
+                self.early_applied(id.member, first, fragments, out);
             }
             Ok(Message::Release(report, member, position)) => {
                 self.replicated.report(id.member, report);

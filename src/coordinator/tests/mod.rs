@@ -6,6 +6,7 @@ mod dispatching;
 mod early;
 mod ending;
 mod opening;
+mod pace;
 mod recovering;
 mod reserving;
 mod verdicts;
