@@ -23,6 +23,11 @@ pub const BATCH_MESSAGES_MAX: usize = 512;
 pub const FRAGMENT_BYTES: usize = 1 << 20;
 /// Fragments of one transaction that may be without a place in the order.
 pub const FRAGMENTS_AHEAD: u32 = 4;
+/// Ordered fragments that stay in memory for a helper that applies them before their changeset comes;
+/// those before are read from the group log again.
+pub const EARLY_KEPT_MAX: usize = 8;
+/// Ticks after which a large transaction does not wait for a member that applies it early and says nothing.
+pub const PACE_TICKS: u32 = 15;
 /// Keys of a transaction beyond which each is said once, and whole relations take their place.
 pub const KEYS_EXACT_MAX: usize = 64 << 10;
 /// Transactions whose fragments wait for their changesets, in a group.

@@ -1,6 +1,6 @@
 //! A helper that has to wait for a lock, and those who hold it.
 
-use super::job;
+use super::{early, job};
 use crate::export;
 use crate::imsg::{ProcSlot, SlotNo};
 use crate::pg::guard::{PgError, Result};
@@ -34,9 +34,6 @@ thread_local! {
 /// Tells those in the way to abort, and sees to it that this is done again while we wait: another
 /// holder can come in our way without waking us.
 pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
-    let Some(cause) = job::current() else {
-        return Ok(());
-    };
     let kind = u32::from(tag.locktag_type);
     // Held for moments only, never to the end of a transaction.
     if matches!(
@@ -45,6 +42,10 @@ pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     ) {
         return Ok(());
     }
+    early::check_may_wait()?;
+    let Some(cause) = job::current() else {
+        return Ok(());
+    };
     let in_trigger = export::enabled();
     // Whoever has it may keep it beyond all transactions.
     if in_trigger && kind == sys::LOCKTAG_ADVISORY {

@@ -5,6 +5,7 @@ use super::tables::Tables;
 use crate::capture::transaction::watch_transactions;
 use crate::changeset::decode::Changeset;
 use crate::ids::Gid;
+use crate::imsg::Chain;
 use crate::imsg::message::{ToCoordinator, ToHelper};
 use crate::pg::guard::{self, Result};
 use crate::pg::heap::{Context, internal};
@@ -54,15 +55,21 @@ pub fn main(number: u32) -> Result<()> {
                     changeset,
                 })?;
             }
+            Some(ToHelper::EarlyBegin { first, .. }) => helper.early(first)?,
             // Of an attempt that was given up.
-            Some(ToHelper::Fragment { fragment, .. }) => shmem::shared().pool().free(fragment),
+            Some(
+                ToHelper::Fragment { fragment, .. } | ToHelper::EarlyFragment { fragment, .. },
+            ) => {
+                shmem::shared().pool().free(fragment);
+            }
+            Some(ToHelper::EarlyEnd { .. }) => {}
             Some(ToHelper::Quit) => return Ok(()),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
         }
     }
 }
 
-fn next() -> Option<ToHelper> {
+pub(super) fn next() -> Option<ToHelper> {
     loop {
         if let Ok(message) = ToHelper::try_from(slot().requests_down.pop()?) {
             return Some(message);
@@ -71,7 +78,7 @@ fn next() -> Option<ToHelper> {
 }
 
 /// A helper has one thing under way at a time, so its queue has room.
-fn send(message: ToCoordinator) -> Result<()> {
+pub(super) fn send(message: ToCoordinator) -> Result<()> {
     channel::reply(message).map_err(|_| internal("the coordinator does not take messages"))
 }
 
@@ -81,29 +88,29 @@ fn applied(gid: Gid) -> Result<()> {
         .map_err(|_| internal("the coordinator does not take messages"))
 }
 
-struct Helper {
-    tables: Tables,
-    memory: Context,
+/// See the head of the file.
+pub struct Helper {
+    pub(super) tables: Tables,
+    pub(super) memory: Context,
     /// The changeset in one piece.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Helper {
     fn work(&mut self, job: Job) -> Result<()> {
-        let pool = shmem::shared().pool();
-        let Some(changeset) = pool.accept(job.changeset, shmem::my_slot()) else {
+        if !take(&job, &mut self.bytes) {
             // Meant for another, long ago.
             return Ok(());
-        };
-        self.bytes.clear();
-        for piece in pool.pieces(changeset) {
-            self.bytes.extend_from_slice(piece);
         }
-        pool.free(changeset);
+        self.apply(job)
+    }
+
+    /// Applies the changeset in `bytes`, and says what became of it.
+    pub(super) fn apply(&mut self, job: Job) -> Result<()> {
         if is_committed(&job) {
             return applied(job.gid);
         }
-        wait_for(job.depends_on)?;
+        wait_for(job.depends_on, || Ok(()))?;
         let cause = Cause {
             gid: job.gid,
             origin: job.origin,
@@ -130,13 +137,7 @@ impl Helper {
             }
         };
         match done {
-            Ok(()) => {
-                if u32::from(job.origin.0) != control().member.load(Ordering::Relaxed) {
-                    control().counters.applied.fetch_add(1, Ordering::Relaxed);
-                }
-                applied(job.gid)?;
-                transaction::report_statistics()
-            }
+            Ok(()) => self.committed(&job),
             Err((sqlstate, message)) => {
                 control()
                     .counters
@@ -155,6 +156,15 @@ impl Helper {
                 })
             }
         }
+    }
+
+    /// Says that it is done.
+    pub(super) fn committed(&mut self, job: &Job) -> Result<()> {
+        if u32::from(job.origin.0) != control().member.load(Ordering::Relaxed) {
+            control().counters.applied.fetch_add(1, Ordering::Relaxed);
+        }
+        applied(job.gid)?;
+        transaction::report_statistics()
     }
 
     fn attempt(&mut self, job: &Job) -> Result<()> {
@@ -179,37 +189,54 @@ impl Helper {
 }
 
 /// Waits until a GID is visible. If a transaction is under way, one before it that is in need of what
-/// this one holds ends the wait with an error.
-pub(super) fn wait_for(gid: Gid) -> Result<()> {
+/// this one holds ends the wait with an error; so does one of `look`, which is called now and then.
+pub(super) fn wait_for(gid: Gid, look: impl Fn() -> Result<()>) -> Result<()> {
     let (control, number) = (control(), NUMBER.get());
     if control.visible.passed() >= gid {
         return Ok(());
     }
-    let me = shmem::my_slot().0;
+    let (me, dependents) = (shmem::my_slot().0, &control.dependents);
     let mut result = Ok(());
-    while result.is_ok() && !control.dependents.wait(number, me, gid, &control.visible) {
-        result = latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_DEPENDENCY);
+    while result.is_ok() && !dependents.wait(number, me, gid, &control.visible) {
+        let event = sys::WAIT_EVENT_REPLICATION_DEPENDENCY;
+        result = look().and_then(|()| latch::sleep_interruptible(Some(gate::LOOK_AROUND), event));
     }
-    control.dependents.done(number);
+    dependents.done(number);
     result
 }
 
+/// Takes the changeset of a job over; false if it is not this process's.
+pub(super) fn take(job: &Job, bytes: &mut Vec<u8>) -> bool {
+    let copied = copy(job.changeset);
+    let found = copied.is_some();
+    *bytes = copied.unwrap_or_default();
+    found
+}
+
+/// The bytes of a chain that was sent here, which goes back.
+pub(super) fn copy(chain: Chain) -> Option<Vec<u8>> {
+    let pool = shmem::shared().pool();
+    let chain = pool.accept(chain, shmem::my_slot())?;
+    let bytes = pool.copy(chain);
+    pool.free(chain);
+    Some(bytes)
+}
+
 /// Has the coordinator read a fragment of what is being applied from the group log.
-fn fetch(gid: Gid, nth: u32) -> Result<Vec<u8>> {
+pub(super) fn fetch(gid: Gid, nth: u32) -> Result<Vec<u8>> {
     send(ToCoordinator::FragmentWanted { gid, nth })?;
-    let (pool, wanted) = (shmem::shared().pool(), (gid, nth));
+    let wanted = (gid, nth);
     loop {
         match next() {
             Some(ToHelper::Fragment { gid, nth, fragment }) => {
-                let Some(fragment) = pool.accept(fragment, shmem::my_slot()) else {
-                    continue;
-                };
-                let bytes = ((gid, nth) == wanted).then(|| pool.copy(fragment));
-                pool.free(fragment);
-                if let Some(bytes) = bytes {
+                if let Some(bytes) = copy(fragment)
+                    && (gid, nth) == wanted
+                {
                     return Ok(bytes);
                 }
             }
+            // Of what was begun early.
+            Some(ToHelper::EarlyFragment { fragment, .. }) => drop(copy(fragment)),
             Some(_) => return Err(internal("the coordinator sent other work meanwhile")),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
         }
@@ -217,7 +244,7 @@ fn fetch(gid: Gid, nth: u32) -> Result<Vec<u8>> {
 }
 
 /// The worker that was to be replaced has reached its turn after all.
-fn is_committed(job: &Job) -> bool {
+pub(super) fn is_committed(job: &Job) -> bool {
     control().visible.passed() >= job.gid
 }
 

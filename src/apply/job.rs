@@ -64,19 +64,19 @@ pub fn apply(
         for (nth, counted) in (0..).zip(list.counted()) {
             let bytes = fragment(nth)?;
             let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
-            apply_entries(entries, &mut applier, changeset.header(), gid)?;
+            apply_entries(entries, &mut applier, Some((changeset.header(), gid)))?;
         }
     }
-    apply_entries(changeset.entries(), &mut applier, changeset.header(), gid)?;
+    let position = Some((changeset.header(), gid));
+    apply_entries(changeset.entries(), &mut applier, position)?;
     applier.finish()
 }
 
-/// Entries that open their relation, of a changeset with this header.
-fn apply_entries(
+/// Entries that open their relation, of a changeset with this header at this position, if it is known.
+pub(super) fn apply_entries(
     entries: Entries<'_>,
     applier: &mut Applier<'_>,
-    header: &Header,
-    gid: Gid,
+    position: Option<(&Header, Gid)>,
 ) -> Result<()> {
     let memory = applier.memory;
     let mut relation = 0;
@@ -157,6 +157,8 @@ fn apply_entries(
                 applier.catch_up()?;
             }
             Entry::Sequence { oid, change } => {
+                let (header, gid) =
+                    position.ok_or_else(|| internal("a sequence is changed out of its turn"))?;
                 set_relation(oid.0);
                 sequence::apply(oid, change, header, gid)?;
                 applier.catch_up()?;

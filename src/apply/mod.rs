@@ -1,6 +1,7 @@
 //! Changesets of other members, done to this server's heap. See `README.md`.
 
 pub mod blocked;
+pub mod early;
 pub mod helper;
 pub mod job;
 pub mod rows;

@@ -274,6 +274,17 @@ impl<'t> Applier<'t> {
         self.show_written()
     }
 
+    /// There is a pause: holds no buffer meanwhile.
+    pub fn pause(&mut self) -> Result<()> {
+        self.tables.rest()
+    }
+
+    /// Entries follow that are based on what has been committed meanwhile.
+    pub fn resume(&mut self) -> Result<()> {
+        self.snapshot = transaction::renew_snapshot()?;
+        Ok(())
+    }
+
     /// All entries are done.
     pub fn finish(self) -> Result<()> {
         self.tables.rest()?;

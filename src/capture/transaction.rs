@@ -315,7 +315,7 @@ impl Pending {
     /// Adds what stands for keys that were too many and entries that went ahead. Sends what is left
     /// of those. Returns the relations whose keys were too many.
     pub fn complete(&mut self) -> Result<Vec<u32>> {
-        fragments::send()?;
+        fragments::settle()?;
         let coarse = self.builder.coarse();
         for (relation, coarse) in &coarse {
             for key in table_mode::coarse(*relation, coarse) {

@@ -6,6 +6,7 @@
 //! a GID whose predecessors are all committed: it never waits, and so the next GID to commit
 //! always finds a helper.
 
+use super::early::Begins;
 use super::event::{Effect, GcsCommand};
 use super::open::Place;
 use crate::gcs::Delivery;
@@ -48,10 +49,12 @@ pub enum Content {
 }
 
 #[derive(Clone, Debug)]
-enum Helper {
+pub(super) enum Helper {
     /// Not started, or gone.
     Absent,
     Free,
+    /// Has begun a transaction whose changeset is not here; see [`super::early`].
+    Early(u64),
     Busy(Gid),
 }
 
@@ -67,7 +70,8 @@ pub struct Applied {
 pub struct Dispatch {
     queue: BTreeMap<Gid, Work>,
     running: BTreeMap<Gid, Work>,
-    helpers: Vec<Helper>,
+    pub(super) helpers: Vec<Helper>,
+    pub(super) early: Begins,
     bytes: usize,
     bytes_max: usize,
     ticks: u64,
@@ -86,6 +90,7 @@ impl Dispatch {
             queue: BTreeMap::new(),
             running: BTreeMap::new(),
             helpers: vec![Helper::Absent; helpers as usize + 1],
+            early: Begins::default(),
             bytes: 0,
             bytes_max,
             ticks: 0,
@@ -191,7 +196,7 @@ impl Dispatch {
     pub fn ready(&mut self, helper: u32) {
         let slot = &mut self.helpers[helper as usize];
         assert!(
-            !matches!(slot, Helper::Busy(_)),
+            !matches!(slot, Helper::Busy(_) | Helper::Early(_)),
             "helper {helper} says that it is free, but it is busy"
         );
         *slot = Helper::Free;
@@ -240,6 +245,10 @@ impl Dispatch {
                 .again(gid, false)
                 .map(|()| None)
                 .map_err(|attempts| (gid, attempts)),
+            Helper::Early(first) => {
+                self.early_forget(first);
+                Ok(None)
+            }
             Helper::Absent | Helper::Free => Ok(None),
         }
     }
@@ -277,7 +286,9 @@ impl Dispatch {
             if work.not_before > self.ticks {
                 break;
             }
-            let Some(helper) = self.free_helper(gid, work.attempts, last_committed) else {
+            let early = self.early_helper(gid);
+            let free = || self.free_helper(gid, work.attempts, last_committed);
+            let Some(helper) = early.or_else(free) else {
                 break;
             };
             if let Content::Log { .. } = work.content {
@@ -297,6 +308,7 @@ impl Dispatch {
                 changeset: changeset.clone(),
             });
             self.helpers[helper as usize] = Helper::Busy(gid);
+            self.early_taken(gid);
             self.running.insert(gid, work);
         }
     }

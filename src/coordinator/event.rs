@@ -156,6 +156,23 @@ pub enum Event {
         /// From 0, among those that count.
         nth: u32,
     },
+    /// A helper wants a fragment of what it has begun early: answered with [`Early::Fragment`] when it
+    /// is ordered.
+    EarlyWanted {
+        /// Which.
+        helper: u32,
+        /// As in [`Effect::Early`].
+        first: u64,
+        /// From 0, among all that were sent.
+        nth: u32,
+    },
+    /// A helper has rolled back what it had begun early.
+    EarlyEnded {
+        /// Which.
+        helper: u32,
+        /// As in [`Effect::Early`].
+        first: u64,
+    },
     /// A helper has committed this GID (visible) and is free again.
     HelperApplied {
         /// Which.
@@ -247,6 +264,15 @@ pub enum Effect {
         /// As [`crate::changeset::fragment`] has it.
         fragment: Bytes,
     },
+    /// For a helper, about a transaction that has no place in the order yet.
+    Early {
+        /// Which.
+        helper: u32,
+        /// Names the transaction: the position of its first fragment.
+        first: u64,
+        /// See there.
+        what: Early,
+    },
     /// The group's state on this server moved.
     SetState(GroupState),
     /// The membership moved.
@@ -254,6 +280,28 @@ pub enum Effect {
     /// This member can't go on: it serves no writes from here, with the reason for people. The
     /// state is [`GroupState::Failed`] then, and every later event is ignored.
     Fail(String),
+}
+
+/// What a helper is told that applies a transaction before its changeset is here. If that passes, an
+/// [`Effect::Apply`] follows, for this helper or for another; if not, an [`Early::End`].
+#[derive(Clone, Debug)]
+pub enum Early {
+    /// Begin, and ask for the fragments.
+    Begin {
+        /// Who made it.
+        origin: MemberId,
+    },
+    /// What it asked for.
+    Fragment {
+        /// As in the question.
+        nth: u32,
+        /// What the origin showed when it was sent: to be visible here before it is applied.
+        base: Gid,
+        /// As [`crate::changeset::fragment`] has it.
+        bytes: Bytes,
+    },
+    /// Roll back, and say so.
+    End,
 }
 
 /// What the core wants of the engine.

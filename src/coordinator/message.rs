@@ -5,7 +5,8 @@
 //! status is followed by digest GID u64 and digest u64; a reservation by its relations, u32 each, as
 //! many as there can be, 0 behind the last; a release by the member u64 and the reservation's position
 //! in the order u64. A fragment follows its envelope as [`crate::changeset::fragment`] has it; a drop is
-//! followed by whose fragments (worker u32, ticket u64) are not needed.
+//! followed by whose fragments (worker u32, ticket u64) are not needed; a word of how many fragments were
+//! applied early by the position of the transaction's first u64 and their number u64.
 
 use crate::changeset::fragment::{FRAGMENTS_OF_BYTES, FragmentsOf, fragment_name};
 use crate::ids::{Gid, MemberId};
@@ -25,9 +26,11 @@ const KIND_RESERVE: u8 = 3;
 const KIND_RELEASE: u8 = 4;
 const KIND_FRAGMENT: u8 = 5;
 const KIND_DROP: u8 = 6;
+const KIND_APPLIED: u8 = 7;
 
 const RESERVE_BYTES: usize = ENVELOPE_BYTES + 4 * RESERVED_RELATIONS_MAX;
 const RELEASE_BYTES: usize = ENVELOPE_BYTES + 16;
+const APPLIED_BYTES: usize = ENVELOPE_BYTES + 16;
 const DROP_BYTES: usize = ENVELOPE_BYTES + FRAGMENTS_OF_BYTES;
 
 /// Relations to be reserved; 0 is none.
@@ -68,6 +71,8 @@ pub enum Message {
     Fragment(Report, FragmentsOf, u32, Bytes),
     /// No changeset follows these fragments.
     Drop(Report, FragmentsOf),
+    /// The sender has applied so many fragments of the transaction whose first has this position.
+    Applied(Report, u64, u32),
 }
 
 /// Bytes that are no message. The same on every member, so the message is passed over alike.
@@ -118,6 +123,16 @@ pub fn drop_fragments(report: Report, of: FragmentsOf) -> Bytes {
     let mut out = vec![0; ENVELOPE_BYTES];
     envelope(&mut out, KIND_DROP, report);
     out.extend_from_slice(&of.encode());
+    Bytes::from(out)
+}
+
+/// How many fragments were applied early, of the transaction whose first has this position.
+#[must_use]
+pub fn applied(report: Report, first: u64, fragments: u32) -> Bytes {
+    let mut out = vec![0; APPLIED_BYTES];
+    envelope(&mut out[..ENVELOPE_BYTES], KIND_APPLIED, report);
+    put(&mut out, ENVELOPE_BYTES, first);
+    put(&mut out, ENVELOPE_BYTES + 8, fragments.into());
     Bytes::from(out)
 }
 
@@ -199,7 +214,16 @@ pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
             of.copy_from_slice(&payload[ENVELOPE_BYTES..]);
             Ok(Message::Drop(report, FragmentsOf::decode(&of)))
         }
-        KIND_STATUS | KIND_RESERVE | KIND_RELEASE | KIND_DROP => {
+        KIND_APPLIED if payload.len() == APPLIED_BYTES => {
+            let fragments = get(payload, ENVELOPE_BYTES + 8);
+            let fragments = u32::try_from(fragments).unwrap_or(u32::MAX);
+            Ok(Message::Applied(
+                report,
+                get(payload, ENVELOPE_BYTES),
+                fragments,
+            ))
+        }
+        KIND_STATUS | KIND_RESERVE | KIND_RELEASE | KIND_DROP | KIND_APPLIED => {
             Err(MessageError::Length(payload.len()))
         }
         kind => Err(MessageError::Kind(kind)),
@@ -279,6 +303,15 @@ mod tests {
         assert_eq!(parse(&bytes), Ok(expected));
         let short = bytes.slice(..RELEASE_BYTES - 1);
         assert_eq!(parse(&short), Err(MessageError::Length(RELEASE_BYTES - 1)));
+    }
+
+    #[test]
+    fn golden_bytes_of_what_was_applied_early() {
+        let bytes = applied(REPORT, 0x0102, 3);
+        assert_eq!(bytes[..2], [7, 1]);
+        let golden = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(bytes[ENVELOPE_BYTES..], golden);
+        assert_eq!(parse(&bytes), Ok(Message::Applied(REPORT, 0x0102, 3)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod digests;
 mod dispatch;
+mod early;
 pub mod event;
 pub mod io;
 mod ledger;
@@ -10,13 +11,14 @@ mod open;
 mod opening;
 mod ordered;
 mod own;
+mod pace;
 mod replicated;
 mod reserving;
 pub mod run;
 mod step;
 mod waiting;
 
-pub use event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
+pub use event::{Config, Early, Effect, Event, GcsCommand, MemberStats, Outcome, Pace, Stats};
 pub use open::Bounds;
 pub use step::Coordinator;
 

@@ -153,14 +153,26 @@ impl Open {
         kept
     }
 
+    /// Those of an open transaction, in their order; none if it is not open.
+    pub fn fragments(&self, id: MessageId, of: FragmentsOf) -> &[Place] {
+        let found = self.transactions.get(&(id.member, of.worker));
+        found
+            .filter(|t| (t.ticket, t.incarnation) == (of.ticket, id.incarnation))
+            .map_or(&[], |t| &t.fragments)
+    }
+
+    /// The same, of the one whose first fragment has this position.
+    pub fn begun_at(&self, first: u64) -> Option<&[Place]> {
+        let mut all = self.transactions.values().map(|t| &t.fragments[..]);
+        all.find(|f| f.first().is_some_and(|place| place.seq == first))
+    }
+
     /// No changeset follows these, or it is here.
     pub fn end(&mut self, id: MessageId, of: FragmentsOf) -> Option<Vec<Place>> {
-        let key = (id.member, of.worker);
-        let ours = |t: &Transaction| (t.ticket, t.incarnation) == (of.ticket, id.incarnation);
-        if !self.transactions.get(&key).is_some_and(ours) {
+        if self.fragments(id, of).is_empty() {
             return None;
         }
-        let ended = self.transactions.remove(&key);
+        let ended = self.transactions.remove(&(id.member, of.worker));
         self.forget_members();
         ended.map(|t| t.fragments)
     }

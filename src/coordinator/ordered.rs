@@ -99,16 +99,29 @@ impl Coordinator {
                     self.release_own();
                 }
             }
-            Ok(Message::Fragment(report, of, number, _)) => {
+            Ok(Message::Fragment(report, of, number, bytes)) => {
                 self.replicated.report(id.member, report);
                 let kept = self.replicated.fragment(&delivery, of, number);
+                if kept && id.member != self.config.me && self.state == GroupState::Online {
+                    let places = self.replicated.fragments(id, of);
+                    let base = report.committed;
+                    self.dispatch
+                        .early_fragment(id.member, places, base, bytes, out);
+                }
                 if let Some(Ahead::Fragment(ticket)) = own.and_then(|own| own.ahead()) {
-                    self.verdict(Some(ticket), Outcome::Fragment { kept }, out);
+                    match *self.replicated.fragments(id, of) {
+                        [first, ..] if kept => self.pace(first.seq, ticket, number + 1, out),
+                        _ => self.verdict(Some(ticket), Outcome::Fragment { kept }, out),
+                    }
                 }
             }
             Ok(Message::Drop(report, of)) => {
                 self.replicated.report(id.member, report);
                 self.replicated.drop_fragments(id, of);
+            }
+            Ok(Message::Applied(report, first, fragments)) => {
+                self.replicated.report(id.member, report);
+                self.early_applied(id.member, first, fragments, out);
             }
             Ok(Message::Release(report, member, position)) => {
                 self.replicated.report(id.member, report);
@@ -141,13 +154,18 @@ impl Coordinator {
         let Some(changeset) = self.open(&bytes, delivery.id) else {
             return self.verdict(ticket, Outcome::Malformed, out);
         };
+        let mut begun = None;
         let fragments = match changeset.fragments() {
             None => Vec::new(),
-            Some(list) => match self.replicated.close(delivery.id, list) {
-                Some(fragments) => fragments,
-                // The order says so, to every member.
-                None => return self.verdict(ticket, Outcome::FragmentsLost, out),
-            },
+            Some(list) => {
+                let all = self.replicated.fragments(delivery.id, list.of);
+                begun = all.first().map(|place| place.seq);
+                match self.replicated.close(delivery.id, list) {
+                    Some(fragments) => fragments,
+                    // The order says so, to every member.
+                    None => return self.verdict(ticket, Outcome::FragmentsLost, out),
+                }
+            }
         };
         let header = changeset.header();
         if header.isolation == ISOLATION_SERIALIZABLE {
@@ -233,6 +251,9 @@ impl Coordinator {
                     attempts: 0,
                     not_before: 0,
                 };
+                if let Some(first) = begun {
+                    self.dispatch.early_passed(first, gid);
+                }
                 self.dispatch.push(gid, work, delivery);
             }
         }

@@ -76,6 +76,16 @@ impl Replicated {
             .fragment(delivery, of, number, bytes, &self.bounds)
     }
 
+    /// Where the fragments of an open transaction are.
+    pub fn fragments(&self, id: MessageId, of: FragmentsOf) -> &[Place] {
+        self.open.fragments(id, of)
+    }
+
+    /// The same, of the one whose first fragment has this position.
+    pub fn begun_at(&self, first: u64) -> Option<&[Place]> {
+        self.open.begun_at(first)
+    }
+
     /// A delivered end of fragments.
     pub fn drop_fragments(&mut self, id: MessageId, of: FragmentsOf) {
         self.open.end(id, of);

@@ -7,7 +7,7 @@ use super::io::backend::{Backend, Completion, Op, Outcome as Done, Token};
 use super::io::log::{LogFailure, LogFiles};
 use super::io::peers::{Notice, Peers};
 use super::io::reread::Reread;
-use super::{Coordinator, Effect, Event, GcsCommand, Outcome, Stats};
+use super::{Coordinator, Early, Effect, Event, GcsCommand, Outcome, Stats};
 use crate::gcs::{self, Gcs, Input, Output, TICK_MS, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MemberId};
@@ -48,6 +48,8 @@ pub trait Host {
     fn searched(&mut self, relation: u32, detail: Detail);
     /// A fragment that a helper asked for.
     fn fragment(&mut self, helper: u32, gid: Gid, nth: u32, fragment: Bytes);
+    /// See [`Effect::Early`].
+    fn early(&mut self, helper: u32, first: u64, what: Early);
     /// The group's state on this server moved.
     fn state(&mut self, state: GroupState);
     /// The membership moved.
@@ -286,6 +288,11 @@ impl<H: Host, G: Gcs> Loop<H, G> {
                 nth,
                 fragment,
             } => self.host.fragment(helper, gid, nth, fragment),
+            Effect::Early {
+                helper,
+                first,
+                what,
+            } => self.host.early(helper, first, what),
             Effect::SetState(state) => {
                 self.host.state(state);
                 if state == GroupState::Left {

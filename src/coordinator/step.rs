@@ -5,6 +5,7 @@ use super::event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Stat
 use super::ledger::{Ledger, Ticket};
 use super::message::{self, DigestPoint, Message, Report};
 use super::opening::Opening;
+use super::pace::Pacing;
 use super::replicated::Replicated;
 use super::reserving::Reserving;
 use super::waiting::Waiting;
@@ -31,6 +32,8 @@ pub struct Coordinator {
     pub(super) waiting: Waiting,
     /// Reservations of this member, and those that have to end.
     pub(super) reserving: Reserving,
+    /// Own transactions that others apply early.
+    pub(super) pacing: Pacing,
     /// When the group opens and closes to writers.
     pub(super) opening: Opening,
     /// This member's positions.
@@ -64,6 +67,7 @@ impl Coordinator {
             ledger: Ledger::default(),
             waiting: Waiting::default(),
             reserving: Reserving::default(),
+            pacing: Pacing::default(),
             dispatch: Dispatch::new(config.helpers, config.pace.queue_bytes),
             opening: Opening::new(config.pace.quorum_ticks),
             progress: Report {
@@ -161,6 +165,18 @@ impl Coordinator {
             Event::FragmentWanted { helper, gid, nth } => {
                 self.dispatch.fragment_wanted(helper, gid, nth, out);
             }
+            Event::EarlyWanted { helper, first, nth } => {
+                let places = self.replicated.begun_at(first);
+                let place = places.and_then(|p| p.get(nth as usize)).copied();
+                if self.dispatch.early_wanted(helper, first, nth, place, out) {
+                    self.say_applied(first, Some(nth), out);
+                }
+            }
+            Event::EarlyEnded { helper, first } => {
+                if self.dispatch.early_ended(helper, first) {
+                    self.say_applied(first, None, out);
+                }
+            }
             Event::Abandon {
                 worker,
                 ticket,
@@ -237,6 +253,10 @@ impl Coordinator {
 
     /// What follows from any event: the group opens, helpers get work, a stop goes on.
     fn settle(&mut self, out: &mut Vec<Effect>) {
+        let replicated = &self.replicated;
+        self.dispatch
+            .early_settle(|first| replicated.begun_at(first).is_some(), out);
+        self.pace_settle(out);
         self.dispatch.run(self.progress.committed, out);
         let voter = self
             .view
@@ -291,7 +311,9 @@ impl Coordinator {
     fn log_read(&mut self, seq: u64, payload: Result<Bytes, String>, out: &mut Vec<Effect>) {
         match payload.map(|payload| message::parse(&payload)) {
             Ok(Ok(Message::Changeset(_, changeset))) => self.dispatch.loaded(seq, changeset),
-            Ok(Ok(Message::Fragment(_, _, _, fragment))) => {
+            Ok(Ok(Message::Fragment(report, _, _, fragment))) => {
+                let base = report.committed;
+                self.dispatch.early_read(seq, base, fragment.clone(), out);
                 self.dispatch.fragment_read(seq, fragment, out);
             }
             Ok(_) => self.fail(
@@ -308,6 +330,7 @@ impl Coordinator {
     fn tick(&mut self, out: &mut Vec<Effect>) {
         self.waiting.engine_refuses(false);
         self.dispatch.tick();
+        self.pace_tick(out);
         if self.opening.tick() && self.state == GroupState::Online {
             self.set_state(GroupState::NoQuorum, out);
             self.refuse_held(out);

@@ -38,6 +38,18 @@ pub enum ToCoordinator {
         /// From 0, among those that count.
         nth: u32,
     },
+    /// A helper wants a fragment of what it has begun early.
+    EarlyWanted {
+        /// Of the transaction whose first fragment has this position in the order.
+        first: u64,
+        /// From 0, among all that were sent.
+        nth: u32,
+    },
+    /// A helper has rolled back what it had begun early.
+    EarlyEnded {
+        /// As in [`ToCoordinator::EarlyWanted`].
+        first: u64,
+    },
     /// The worker no longer waits for this transaction and has rolled it back: if the group orders
     /// and certifies it all the same, a helper applies it.
     Abandon {
@@ -191,6 +203,29 @@ pub enum ToHelper {
         /// As [`crate::changeset::fragment`] has it.
         fragment: Chain,
     },
+    /// Apply a transaction whose changeset is not here yet, as its fragments come.
+    EarlyBegin {
+        /// As in [`ToCoordinator::EarlyWanted`].
+        first: u64,
+        /// Where it comes from.
+        origin: MemberId,
+    },
+    /// A fragment of it that the helper asked for. The chain is the helper's from here on.
+    EarlyFragment {
+        /// As in [`ToCoordinator::EarlyWanted`].
+        first: u64,
+        /// Which.
+        nth: u32,
+        /// To be visible before it is applied.
+        base: Gid,
+        /// As [`crate::changeset::fragment`] has it.
+        fragment: Chain,
+    },
+    /// It does not commit: roll back.
+    EarlyEnd {
+        /// As in [`ToCoordinator::EarlyWanted`].
+        first: u64,
+    },
     /// End.
     Quit,
 }
@@ -261,6 +296,8 @@ impl From<ToCoordinator> for Words {
             }
             ToCoordinator::DropFragments { ticket } => words![15, ticket],
             ToCoordinator::FragmentWanted { gid, nth } => words![16, gid.0, nth.into()],
+            ToCoordinator::EarlyWanted { first, nth } => words![17, first, nth.into()],
+            ToCoordinator::EarlyEnded { first } => words![18, first],
         }
     }
 }
@@ -308,6 +345,11 @@ impl TryFrom<Words> for ToCoordinator {
                 gid: Gid(w[1]),
                 nth: w[2] as u32,
             },
+            17 => Self::EarlyWanted {
+                first: w[1],
+                nth: w[2] as u32,
+            },
+            18 => Self::EarlyEnded { first: w[1] },
             _ => return Err(BadMessage),
         })
     }
@@ -403,6 +445,17 @@ impl From<ToHelper> for Words {
                 let [a, b, c] = chain_words(fragment);
                 words![3, gid.0, nth.into(), a, b, c]
             }
+            ToHelper::EarlyBegin { first, origin } => words![4, first, origin.0.into()],
+            ToHelper::EarlyFragment {
+                first,
+                nth,
+                base,
+                fragment,
+            } => {
+                let [a, b, c] = chain_words(fragment);
+                words![5, first, nth.into(), base.0, a, b, c]
+            }
+            ToHelper::EarlyEnd { first } => words![6, first],
         }
     }
 }
@@ -423,6 +476,17 @@ impl TryFrom<Words> for ToHelper {
                 nth: w[2] as u32,
                 fragment: chain_of([w[3], w[4], w[5]]),
             },
+            4 => Self::EarlyBegin {
+                first: w[1],
+                origin: MemberId(w[2] as u16),
+            },
+            5 => Self::EarlyFragment {
+                first: w[1],
+                nth: w[2] as u32,
+                base: Gid(w[3]),
+                fragment: chain_of([w[4], w[5], w[6]]),
+            },
+            6 => Self::EarlyEnd { first: w[1] },
             _ => return Err(BadMessage),
         })
     }
@@ -483,6 +547,11 @@ mod tests {
             },
             ToCoordinator::DropFragments { ticket },
             ToCoordinator::FragmentWanted { gid, nth: u32::MAX },
+            ToCoordinator::EarlyWanted {
+                first: ticket,
+                nth: u32::MAX,
+            },
+            ToCoordinator::EarlyEnded { first: ticket },
         ]);
         survives(&[
             ToWorker::Pass { ticket, gid },
@@ -518,6 +587,17 @@ mod tests {
                 origin: MemberId(9),
                 changeset,
             },
+            ToHelper::EarlyBegin {
+                first: ticket,
+                origin: MemberId(u16::MAX),
+            },
+            ToHelper::EarlyFragment {
+                first: ticket,
+                nth: u32::MAX,
+                base: gid,
+                fragment: changeset,
+            },
+            ToHelper::EarlyEnd { first: ticket },
             ToHelper::Quit,
         ]);
     }

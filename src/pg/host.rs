@@ -8,7 +8,7 @@ use super::{elog, guc, latch, shmem, starting, sys};
 use crate::coordinator::io::peers::Notice;
 use crate::coordinator::message::ENVELOPE_BYTES;
 use crate::coordinator::run::Host;
-use crate::coordinator::{Event, Outcome, Stats};
+use crate::coordinator::{Early, Event, Outcome, Stats};
 use crate::gcs::View;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MemberId};
@@ -139,6 +139,8 @@ impl PgHost {
             }
             ToCoordinator::Fragment { ticket, fragment } => {
                 if let Some(message) = self.take_message(fragment) {
+                    // Who applies it early waits for all that its rows may be based on.
+                    self.push_progress(out);
                     out.push_back(Event::Fragment {
                         worker: from.0,
                         ticket,
@@ -153,6 +155,16 @@ impl PgHost {
             ToCoordinator::FragmentWanted { gid, nth } => {
                 if let Some(helper) = self.helpers.number(from) {
                     out.push_back(Event::FragmentWanted { helper, gid, nth });
+                }
+            }
+            ToCoordinator::EarlyWanted { first, nth } => {
+                if let Some(helper) = self.helpers.number(from) {
+                    out.push_back(Event::EarlyWanted { helper, first, nth });
+                }
+            }
+            ToCoordinator::EarlyEnded { first } => {
+                if let Some(helper) = self.helpers.number(from) {
+                    out.push_back(Event::EarlyEnded { helper, first });
                 }
             }
             ToCoordinator::Abandon { ticket } => {
@@ -368,8 +380,11 @@ impl Host for PgHost {
     ) {
         self.queue(Work {
             helper,
-            gid,
-            what: What::Changeset { depends_on, origin },
+            what: What::Changeset {
+                gid,
+                depends_on,
+                origin,
+            },
             bytes: changeset,
         });
     }
@@ -377,9 +392,23 @@ impl Host for PgHost {
     fn fragment(&mut self, helper: u32, gid: Gid, nth: u32, fragment: Bytes) {
         self.queue(Work {
             helper,
-            gid,
-            what: What::Fragment { nth },
+            what: What::Fragment { gid, nth },
             bytes: fragment,
+        });
+    }
+
+    fn early(&mut self, helper: u32, first: u64, what: Early) {
+        let (what, bytes) = match what {
+            Early::Begin { origin } => (What::EarlyBegin { first, origin }, Bytes::new()),
+            Early::Fragment { nth, base, bytes } => {
+                (What::EarlyFragment { first, nth, base }, bytes)
+            }
+            Early::End => (What::EarlyEnd { first }, Bytes::new()),
+        };
+        self.queue(Work {
+            helper,
+            what,
+            bytes,
         });
     }
 

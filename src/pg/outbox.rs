@@ -13,12 +13,10 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 
-/// A changeset for a helper, or a fragment of one.
+/// A changeset for a helper, a fragment of one, or a word without either.
 pub struct Work {
     /// Which.
     pub helper: u32,
-    /// Position to commit at.
-    pub gid: Gid,
     /// What it is.
     pub what: What,
     /// All of it.
@@ -30,6 +28,8 @@ pub struct Work {
 pub enum What {
     /// Header, writeset and entries.
     Changeset {
+        /// Position to commit at.
+        gid: Gid,
         /// What must be visible before it begins.
         depends_on: Gid,
         /// Where it came from.
@@ -37,9 +37,62 @@ pub enum What {
     },
     /// What it asked for.
     Fragment {
+        /// Of this.
+        gid: Gid,
         /// Which.
         nth: u32,
     },
+    /// See [`ToHelper::EarlyBegin`]. No bytes.
+    EarlyBegin {
+        /// As there.
+        first: u64,
+        /// As there.
+        origin: MemberId,
+    },
+    /// See [`ToHelper::EarlyFragment`].
+    EarlyFragment {
+        /// As there.
+        first: u64,
+        /// As there.
+        nth: u32,
+        /// As there.
+        base: Gid,
+    },
+    /// See [`ToHelper::EarlyEnd`]. No bytes.
+    EarlyEnd {
+        /// As there.
+        first: u64,
+    },
+}
+
+impl What {
+    /// The message; `chain` are the bytes.
+    fn message(self, chain: Chain) -> ToHelper {
+        match self {
+            What::Changeset {
+                gid,
+                depends_on,
+                origin,
+            } => ToHelper::Apply {
+                gid,
+                depends_on,
+                origin,
+                changeset: chain,
+            },
+            What::Fragment { gid, nth } => ToHelper::Fragment {
+                gid,
+                nth,
+                fragment: chain,
+            },
+            What::EarlyFragment { first, nth, base } => ToHelper::EarlyFragment {
+                first,
+                nth,
+                base,
+                fragment: chain,
+            },
+            What::EarlyBegin { .. } | What::EarlyEnd { .. } => unreachable!("they have no bytes"),
+        }
+    }
 }
 
 /// See the module's text.
@@ -141,38 +194,33 @@ impl Outbox {
                 self.work.pop_front();
                 continue;
             };
-            let Some(chain) = self.place(&next.bytes) else {
-                break;
+            let (helper, what) = (next.helper, next.what);
+            let (chain, message) = match what {
+                What::EarlyBegin { first, origin } => {
+                    (None, ToHelper::EarlyBegin { first, origin })
+                }
+                What::EarlyEnd { first } => (None, ToHelper::EarlyEnd { first }),
+                _ => {
+                    let Some(chain) = self.place(&next.bytes) else {
+                        break;
+                    };
+                    let chain = self.shared.pool().post(chain);
+                    (Some(chain), what.message(chain))
+                }
             };
-            let &Work { gid, what, .. } = next;
-            let chain = self.shared.pool().post(chain);
-            let message = match what {
-                What::Changeset { depends_on, origin } => ToHelper::Apply {
-                    gid,
-                    depends_on,
-                    origin,
-                    changeset: chain,
-                },
-                What::Fragment { nth } => ToHelper::Fragment {
-                    gid,
-                    nth,
-                    fragment: chain,
-                },
-            };
-            if self
-                .shared
-                .slot(slot)
-                .requests_down
-                .push(message.into())
-                .is_err()
-            {
-                self.shared.pool().free(chain);
+            let queue = &self.shared.slot(slot).requests_down;
+            if queue.push(message.into()).is_err() {
+                if let Some(chain) = chain {
+                    self.shared.pool().free(chain);
+                }
                 return Err(
                     "the queue of a helper, which asks for one thing at a time, is full".into(),
                 );
             }
             latch::wake(slot);
-            self.sent.insert(next.helper, chain);
+            if let Some(chain) = chain {
+                self.sent.insert(helper, chain);
+            }
             self.work.pop_front();
         }
         Ok(())

@@ -668,6 +668,22 @@ pgr_shim_next_command(ErrorData **edata)
 	GUARD(next_command());
 }
 
+static bool
+is_awaited(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_TRANSACTION(tag, GetTopTransactionId());
+	return LockHasWaiters(&tag, ExclusiveLock, false);
+}
+
+/* Does anyone wait for the end of the current transaction? */
+int
+pgr_shim_is_awaited(bool *out, ErrorData **edata)
+{
+	GUARD(*out = is_awaited());
+}
+
 int
 pgr_shim_report_statistics(ErrorData **edata)
 {

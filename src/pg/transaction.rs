@@ -15,6 +15,7 @@ unsafe extern "C" {
     fn pgr_shim_abort(e: Edata) -> c_int;
     fn pgr_shim_command_id(out: *mut u32, e: Edata) -> c_int;
     fn pgr_shim_next_command(e: Edata) -> c_int;
+    fn pgr_shim_is_awaited(out: *mut bool, e: Edata) -> c_int;
     fn pgr_shim_xid(out: *mut u64, e: Edata) -> c_int;
     fn pgr_shim_on_xact(xact: sys::XactCallback, subxact: sys::SubXactCallback, e: Edata) -> c_int;
     fn pgr_shim_local_xid() -> u32;
@@ -72,6 +73,13 @@ pub fn xid() -> Result<u64> {
     // SAFETY: writes to a live local.
     guard::call0(|e| unsafe { pgr_shim_xid(&raw mut xid, e) })?;
     Ok(xid)
+}
+
+/// Whether somebody waits for the end of this transaction, which has an id: for a row, or an index
+/// entry. Not, who waits for a lock of a whole table.
+pub fn is_awaited() -> Result<bool> {
+    // SAFETY: writes to a live local.
+    guard::call(false, |out, e| unsafe { pgr_shim_is_awaited(out, e) })
 }
 
 /// Has `xact` and `subxact` told of ends of (sub)transactions, for the life of the process.

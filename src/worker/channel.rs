@@ -65,6 +65,10 @@ fn drop_work() {
             | ToHelper::Fragment {
                 fragment: changeset,
                 ..
+            }
+            | ToHelper::EarlyFragment {
+                fragment: changeset,
+                ..
             },
         ) = ToHelper::try_from(words)
         {

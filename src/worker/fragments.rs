@@ -115,6 +115,18 @@ pub fn send() -> Result<()> {
     look()
 }
 
+/// Waits until all that was sent has its place in the order, and those who apply it early have it: what
+/// is left for them to do at the commit is what others wait for. Serves interrupts.
+pub fn settle() -> Result<()> {
+    send()?;
+    while with(|ahead| ahead.as_ref().is_some_and(|a| a.unordered > 0)) {
+        let event = sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY;
+        latch::sleep_interruptible(Some(LOOK_AROUND), event)?;
+        look()?;
+    }
+    Ok(())
+}
+
 /// A fragment of this transaction has a place in the order. `kept`: and the group keeps it.
 pub fn ordered(ticket: u64, kept: bool) {
     with(|ahead| {

@@ -7,13 +7,13 @@ use postgres_r::changeset::decode::Header;
 use postgres_r::changeset::encode::HEADER_BYTES;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-const SCHEMA: &str = "CREATE TABLE big (id int4 PRIMARY KEY, v text NOT NULL);
+pub const SCHEMA: &str = "CREATE TABLE big (id int4 PRIMARY KEY, v text NOT NULL);
      CREATE TABLE small (id int4 PRIMARY KEY, v int8 NOT NULL);
      INSERT INTO small SELECT i, 0 FROM generate_series(1, 50) i;
      INSERT INTO big SELECT -i, 'there before' FROM generate_series(1, 1000) i;";
 
 /// A session that keeps as little as may be in memory.
-fn large(group: &TestGroup, member: usize) -> Client {
+pub fn large(group: &TestGroup, member: usize) -> Client {
     let mut client = group.client(member);
     client
         .batch_execute("SET replication_changeset_memory = '64kB'")
@@ -21,7 +21,7 @@ fn large(group: &TestGroup, member: usize) -> Client {
     client
 }
 
-fn insert(from: u32, to: u32) -> String {
+pub fn insert(from: u32, to: u32) -> String {
     format!("INSERT INTO big SELECT i, 'row ' || i FROM generate_series({from}, {to}) i")
 }
 
@@ -57,7 +57,7 @@ fn load(group: &TestGroup, member: usize, stop: &AtomicBool, done: &AtomicU64) {
 }
 
 /// As many rows as wanted, the same everywhere.
-fn check(group: &TestGroup, rows: i64) {
+pub fn check(group: &TestGroup, rows: i64) {
     for server in group.running() {
         group.await_value(server, "SELECT count(*) FROM big WHERE id > 0", rows);
     }

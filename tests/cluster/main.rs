@@ -6,6 +6,7 @@ mod capture;
 mod conflicts;
 mod consistency;
 mod crash;
+mod early;
 mod fairness;
 mod giving_way;
 mod group;

@@ -10,7 +10,7 @@ use postgres_r::changeset::{Key, LockMode};
 use postgres_r::coordinator::io::peers::Notice;
 use postgres_r::coordinator::message::ENVELOPE_BYTES;
 use postgres_r::coordinator::run::Host;
-use postgres_r::coordinator::{Event, Outcome, Stats};
+use postgres_r::coordinator::{Early, Event, Outcome, Stats};
 use postgres_r::gcs::View;
 use postgres_r::group_state::GroupState;
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -284,6 +284,9 @@ impl Host for Shared {
     fn searched(&mut self, _relation: u32, _detail: Detail) {}
     fn fragment(&mut self, _helper: u32, _gid: Gid, _nth: u32, _fragment: Bytes) {
         unreachable!("nobody asks for one");
+    }
+    fn early(&mut self, _helper: u32, _first: u64, _what: Early) {
+        unreachable!("nobody sends a fragment");
     }
     fn state(&mut self, state: GroupState) {
         self.0.borrow_mut().state = state;

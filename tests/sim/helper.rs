@@ -6,7 +6,7 @@ use crate::scenario::Plant;
 use crate::server::Server;
 use crate::world::Context;
 use postgres_r::changeset::fragment::Counted;
-use postgres_r::coordinator::Event;
+use postgres_r::coordinator::{Early, Event};
 use postgres_r::ids::Gid;
 use std::collections::VecDeque;
 
@@ -51,6 +51,21 @@ impl Helper {
         let wants = job.wants();
         self.job = Some(job);
         wants
+    }
+
+    /// What it is told of a transaction that it may begin early, of which it only takes the fragments;
+    /// which it wants then. `None`: it stops.
+    pub fn early(&self, first: u64, what: &Early) -> Option<u32> {
+        assert!(
+            self.job.is_none(),
+            "helper {} is busy and is told of {first}: {what:?}",
+            self.number
+        );
+        match what {
+            Early::Begin { .. } => Some(0),
+            Early::Fragment { nth, .. } => Some(nth + 1),
+            Early::End => None,
+        }
     }
 
     /// A fragment that it asked for, perhaps when it was at something else; the next that it needs.

@@ -156,6 +156,18 @@ impl Server {
                 None => self.wake_helper(ctx, helper, 2),
                 Some(nth) => self.want_fragment(ctx, helper, gid, nth),
             },
+            Effect::Early {
+                helper,
+                first,
+                what,
+            } => {
+                let gives_up = ctx.rng.per_mille(100);
+                let event = match running.helpers[helper as usize].early(first, &what) {
+                    Some(nth) if !gives_up => Event::EarlyWanted { helper, first, nth },
+                    _ => Event::EarlyEnded { helper, first },
+                };
+                self.tell_coordinator(ctx, 1000 + helper, event);
+            }
             Effect::SetState(state) => {
                 ctx.trace(|| format!("{me} is {state:?}"));
                 if state == GroupState::Online {

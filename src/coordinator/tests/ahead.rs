@@ -14,13 +14,18 @@ use crate::group_state::GroupState;
 use crate::ids::{Gid, Incarnation, MemberId, MessageId, Oid};
 use bytes::Bytes;
 
-const OF: FragmentsOf = FragmentsOf {
+pub const OF: FragmentsOf = FragmentsOf {
     worker: 7,
     ticket: 1,
 };
 
 /// So many fragments and the changeset that they belong to.
-fn large(member: MemberId, life: Incarnation, of: FragmentsOf, n: u32) -> (Vec<Vec<u8>>, Vec<u8>) {
+pub fn large(
+    member: MemberId,
+    life: Incarnation,
+    of: FragmentsOf,
+    n: u32,
+) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut builder = Builder::new(Vec::new(), Vec::new());
     let mut fragments = Vec::new();
     for number in 0..n {
@@ -81,7 +86,7 @@ fn commit(b: &mut Bench, message: Vec<u8>) {
 }
 
 /// Of the other member.
-fn deliver_fragment(b: &mut Bench, number: u64, mut message: Vec<u8>) {
+pub fn deliver_fragment(b: &mut Bench, number: u64, mut message: Vec<u8>) {
     message::seal_fragment(&mut message, Report::default());
     let id = MessageId {
         member: OTHER,
@@ -92,7 +97,7 @@ fn deliver_fragment(b: &mut Bench, number: u64, mut message: Vec<u8>) {
 }
 
 /// What the log has at these positions is read.
-fn reads(b: &mut Bench) -> Vec<u64> {
+pub fn reads(b: &mut Bench) -> Vec<u64> {
     let mut seqs = Vec::new();
     b.effects.retain(|e| match e {
         Effect::Gcs(GcsCommand::Read { seq, .. }) => {
@@ -158,11 +163,11 @@ fn a_helper_is_given_the_fragments_that_it_asks_for() {
     let first = b.seq - 1;
     let changeset = changeset[ENVELOPE_BYTES..].to_vec();
     b.deliver_changeset(OTHER, Incarnation(1), changeset);
-    assert_eq!(b.applies(), [(1, 1, 0)]);
+    assert_eq!(b.applies(), [(2, 1, 0)]);
     for nth in 0..2 {
         let gid = Gid(1);
         b.step(Event::FragmentWanted {
-            helper: 1,
+            helper: 2,
             gid,
             nth,
         });
@@ -174,7 +179,7 @@ fn a_helper_is_given_the_fragments_that_it_asks_for() {
         b.step(Event::LogRead { seq, payload });
         let given = b.effects.pop();
         let Some(Effect::Fragment {
-            helper: 1,
+            helper: 2,
             fragment,
             ..
         }) = given
@@ -193,7 +198,7 @@ fn what_a_helper_wanted_that_is_gone_goes_to_nobody() {
     let seq = b.seq;
     let changeset = changeset[ENVELOPE_BYTES..].to_vec();
     b.deliver_changeset(OTHER, Incarnation(1), changeset);
-    let (helper, gid, nth) = (1, Gid(1), 0);
+    let (helper, gid, nth) = (2, Gid(1), 0);
     b.step(Event::FragmentWanted { helper, gid, nth });
     b.step(Event::HelperGone { helper });
     b.step(Event::FragmentWanted { helper, gid, nth });

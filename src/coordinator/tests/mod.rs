@@ -3,8 +3,10 @@
 mod ahead;
 mod bench;
 mod dispatching;
+mod early;
 mod ending;
 mod opening;
+mod pace;
 mod recovering;
 mod reserving;
 mod verdicts;

@@ -1,0 +1,230 @@
+//! Transactions that helpers begin before their changesets come.
+
+use super::ahead::{OF, deliver_fragment, large, reads};
+use super::bench::*;
+use crate::coordinator::message::{self, ENVELOPE_BYTES, Report};
+use crate::coordinator::{Early, Effect, Event};
+use crate::gcs;
+use crate::group_state::GroupState;
+use crate::ids::{Gid, Incarnation, MemberId, MessageId};
+use crate::limits::EARLY_KEPT_MAX;
+use bytes::Bytes;
+
+const LIFE_OF_OTHER: Incarnation = Incarnation(1);
+
+/// Takes out what helpers were told, as (helper, transaction, what).
+fn told(b: &mut Bench) -> Vec<(u32, u64, &'static str)> {
+    let mut told = Vec::new();
+    b.effects.retain(|e| match e {
+        Effect::Early {
+            helper,
+            first,
+            what,
+        } => {
+            let what = match what {
+                Early::Begin { origin } => {
+                    assert_eq!(*origin, OTHER);
+                    "begin"
+                }
+                Early::Fragment { .. } => "fragment",
+                Early::End => "end",
+            };
+            told.push((*helper, *first, what));
+            false
+        }
+        _ => true,
+    });
+    told
+}
+
+fn wants(b: &mut Bench, helper: u32, first: u64, nth: u32) {
+    b.step(Event::EarlyWanted { helper, first, nth });
+}
+
+/// Another member's transaction of `n` fragments: delivers the first; the others and the changeset.
+fn begun(b: &mut Bench, n: u32) -> (Vec<Vec<u8>>, Vec<u8>) {
+    let (mut fragments, changeset) = large(OTHER, LIFE_OF_OTHER, OF, n);
+    deliver_fragment(b, 100, fragments.remove(0));
+    (fragments, changeset[ENVELOPE_BYTES..].to_vec())
+}
+
+#[test]
+fn a_helper_is_given_fragments_as_they_come_and_the_changeset_at_its_turn() {
+    let mut b = Bench::online();
+    let (fragments, changeset) = begun(&mut b, 2);
+    let first = b.seq;
+    assert_eq!(told(&mut b), [(2, first, "begin")]);
+    wants(&mut b, 2, first, 0);
+    assert_eq!(told(&mut b), [(2, first, "fragment")]);
+    wants(&mut b, 2, first, 1);
+    assert!(told(&mut b).is_empty(), "it is not ordered yet");
+    deliver_fragment(&mut b, 101, fragments[0].clone());
+    assert_eq!(told(&mut b), [(2, first, "fragment")]);
+    wants(&mut b, 2, first, 2);
+    // Others are served meanwhile.
+    b.deliver_other(0, 100);
+    assert_eq!(b.applies(), [(1, 1, 0)]);
+    b.deliver_changeset(OTHER, LIFE_OF_OTHER, changeset);
+    assert_eq!(b.applies(), [(2, 2, 0)]);
+    assert!(told(&mut b).is_empty());
+    b.committed(2);
+    b.applied(1, 1);
+    b.applied(2, 2);
+    assert_eq!(b.core.stats().applied, 2);
+}
+
+#[test]
+fn a_fragment_says_what_its_origin_showed() {
+    let mut b = Bench::online();
+    let (fragments, _) = large(OTHER, LIFE_OF_OTHER, OF, 1);
+    let mut message = fragments[0].clone();
+    let report = Report {
+        committed: Gid(7),
+        ..Report::default()
+    };
+    message::seal_fragment(&mut message, report);
+    let id = MessageId {
+        member: OTHER,
+        incarnation: LIFE_OF_OTHER,
+        number: 100,
+    };
+    b.deliver(id, Bytes::from(message));
+    let first = b.seq;
+    wants(&mut b, 2, first, 0);
+    let given = b.effects.pop();
+    let Some(Effect::Early {
+        what: Early::Fragment {
+            nth: 0,
+            base,
+            bytes,
+        },
+        ..
+    }) = given
+    else {
+        panic!("{given:?}")
+    };
+    assert_eq!(base, Gid(7));
+    assert_eq!(bytes, fragments[0][ENVELOPE_BYTES..]);
+}
+
+#[test]
+fn who_does_not_keep_up_is_given_fragments_from_the_log() {
+    let mut b = Bench::online();
+    let n = EARLY_KEPT_MAX as u32 + 2;
+    let (fragments, _) = begun(&mut b, n);
+    let first = b.seq;
+    for (number, fragment) in (101..).zip(&fragments) {
+        deliver_fragment(&mut b, number, fragment.clone());
+    }
+    told(&mut b);
+    wants(&mut b, 2, first, 1);
+    assert_eq!(reads(&mut b), [first + 1]);
+    let mut payload = fragments[0].clone();
+    message::seal_fragment(&mut payload, Report::default());
+    let payload = Ok(Bytes::from(payload));
+    b.step(Event::LogRead {
+        seq: first + 1,
+        payload,
+    });
+    assert_eq!(told(&mut b), [(2, first, "fragment")]);
+    wants(&mut b, 2, first, 2);
+    assert!(reads(&mut b).is_empty(), "it is in memory");
+    assert_eq!(told(&mut b), [(2, first, "fragment")]);
+}
+
+#[test]
+fn a_transaction_that_is_given_up_is_applied_by_any_helper() {
+    let mut b = Bench::online();
+    let (fragments, changeset) = begun(&mut b, 2);
+    let first = b.seq;
+    told(&mut b);
+    b.step(Event::EarlyEnded { helper: 2, first });
+    deliver_fragment(&mut b, 101, fragments[0].clone());
+    assert!(told(&mut b).is_empty(), "nobody begins it anew");
+    b.deliver_changeset(OTHER, LIFE_OF_OTHER, changeset);
+    assert_eq!(b.applies(), [(1, 1, 0)]);
+}
+
+#[test]
+fn who_gives_up_when_its_turn_comes_is_given_the_changeset_all_the_same() {
+    let mut b = Bench::online();
+    let (fragments, changeset) = begun(&mut b, 2);
+    let first = b.seq;
+    deliver_fragment(&mut b, 101, fragments[0].clone());
+    b.deliver_changeset(OTHER, LIFE_OF_OTHER, changeset);
+    assert_eq!(b.applies(), [(2, 1, 0)]);
+    // Said before it saw that.
+    b.step(Event::EarlyEnded { helper: 2, first });
+    wants(&mut b, 2, first, 0);
+    b.committed(1);
+    b.applied(2, 1);
+}
+
+#[test]
+fn what_does_not_commit_is_stopped() {
+    let ends: [fn(&mut Bench); 4] = [
+        |b| {
+            let payload = message::drop_fragments(Report::default(), OF);
+            let id = MessageId {
+                member: OTHER,
+                incarnation: LIFE_OF_OTHER,
+                number: 101,
+            };
+            b.deliver(id, payload);
+        },
+        // The next life of the member.
+        |b| {
+            b.deliver_changeset(
+                OTHER,
+                Incarnation(2),
+                writes(OTHER, Incarnation(2), 0, 5, 0),
+            )
+        },
+        // It is no member any more.
+        |b| {
+            let mut view = two_voters(b.seq);
+            view.members.retain(|m| m.id != OTHER);
+            b.gcs(gcs::Event::View(view));
+        },
+        // One that failed in certification.
+        |b| {
+            b.deliver_other(0, 50);
+            let (_, changeset) = large(OTHER, LIFE_OF_OTHER, OF, 1);
+            let changeset = changeset[ENVELOPE_BYTES..].to_vec();
+            b.deliver_changeset(MemberId(2), LIFE_OF_OTHER, changeset);
+        },
+    ];
+    for end in ends {
+        let mut b = Bench::online();
+        begun(&mut b, 1);
+        let first = b.seq;
+        assert_eq!(told(&mut b), [(2, first, "begin")]);
+        end(&mut b);
+        assert_eq!(told(&mut b), [(2, first, "end")]);
+        b.ticks(1);
+        assert!(told(&mut b).is_empty(), "it is told once");
+        b.step(Event::EarlyEnded { helper: 2, first });
+        assert_eq!(b.state(), GroupState::Online);
+    }
+}
+
+#[test]
+fn half_of_the_helpers_are_left_for_other_work() {
+    let mut b = Bench::online();
+    begun(&mut b, 1);
+    let first = b.seq;
+    assert_eq!(told(&mut b), [(2, first, "begin")]);
+    let mut other = OF;
+    other.worker += 1;
+    let (fragments, _) = large(OTHER, LIFE_OF_OTHER, other, 2);
+    deliver_fragment(&mut b, 101, fragments[0].clone());
+    assert!(told(&mut b).is_empty());
+    // Its helper is gone; nobody begins that one again, but there is room for the other.
+    b.step(Event::HelperGone { helper: 2 });
+    b.step(Event::HelperReady { helper: 2 });
+    deliver_fragment(&mut b, 102, fragments[1].clone());
+    assert_eq!(told(&mut b), [(2, first + 1, "begin")]);
+    wants(&mut b, 2, first + 1, 0);
+    assert_eq!(told(&mut b), [] as [(u32, u64, &str); 0]);
+    assert_eq!(reads(&mut b), [first + 1]);
+}

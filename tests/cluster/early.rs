@@ -1,0 +1,168 @@
+//! Large transactions that other members apply before they commit, and that give way meanwhile.
+
+use crate::large::{SCHEMA, check, insert, large};
+use crate::support::{TestGroup, group, is_serialization_failure};
+use postgres::Client;
+
+/// Helpers that have begun to apply something on `big`, which no session of their member has locked.
+const EARLY: &str = "SELECT count(DISTINCT pid) FROM pg_locks
+     WHERE relation = 'big'::regclass AND mode = 'RowExclusiveLock' AND granted";
+
+/// Begins a large transaction on member 1 with these statements, and waits until the others have applied a
+/// good part of it.
+fn begun(group: &TestGroup, sql: &str, pages: u32) -> Client {
+    let mut client = large(group, 1);
+    client
+        .batch_execute(&format!("BEGIN; {sql}"))
+        .unwrap_or_else(|e| panic!("{sql}: {e}"));
+    for number in [2, 3] {
+        let server = group.member(number).expect("member");
+        let size = format!("SELECT (pg_relation_size('big') / 8192 >= {pages})::int4::int8");
+        group.await_value(server, &size, 1);
+        group.await_value(server, EARLY, 1);
+    }
+    client
+}
+
+fn await_given_up(group: &TestGroup, number: usize) {
+    group.await_value(group.member(number).expect("member"), EARLY, 0);
+}
+
+#[test]
+fn what_is_applied_early_is_what_is_committed() {
+    let group = group("early", 3, SCHEMA);
+    let update = "UPDATE big SET v = 'changed' WHERE id % 3 = 0";
+    let sql = format!("{}; SAVEPOINT a; {update}; RELEASE a", insert(1, 60_000));
+    let mut client = begun(&group, &sql, 300);
+    let mut helpers = Vec::new();
+    for number in [2, 3] {
+        let row = group
+            .client(number)
+            .query_one(
+                "SELECT a.backend_xid::text FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+                 WHERE l.relation = 'big'::regclass AND l.mode = 'RowExclusiveLock'",
+                &[],
+            )
+            .expect("a helper at work");
+        helpers.push((number, row.get::<_, String>(0)));
+    }
+    for number in 1..=3 {
+        group.execute(number, "UPDATE small SET v = v + 1 WHERE id = 1");
+    }
+    client
+        .batch_execute("DELETE FROM big WHERE id % 5 = 0 AND id > 0; COMMIT")
+        .expect("nobody is in its way");
+    check(&group, 48_000);
+    for (number, xid) in helpers {
+        let sql = format!("SELECT count(*) FROM big WHERE id > 0 AND xmin::text = '{xid}'");
+        group.await_value(group.member(number).expect("member"), &sql, 48_000);
+    }
+    for server in group.running() {
+        group.await_value(server, "SELECT v FROM small WHERE id = 1", 3);
+    }
+}
+
+#[test]
+fn what_is_applied_early_gives_way() {
+    let group = group("early-way", 3, SCHEMA);
+    // To a transaction of its member that changes the same row, and so wins.
+    let sql = format!(
+        "UPDATE big SET v = 'lost' WHERE id = -1; {}",
+        insert(1, 30_000)
+    );
+    let mut loser = begun(&group, &sql, 50);
+    group.execute(2, "UPDATE big SET v = 'won' WHERE id = -1");
+    let error = loser.batch_execute("COMMIT").expect_err("it lost");
+    assert!(is_serialization_failure(&error), "{error:?}");
+    loser.batch_execute("ROLLBACK").expect("rollback");
+    for number in [2, 3] {
+        await_given_up(&group, number);
+    }
+    check(&group, 0);
+
+    // To one that only locks, and lets it go.
+    let mut client = begun(&group, &sql.replace("lost", "kept"), 50);
+    let mut other = group.client(2);
+    other
+        .batch_execute("BEGIN; SELECT FROM big WHERE id = -1 FOR UPDATE")
+        .expect("the lock");
+    await_given_up(&group, 2);
+    other.batch_execute("ROLLBACK").expect("rollback");
+    client.batch_execute("COMMIT").expect("nobody changed it");
+    check(&group, 30_000);
+
+    // To one that was there before.
+    other
+        .batch_execute("BEGIN; SELECT FROM big WHERE id = -2 FOR UPDATE")
+        .expect("the lock");
+    let mut client = large(&group, 1);
+    client
+        .batch_execute(&format!(
+            "BEGIN; UPDATE big SET v = 'x' WHERE id = -2; {}",
+            insert(30_001, 50_000)
+        ))
+        .expect("rows");
+    group.await_value(group.member(3).expect("member"), EARLY, 1);
+    await_given_up(&group, 2);
+    other.batch_execute("ROLLBACK").expect("rollback");
+    client.batch_execute("COMMIT").expect("nobody changed it");
+    check(&group, 50_000);
+}
+
+#[test]
+fn what_was_applied_early_and_rolled_back_at_the_origin_does_not_count() {
+    let group = group("early-back", 3, SCHEMA);
+    let sql = format!(
+        "{}; SAVEPOINT a; {}",
+        insert(1, 20_000),
+        insert(20_001, 60_000)
+    );
+    let mut client = begun(&group, &sql, 250);
+    client.batch_execute("ROLLBACK TO a").expect("rollback");
+    client.batch_execute(&insert(60_001, 70_000)).expect("rows");
+    client.batch_execute("COMMIT").expect("commit");
+    check(&group, 30_000);
+
+    let mut client = begun(&group, &insert(100_001, 160_000), 600);
+    client.batch_execute("ROLLBACK").expect("rollback");
+    for number in [2, 3] {
+        await_given_up(&group, number);
+    }
+    check(&group, 30_000);
+
+    // A member that dies in the middle, and is back before the end.
+    let mut client = begun(&group, &insert(100_001, 160_000), 900);
+    group.member(3).expect("member").kill().expect("kill");
+    group.start(3);
+    // The origin dies.
+    client
+        .batch_execute(&format!("COMMIT; BEGIN; {}", insert(200_001, 250_000)))
+        .expect("commit");
+    check(&group, 90_000);
+    group.await_value(group.member(2).expect("member"), EARLY, 1);
+    group.member(1).expect("member").kill().expect("kill");
+    group.start(1);
+    for number in [2, 3] {
+        await_given_up(&group, number);
+    }
+    check(&group, 90_000);
+}
+
+#[test]
+fn two_that_overlap_end_in_their_order() {
+    let group = group("early-two", 3, SCHEMA);
+    let mut first = large(&group, 1);
+    let mut second = large(&group, 2);
+    for (client, sql) in [
+        (&mut first, insert(1, 40_000)),
+        (&mut second, insert(30_001, 70_000)),
+    ] {
+        client
+            .batch_execute(&format!("BEGIN; {sql}"))
+            .expect("rows");
+    }
+    second.batch_execute("COMMIT").expect("it is the first");
+    let error = first.batch_execute("COMMIT").expect_err("it has lost");
+    assert!(is_serialization_failure(&error), "{error:?}");
+    check(&group, 40_000);
+}
