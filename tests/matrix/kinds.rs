@@ -109,7 +109,7 @@ impl Kinds {
             };
             let _ = writeln!(
                 sql,
-                "CREATE SCHEMA {0}; GRANT ALL ON SCHEMA {0} TO limited;",
+                "BEGIN; CREATE SCHEMA {0}; GRANT ALL ON SCHEMA {0} TO limited;",
                 kind.schema
             );
             if !kind.temporary {
@@ -125,6 +125,7 @@ impl Kinds {
                     let _ = writeln!(sql, "{};", kind.text(&statement.sql, case.number));
                 }
             }
+            sql.push_str("COMMIT;\n");
         }
         sql
     }
@@ -149,7 +150,8 @@ impl Kinds {
                     std::fs::write(&file, text(rows)).expect("write the rows of a COPY");
                     text(&s.sql).replace("STDIN", &format!("'{file}'"))
                 };
-                let home = if kind.local { n } else { n + case.number };
+                // Rows of an unlogged table are not in a copy of its server.
+                let home = if kind.local { 0 } else { n + case.number };
                 cells.push(Cell {
                     statement: case.name.clone(),
                     table: kind.name.clone(),
