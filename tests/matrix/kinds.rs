@@ -99,9 +99,8 @@ impl Kinds {
             "CREATE FUNCTION matrix.ids() RETURNS SETOF int4 LANGUAGE sql AS 'SELECT n * {IDS} + i FROM generate_series(1, {numbers}) n, generate_series(1, {FILLED}) i';\n"
         );
         for kind in &self.kinds {
-            let usual = format!(
-                "INSERT INTO {{t}} (id, a, b) SELECT i, i % 5, 'b' || i FROM matrix.ids() i"
-            );
+            let usual = "INSERT INTO {t} (id, a, b) SELECT i, i % 5, 'b' || i FROM matrix.ids() i"
+                .to_owned();
             let fills = if kind.fills.is_empty() {
                 vec![usual]
             } else {
