@@ -78,6 +78,9 @@ impl Cell {
         if !self.before.is_empty() {
             let _ = client.batch_execute("RESET ROLE");
         }
+        if matches!(outcome, Outcome::Failed(_)) {
+            let _ = client.batch_execute("RESET session_replication_role");
+        }
         outcome
     }
 

@@ -99,9 +99,8 @@ impl Kinds {
             "CREATE FUNCTION matrix.ids() RETURNS SETOF int4 LANGUAGE sql AS 'SELECT n * {IDS} + i FROM generate_series(1, {numbers}) n, generate_series(1, {FILLED}) i';\n"
         );
         for kind in &self.kinds {
-            let usual = format!(
-                "INSERT INTO {{t}} (id, a, b) SELECT i, i % 5, 'b' || i FROM matrix.ids() i"
-            );
+            let usual = "INSERT INTO {t} (id, a, b) SELECT i, i % 5, 'b' || i FROM matrix.ids() i"
+                .to_owned();
             let fills = if kind.fills.is_empty() {
                 vec![usual]
             } else {
@@ -109,7 +108,7 @@ impl Kinds {
             };
             let _ = writeln!(
                 sql,
-                "CREATE SCHEMA {0}; GRANT ALL ON SCHEMA {0} TO limited;",
+                "BEGIN; CREATE SCHEMA {0}; GRANT ALL ON SCHEMA {0} TO limited;",
                 kind.schema
             );
             if !kind.temporary {
@@ -125,6 +124,7 @@ impl Kinds {
                     let _ = writeln!(sql, "{};", kind.text(&statement.sql, case.number));
                 }
             }
+            sql.push_str("COMMIT;\n");
         }
         sql
     }
@@ -149,7 +149,8 @@ impl Kinds {
                     std::fs::write(&file, text(rows)).expect("write the rows of a COPY");
                     text(&s.sql).replace("STDIN", &format!("'{file}'"))
                 };
-                let home = if kind.local { n } else { n + case.number };
+                // Rows of an unlogged table are not in a copy of its server.
+                let home = if kind.local { 0 } else { n + case.number };
                 cells.push(Cell {
                     statement: case.name.clone(),
                     table: kind.name.clone(),

@@ -33,7 +33,8 @@ CREATE INDEX spare ON other.refreshed (a);
 CREATE MATERIALIZED VIEW other.summary AS SELECT 1 a;
 CREATE UNIQUE INDEX ON other.summary (a);
 CREATE FUNCTION other.seen() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
-CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw;
+CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '1');
+CREATE USER MAPPING FOR postgres SERVER loopback;
 CREATE FOREIGN TABLE other.distant (a int4) SERVER loopback;
 
 CREATE SCHEMA matrix;

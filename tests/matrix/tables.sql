@@ -194,8 +194,7 @@ ALTER TABLE {t} ADD COLUMN b text DEFAULT 'fast', ADD COLUMN c numeric DEFAULT 1
 
 -- table: 1,600 columns
 -- key: id
-CREATE TABLE {t} (id int4 PRIMARY KEY, a int4, b text);
-DO $$ BEGIN EXECUTE (SELECT 'ALTER TABLE {t} ' || string_agg('ADD c' || i || CASE i % 3 WHEN 0 THEN ' bool DEFAULT true' WHEN 1 THEN ' int2' ELSE ' "char" DEFAULT ''x''' END, ', ') FROM generate_series(4, 1600) i); END $$;
+DO $$ BEGIN EXECUTE (SELECT 'CREATE TABLE {t} (id int4 PRIMARY KEY, a int4, b text, ' || string_agg('c' || i || CASE i % 3 WHEN 0 THEN ' bool DEFAULT true' WHEN 1 THEN ' int2' ELSE ' "char" DEFAULT ''x''' END, ', ') || ')' FROM generate_series(4, 1600) i); END $$;
 
 -- table: stored plain
 -- key: id

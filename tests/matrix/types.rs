@@ -226,7 +226,7 @@ impl Type {
             .enumerate()
             .map(|(n, v)| format!("({}, {})", n + 1, value(v)))
             .collect();
-        let mut sql = String::new();
+        let mut sql = String::from("BEGIN;\n");
         for table in self.tables() {
             let t = self.relation(table);
             let _ = match *table {
@@ -252,7 +252,7 @@ impl Type {
         // After the tables: a value of regclass is one of them.
         let _ = writeln!(
             sql,
-            "CREATE VIEW {values} (n, v) AS VALUES {}, (0, NULL);",
+            "CREATE VIEW {values} (n, v) AS VALUES {}, (0, NULL); COMMIT;",
             rows.join(", ")
         );
         sql
