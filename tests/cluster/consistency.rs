@@ -130,7 +130,10 @@ fn a_commit_waits_until_all_members_show_it() {
     let mut after = writer.join().expect("the writer");
     assert_eq!(rows(&mut after), 2);
 
+    drop(held);
+
     // A termination ends the session and not the server, of which other sessions would know.
+    let held = Held::on(&group, 2);
     let writer =
         std::thread::spawn(move || after.execute("INSERT INTO t VALUES (3, 1)", &[]).err());
     let pid = await_waiting(&group, 1, "ReplicationConsistency");
