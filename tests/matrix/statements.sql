@@ -327,7 +327,7 @@ DELETE FROM {t} WHERE id = {6};
 
 -- statement: value of 80 MB
 -- only: plain
-INSERT INTO {t} (id, a, b) VALUES ({6}, 1, repeat(md5('x'), 2500000));
+INSERT INTO {t} (id, a, b) SELECT {6}, 1, string_agg(encode(sha512(i::text::bytea), 'base64'), '') FROM generate_series(1, 950000) i;
 
 -- each: new tables
 -- only: plain
