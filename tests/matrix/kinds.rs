@@ -45,21 +45,10 @@ pub struct Kinds {
 impl Kinds {
     /// Reads them.
     pub fn read() -> Kinds {
-        let marks = [
-            "key",
-            "role",
-            "fill",
-            "apart",
-            "unlogged",
-            "temporary",
-            "left out",
-        ];
+        let marks = ["key", "role", "fill", "apart", "unlogged", "temporary"];
         let sections = script::parse(include_str!("tables.sql"), &["table"], &marks);
-        let tried = sections
-            .iter()
-            .filter(|s| s.values("left out").next().is_none());
         let wanted = std::env::var("TABLE").unwrap_or_default();
-        let tried = tried.filter(|s| s.name.contains(&wanted));
+        let tried = sections.iter().filter(|s| s.name.contains(&wanted));
         let kinds = tried.enumerate().map(|(n, s)| kind(n, s));
         let marks = ["before", "run", "only", "final"];
         let begins = ["statement", "each"];

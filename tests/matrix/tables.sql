@@ -9,7 +9,6 @@
 --- apart            values may be others than on one server (from sequences)
 --- unlogged         each member has rows of its own
 --- temporary        made by the session
---- left out         not tried, for START REPLICATION refuses it
 
 -- table: plain
 -- key: id
@@ -275,7 +274,6 @@ CREATE TRIGGER tr BEFORE INSERT OR UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION {
 ALTER TABLE {t} DISABLE TRIGGER tr;
 
 -- table: trigger ENABLE ALWAYS
--- left out
 -- key: id
 CREATE TABLE {t} (id int4 PRIMARY KEY, a int4, b text);
 CREATE UNLOGGED TABLE {s}.effects (id int4);
@@ -284,7 +282,6 @@ CREATE TRIGGER tr AFTER INSERT OR UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION {s
 ALTER TABLE {t} ENABLE ALWAYS TRIGGER tr;
 
 -- table: trigger ENABLE REPLICA
--- left out
 -- key: id
 CREATE TABLE {t} (id int4 PRIMARY KEY, a int4, b text);
 CREATE UNLOGGED TABLE {s}.effects (id int4);
