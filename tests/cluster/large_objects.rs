@@ -74,27 +74,32 @@ fn chosen_by_all_at_once(group: &TestGroup) {
 
 /// Pages that are new, changed, cut, missing in between; what was rolled back.
 fn written(group: &TestGroup) {
+    // Each works on what another member did before.
+    let then = |number, sql| {
+        group.wait_in_step(PATIENCE).expect("in step");
+        group.execute(number, sql);
+    };
     // 131072 is INV_WRITE, 262144 INV_READ.
-    group.execute(
+    then(
         1,
         "BEGIN; SELECT lo_create(5001); SELECT lo_open(5001, 131072);
          SELECT lowrite(0, convert_to(repeat('a', 5000), 'UTF8'));
          SAVEPOINT s; SELECT lowrite(0, 'lost'); ROLLBACK TO s; RELEASE s; COMMIT",
     );
-    group.execute(2, "SELECT lo_put(5001, 1000000, 'far')");
-    group.execute(
+    then(2, "SELECT lo_put(5001, 1000000, 'far')");
+    then(
         3,
         "SELECT lo_put(5001, 2000, convert_to(repeat('b', 100), 'UTF8'))",
     );
-    group.execute(
+    then(
         1,
         "BEGIN; SELECT lo_open(5001, 131072 | 262144); SELECT lo_truncate64(0, 999000); COMMIT",
     );
-    group.execute(
+    then(
         2,
         "BEGIN; SELECT lo_unlink(5001); SELECT lo_create(5002); ROLLBACK",
     );
-    group.execute(
+    then(
         3,
         "SELECT lo_import('PG_VERSION', 5003); SELECT lo_export(5001, '/dev/null')",
     );
