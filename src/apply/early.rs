@@ -8,12 +8,12 @@
 //! right: a transaction that certification puts before it, and that meets it, finds it gone.
 
 use super::helper::{self, Helper, next, send};
-use super::job::{self, Job, apply_entries, damaged};
+use super::job::{self, apply_entries, damaged};
 use super::rows::Applier;
-use crate::changeset::decode::{Changeset, Entry};
+use crate::changeset::decode::{Changeset, Entries, Entry};
 use crate::changeset::fragment::{Counted, FRAGMENT_HEADER_BYTES, fragment_entries};
 use crate::ids::Gid;
-use crate::imsg::message::{ToCoordinator, ToHelper};
+use crate::imsg::message::{Job, ToCoordinator, ToHelper};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::internal;
 use crate::pg::victim::Cause;
@@ -96,7 +96,8 @@ impl Helper {
                 Came::Turn(job) => break job,
                 Came::Fragment { base, bytes } => {
                     let counted = all_of(applied.len() as u32, &bytes);
-                    if !may_be_early(&bytes, counted)? {
+                    let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
+                    if !may_be_early(entries.clone())? {
                         pauses = true;
                         // The origin need not wait.
                         let nth = u32::MAX;
@@ -105,7 +106,6 @@ impl Helper {
                     }
                     helper::wait_for(base, give_way_if_awaited)?;
                     applier.resume()?;
-                    let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
                     apply_entries(entries, &mut applier, None)?;
                     applier.pause()?;
                     applied.push(counted);
@@ -168,23 +168,11 @@ fn wait(first: u64, nth: u32) -> Result<Came> {
                     return Ok(Came::Fragment { base, bytes });
                 }
             }
-            Some(ToHelper::Apply {
-                gid,
-                depends_on,
-                origin,
-                changeset,
-            }) => {
-                return Ok(Came::Turn(Job {
-                    gid,
-                    depends_on,
-                    origin,
-                    changeset,
-                }));
-            }
+            Some(ToHelper::Apply(job)) => return Ok(Came::Turn(job)),
             Some(ToHelper::EarlyEnd { first }) if first == wanted.0 => return Ok(Came::End),
             // Of what this helper was at before.
             Some(ToHelper::EarlyEnd { .. } | ToHelper::EarlyBegin { .. } | ToHelper::Quit) => {}
-            Some(ToHelper::Fragment { fragment, .. }) => drop(helper::copy(fragment)),
+            Some(ToHelper::Fragment { fragment, .. }) => helper::discard(fragment),
             None => {
                 let event = sys::WAIT_EVENT_REPLICATION_HELPER_MAIN;
                 latch::sleep_interruptible(Some(LOOK_AROUND), event)?;
@@ -207,9 +195,9 @@ fn all_of(number: u32, fragment: &[u8]) -> Counted {
     Counted { number, bytes }
 }
 
-/// Whether it has only what a rollback undoes and what keeps nobody out of more than rows.
-fn may_be_early(fragment: &[u8], counted: Counted) -> Result<bool> {
-    for entry in fragment_entries(fragment, counted).map_err(|e| damaged(&e))? {
+/// Whether these are only what a rollback undoes and what keeps nobody out of more than rows.
+fn may_be_early(entries: Entries<'_>) -> Result<bool> {
+    for entry in entries {
         if matches!(
             entry.map_err(|e| damaged(&e))?,
             Entry::Truncate(_)

@@ -1,12 +1,12 @@
 //! A helper's process: takes a changeset, applies it in a transaction, commits at its turn.
 
-use super::job::{self, Job};
+use super::job;
 use super::tables::Tables;
 use crate::capture::transaction::watch_transactions;
 use crate::changeset::decode::Changeset;
 use crate::ids::Gid;
-use crate::imsg::Chain;
-use crate::imsg::message::{ToCoordinator, ToHelper};
+use crate::imsg::message::{Job, ToCoordinator, ToHelper};
+use crate::imsg::{Chain, Pool};
 use crate::pg::guard::{self, Result};
 use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
@@ -42,26 +42,12 @@ pub fn main(number: u32) -> Result<()> {
     loop {
         guc::reload_if_asked()?;
         match next() {
-            Some(ToHelper::Apply {
-                gid,
-                depends_on,
-                origin,
-                changeset,
-            }) => {
-                helper.work(Job {
-                    gid,
-                    depends_on,
-                    origin,
-                    changeset,
-                })?;
-            }
+            Some(ToHelper::Apply(job)) => helper.work(job)?,
             Some(ToHelper::EarlyBegin { first, .. }) => helper.early(first)?,
             // Of an attempt that was given up.
             Some(
                 ToHelper::Fragment { fragment, .. } | ToHelper::EarlyFragment { fragment, .. },
-            ) => {
-                shmem::shared().pool().free(fragment);
-            }
+            ) => discard(fragment),
             Some(ToHelper::EarlyEnd { .. }) => {}
             Some(ToHelper::Quit) => return Ok(()),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
@@ -205,21 +191,34 @@ pub(super) fn wait_for(gid: Gid, look: impl Fn() -> Result<()>) -> Result<()> {
     result
 }
 
-/// Takes the changeset of a job over; false if it is not this process's.
+/// Takes the changeset of a job over, into memory that was used before; false if it is not this process's.
 pub(super) fn take(job: &Job, bytes: &mut Vec<u8>) -> bool {
-    let copied = copy(job.changeset);
-    let found = copied.is_some();
-    *bytes = copied.unwrap_or_default();
-    found
+    received(job.changeset, |pool, chain| {
+        bytes.clear();
+        for piece in pool.pieces(chain) {
+            bytes.extend_from_slice(piece);
+        }
+    })
+    .is_some()
 }
 
-/// The bytes of a chain that was sent here, which goes back.
+/// The bytes of a chain that was sent here.
 pub(super) fn copy(chain: Chain) -> Option<Vec<u8>> {
+    received(chain, |pool, chain| pool.copy(chain))
+}
+
+/// Reads a chain that was sent here, and gives it back.
+fn received<T>(chain: Chain, read: impl FnOnce(&Pool<'_>, Chain) -> T) -> Option<T> {
     let pool = shmem::shared().pool();
     let chain = pool.accept(chain, shmem::my_slot())?;
-    let bytes = pool.copy(chain);
+    let read = read(&pool, chain);
     pool.free(chain);
-    Some(bytes)
+    Some(read)
+}
+
+/// Gives back, unread, a chain that was sent here.
+pub(super) fn discard(chain: Chain) {
+    shmem::shared().pool().free(chain);
 }
 
 /// Has the coordinator read a fragment of what is being applied from the group log.
@@ -236,7 +235,7 @@ pub(super) fn fetch(gid: Gid, nth: u32) -> Result<Vec<u8>> {
                 }
             }
             // Of what was begun early.
-            Some(ToHelper::EarlyFragment { fragment, .. }) => drop(copy(fragment)),
+            Some(ToHelper::EarlyFragment { fragment, .. }) => discard(fragment),
             Some(_) => return Err(internal("the coordinator sent other work meanwhile")),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
         }

@@ -5,27 +5,13 @@ use super::tables::{BATCH_ROWS, Tables};
 use super::whole_rows::Run;
 use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry, Header};
 use crate::changeset::fragment::fragment_entries;
-use crate::ids::{Gid, MemberId};
-use crate::imsg::Chain;
+use crate::ids::Gid;
 use crate::pg::guard::Result;
 use crate::pg::heap::{Context, Snapshot, internal};
 use crate::pg::victim::Cause;
 use crate::pg::{large_object, notify, transaction};
 use crate::sequence::helper as sequence;
 use std::cell::Cell;
-
-/// A changeset to apply.
-#[derive(Clone, Copy, Debug)]
-pub struct Job {
-    /// Its position.
-    pub gid: Gid,
-    /// What must be visible before it begins.
-    pub depends_on: Gid,
-    /// Where it came from.
-    pub origin: MemberId,
-    /// Its bytes; the helper's to free.
-    pub changeset: Chain,
-}
 
 thread_local! {
     static CURRENT: Cell<Option<Cause>> = const { Cell::new(None) };

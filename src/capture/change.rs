@@ -164,12 +164,9 @@ fn insert_row(
     }
     entries::come(rel, relation, tuple, (&s.new, row.data), None)?;
     let bytes = if row.external {
-        let (_, original) = whole(rel, relation, original()?, &mut s.original)?;
-        s.row.clear();
-        for (i, attr) in relation.attrs.iter().enumerate() {
-            let before = s.original[i].of(original.data);
-            push_new(&mut s.row, *attr, s.new[i].of(row.data), before)?;
-        }
+        s.changed.clear();
+        s.changed.resize(relation.attrs.len(), true);
+        write_changed(rel, relation, row, original, s)?;
         TupleBytes {
             natts: row.natts as u16,
             bitmap: s.row.bitmap(),
@@ -267,21 +264,7 @@ fn update_row(
         return large_object(rel, new, new_row.data);
     }
     write_identity(relation, &mut s.identity, &s.old, old_row.data)?;
-    let (_, original) = if new_row.external {
-        whole(rel, relation, original, &mut s.original)?
-    } else {
-        s.original.clone_from(&s.new);
-        (new, new_row)
-    };
-    s.row.clear();
-    for (i, attr) in relation.attrs.iter().enumerate() {
-        if s.changed[i] {
-            let before = s.original[i].of(original.data);
-            push_new(&mut s.row, *attr, s.new[i].of(new_row.data), before)?;
-        } else {
-            s.row.push(*attr, None);
-        }
-    }
+    write_changed(rel, relation, new_row, || Ok(original), s)?;
     let natts = relation.attrs.len() as u16;
     let identity = TupleBytes {
         natts,
@@ -403,6 +386,32 @@ fn push_inline(writer: &mut Writer, attr: layout::Attr, value: Option<&[u8]>) ->
             writer.push(attr, Some(heap::detoast(pointer)?));
         }
         value => writer.push(attr, value),
+    }
+    Ok(())
+}
+
+/// Writes the columns of a new row that have changed, the others as nulls. `original` is asked for only if
+/// a value is out of line.
+fn write_changed(
+    rel: Handle,
+    relation: &Relation,
+    row: Row<'_>,
+    original: impl FnOnce() -> Result<Tuple>,
+    s: &mut Scratch,
+) -> Result<()> {
+    let original = if row.external {
+        Some(whole(rel, relation, original()?, &mut s.original)?.1)
+    } else {
+        None
+    };
+    s.row.clear();
+    for (i, attr) in relation.attrs.iter().enumerate() {
+        if s.changed[i] {
+            let before = original.and_then(|o| s.original[i].of(o.data));
+            push_new(&mut s.row, *attr, s.new[i].of(row.data), before)?;
+        } else {
+            s.row.push(*attr, None);
+        }
     }
     Ok(())
 }

@@ -180,20 +180,24 @@ pub enum ToWorker {
     Failed,
 }
 
+/// A changeset to apply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Job {
+    /// Its position.
+    pub gid: Gid,
+    /// It may begin once this is committed.
+    pub depends_on: Gid,
+    /// Where it came from.
+    pub origin: MemberId,
+    /// Header, writeset and entries; the helper's to free.
+    pub changeset: Chain,
+}
+
 /// To a helper, from the coordinator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ToHelper {
     /// Apply and commit this at its turn. The chain is the helper's from here on.
-    Apply {
-        /// Its position.
-        gid: Gid,
-        /// It may begin once this is committed.
-        depends_on: Gid,
-        /// Where it came from.
-        origin: MemberId,
-        /// Header, writeset and entries.
-        changeset: Chain,
-    },
+    Apply(Job),
     /// A fragment that the helper asked for. The chain is the helper's from here on.
     Fragment {
         /// Of this.
@@ -431,14 +435,9 @@ impl TryFrom<Words> for ToWorker {
 impl From<ToHelper> for Words {
     fn from(message: ToHelper) -> Words {
         match message {
-            ToHelper::Apply {
-                gid,
-                depends_on,
-                origin,
-                changeset,
-            } => {
-                let [a, b, c] = chain_words(changeset);
-                words![1, gid.0, depends_on.0, origin.0.into(), a, b, c]
+            ToHelper::Apply(job) => {
+                let [a, b, c] = chain_words(job.changeset);
+                words![1, job.gid.0, job.depends_on.0, job.origin.0.into(), a, b, c]
             }
             ToHelper::Quit => words![2],
             ToHelper::Fragment { gid, nth, fragment } => {
@@ -464,12 +463,12 @@ impl TryFrom<Words> for ToHelper {
     type Error = BadMessage;
     fn try_from(w: Words) -> Result<Self, BadMessage> {
         Ok(match w[0] {
-            1 => Self::Apply {
+            1 => Self::Apply(Job {
                 gid: Gid(w[1]),
                 depends_on: Gid(w[2]),
                 origin: MemberId(w[3] as u16),
                 changeset: chain_of([w[4], w[5], w[6]]),
-            },
+            }),
             2 => Self::Quit,
             3 => Self::Fragment {
                 gid: Gid(w[1]),
@@ -581,12 +580,12 @@ mod tests {
                 nth: u32::MAX,
                 fragment: changeset,
             },
-            ToHelper::Apply {
+            ToHelper::Apply(Job {
                 gid,
                 depends_on: Gid(1),
                 origin: MemberId(9),
                 changeset,
-            },
+            }),
             ToHelper::EarlyBegin {
                 first: ticket,
                 origin: MemberId(u16::MAX),

@@ -13,7 +13,7 @@ use crate::gcs::View;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MemberId};
 use crate::imsg::members::{MemberRow, OpenRow};
-use crate::imsg::message::{ToCoordinator, ToWorker};
+use crate::imsg::message::{ToCoordinator, ToHelper, ToWorker};
 use crate::imsg::queue::Words;
 use crate::imsg::wanted::Detail;
 use crate::imsg::{Chain, Control, Shared, SlotNo, wake};
@@ -399,11 +399,14 @@ impl Host for PgHost {
 
     fn early(&mut self, helper: u32, first: u64, what: Early) {
         let (what, bytes) = match what {
-            Early::Begin { origin } => (What::EarlyBegin { first, origin }, Bytes::new()),
+            Early::Begin { origin } => (
+                What::Word(ToHelper::EarlyBegin { first, origin }),
+                Bytes::new(),
+            ),
             Early::Fragment { nth, base, bytes } => {
                 (What::EarlyFragment { first, nth, base }, bytes)
             }
-            Early::End => (What::EarlyEnd { first }, Bytes::new()),
+            Early::End => (What::Word(ToHelper::EarlyEnd { first }), Bytes::new()),
         };
         self.queue(Work {
             helper,

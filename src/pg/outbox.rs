@@ -5,7 +5,7 @@ use super::helpers::Helpers;
 use super::latch;
 use crate::changeset::encode::Sink;
 use crate::ids::{Gid, MemberId};
-use crate::imsg::message::{ToHelper, ToWorker};
+use crate::imsg::message::{Job, ToHelper, ToWorker};
 use crate::imsg::turn::Wait;
 use crate::imsg::{Chain, ChainWriter, Class, Shared, SlotNo};
 use crate::limits::POOL_BLOCK_BYTES;
@@ -42,13 +42,6 @@ pub enum What {
         /// Which.
         nth: u32,
     },
-    /// See [`ToHelper::EarlyBegin`]. No bytes.
-    EarlyBegin {
-        /// As there.
-        first: u64,
-        /// As there.
-        origin: MemberId,
-    },
     /// See [`ToHelper::EarlyFragment`].
     EarlyFragment {
         /// As there.
@@ -58,11 +51,8 @@ pub enum What {
         /// As there.
         base: Gid,
     },
-    /// See [`ToHelper::EarlyEnd`]. No bytes.
-    EarlyEnd {
-        /// As there.
-        first: u64,
-    },
+    /// Nothing but this.
+    Word(ToHelper),
 }
 
 impl What {
@@ -73,12 +63,12 @@ impl What {
                 gid,
                 depends_on,
                 origin,
-            } => ToHelper::Apply {
+            } => ToHelper::Apply(Job {
                 gid,
                 depends_on,
                 origin,
                 changeset: chain,
-            },
+            }),
             What::Fragment { gid, nth } => ToHelper::Fragment {
                 gid,
                 nth,
@@ -90,7 +80,7 @@ impl What {
                 base,
                 fragment: chain,
             },
-            What::EarlyBegin { .. } | What::EarlyEnd { .. } => unreachable!("they have no bytes"),
+            What::Word(message) => message,
         }
     }
 }
@@ -195,18 +185,14 @@ impl Outbox {
                 continue;
             };
             let (helper, what) = (next.helper, next.what);
-            let (chain, message) = match what {
-                What::EarlyBegin { first, origin } => {
-                    (None, ToHelper::EarlyBegin { first, origin })
-                }
-                What::EarlyEnd { first } => (None, ToHelper::EarlyEnd { first }),
-                _ => {
-                    let Some(chain) = self.place(&next.bytes) else {
-                        break;
-                    };
-                    let chain = self.shared.pool().post(chain);
-                    (Some(chain), what.message(chain))
-                }
+            let (chain, message) = if let What::Word(message) = what {
+                (None, message)
+            } else {
+                let Some(chain) = self.place(&next.bytes) else {
+                    break;
+                };
+                let chain = self.shared.pool().post(chain);
+                (Some(chain), what.message(chain))
             };
             let queue = &self.shared.slot(slot).requests_down;
             if queue.push(message.into()).is_err() {

@@ -5,7 +5,7 @@ use super::fragments;
 use super::phase::Phase;
 use crate::capture::transaction as captured;
 use crate::ids::Gid;
-use crate::imsg::message::{ToCoordinator, ToHelper, ToWorker};
+use crate::imsg::message::{Job, ToCoordinator, ToHelper, ToWorker};
 use crate::imsg::queue::QueueFull;
 use crate::imsg::{Control, ProcSlot, since, wake};
 use crate::pg::guard::{Result, boundary_nofail};
@@ -61,7 +61,7 @@ pub fn attach(helper: bool) -> Result<()> {
 fn drop_work() {
     while let Some(words) = slot().requests_down.pop() {
         if let Ok(
-            ToHelper::Apply { changeset, .. }
+            ToHelper::Apply(Job { changeset, .. })
             | ToHelper::Fragment {
                 fragment: changeset,
                 ..
