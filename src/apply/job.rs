@@ -72,6 +72,9 @@ pub(super) fn apply_entries(
     let mut inserts = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| damaged(&e))?;
+        if !matches!(entry, Entry::Update { .. }) {
+            applier.settle()?;
+        }
         if let Entry::Insert(row) = entry {
             inserts.push(row);
             if inserts.len() < BATCH_ROWS {

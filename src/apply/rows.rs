@@ -1,12 +1,12 @@
 //! One entry of a changeset, done to the heap and the indexes.
 
-use super::tables::{BATCH_ROWS, Index, Table, Tables};
+use super::tables::{BATCH_BYTES, BATCH_ROWS, Index, Table, Tables};
 use super::whole_rows::Run;
 use crate::capture::layout::{self, Attr, Span};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, Snapshot, UniqueCheck, internal};
-use crate::pg::relation;
+use crate::pg::relation::{self, Tuple};
 use crate::pg::sys;
 use crate::pg::transaction;
 use crate::pg::trigger::{self, Event, When};
@@ -34,6 +34,30 @@ pub enum Change<'c> {
     },
 }
 
+/// New versions of rows that are in the heap and not yet in the indexes.
+///
+/// They are the table's first slots, in working memory. As long as there are some the snapshot does not
+/// show what this transaction has written, so nobody looks for them.
+#[derive(Default)]
+struct Unindexed {
+    oid: u32,
+    rows: usize,
+    /// In which indexes they belong.
+    which: Indexes,
+    /// Columns in which they differ from the versions before.
+    changed: Vec<bool>,
+    /// Updates, and bytes of new versions, since working memory was last reset.
+    updates: usize,
+    bytes: usize,
+}
+
+impl Unindexed {
+    /// Working memory has all that it should.
+    fn is_full(&self) -> bool {
+        self.updates >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+    }
+}
+
 /// Applies entries of a changeset within one transaction.
 pub struct Applier<'t> {
     pub(super) tables: &'t mut Tables,
@@ -50,6 +74,7 @@ pub struct Applier<'t> {
     pub(super) failed: HashSet<u32>,
     spans: Vec<Span>,
     buffers: Vec<TupleBuffer>,
+    unindexed: Unindexed,
 }
 
 impl<'t> Applier<'t> {
@@ -66,6 +91,7 @@ impl<'t> Applier<'t> {
             failed: HashSet::new(),
             spans: Vec::new(),
             buffers: Vec::new(),
+            unindexed: Unindexed::default(),
         }
     }
 
@@ -103,7 +129,12 @@ impl<'t> Applier<'t> {
         let has_triggers = self.tables.get(oid)?.has_triggers;
         let together = if has_triggers { 1 } else { BATCH_ROWS };
         loop {
-            let batch: Vec<TupleBytes> = rows.by_ref().take(together).collect();
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while batch.len() < together && bytes < BATCH_BYTES {
+                let Some(row) = rows.next() else { break };
+                bytes += row.data.len();
+                batch.push(row);
+            }
             let n = batch.len();
             if n == 0 {
                 return Ok(());
@@ -130,16 +161,14 @@ impl<'t> Applier<'t> {
             if n == 1 {
                 let tuple = heap::slot_tuple(table.slots[0])?;
                 heap::insert(table.handle, tuple, cid)?;
-                let tid = tuple.tid();
-                insert_index_entries(table, table.slots[0], tid, Indexes::All)?;
+                heap::slot_store(table.slots[0], tuple)?;
+                insert_index_entries(table, 1, Indexes::All, None)?;
                 if has_triggers {
                     self.fire(oid, When::After, Event::Insert(tuple))?;
                 }
             } else {
                 heap::insert_many(table.handle, &mut table.slots[..n], cid)?;
-                for slot in &table.slots[..n] {
-                    insert_index_entries(table, *slot, heap::slot_tid(*slot), Indexes::All)?;
-                }
+                insert_index_entries(table, n, Indexes::All, None)?;
             }
             for slot in &self.tables.get(oid)?.slots[..n] {
                 heap::slot_clear(*slot)?;
@@ -163,7 +192,12 @@ impl<'t> Applier<'t> {
             self.show()?;
         }
         let memory = self.memory;
-        memory.reset();
+        if self.unindexed.rows == 0 || self.unindexed.is_full() {
+            self.settle()?;
+            memory.reset();
+            (self.unindexed.updates, self.unindexed.bytes) = (0, 0);
+        }
+        self.unindexed.updates += 1;
         memory.within(|| {
             for _ in 0..TRIES_MAX {
                 self.find(oid, &identity)?;
@@ -181,6 +215,7 @@ impl<'t> Applier<'t> {
     pub(super) fn change_found(&mut self, oid: u32, change: &Change) -> Result<Outcome> {
         let table = self.tables.get(oid)?;
         let (found, has_triggers) = (table.found, table.has_triggers);
+        let has_identity = table.has_identity;
         let old = heap::slot_tuple(found)?;
         // What triggers are told stays as it is when the heap has changed it.
         let before = if has_triggers {
@@ -219,19 +254,18 @@ impl<'t> Applier<'t> {
                     new: tuple,
                     changed: &replace,
                 };
-                let table = if has_triggers {
+                if has_triggers {
                     self.fire(oid, When::Before, event)?;
-                    self.tables.get(oid)?
-                } else {
-                    table
-                };
+                }
+                self.unindexed.bytes += tuple.bytes();
+                let table = self.tables.get(oid)?;
                 let cid = transaction::command_id()?;
                 let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
                 if outcome == Outcome::Done && indexes != Indexes::None {
-                    let slot = table.slots[0];
-                    heap::slot_store(slot, tuple)?;
-                    insert_index_entries(table, slot, tuple.tid(), indexes)?;
-                    heap::slot_clear(slot)?;
+                    self.put_off(oid, tuple, indexes, &replace)?;
+                    if has_triggers || !has_identity {
+                        self.settle()?;
+                    }
                 }
                 (outcome, event)
             }
@@ -243,6 +277,45 @@ impl<'t> Applier<'t> {
         }
         heap::slot_clear(found)?;
         Ok(outcome)
+    }
+
+    /// The new version of a row, which is in the heap, will be in the indexes by and by.
+    fn put_off(
+        &mut self,
+        oid: u32,
+        tuple: Tuple,
+        which: Indexes,
+        changed: &[bool],
+    ) -> Result<()> {
+        let last = &self.unindexed;
+        if (last.oid, last.which) != (oid, which) || last.changed != changed {
+            self.settle()?;
+            let put_off = &mut self.unindexed;
+            (put_off.oid, put_off.which) = (oid, which);
+            put_off.changed.clear();
+            put_off.changed.extend_from_slice(changed);
+        }
+        let rows = self.unindexed.rows;
+        let table = self.tables.get_with_slots(oid, rows + 1)?;
+        heap::slot_store(table.slots[rows], tuple)?;
+        self.unindexed.rows += 1;
+        Ok(())
+    }
+
+    /// Puts what was put off into the indexes. Before anything but another update.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let rows = std::mem::take(&mut self.unindexed.rows);
+        if rows == 0 {
+            return Ok(());
+        }
+        let put_off = &self.unindexed;
+        let table = self.tables.get(put_off.oid)?;
+        self.memory
+            .within(|| insert_index_entries(table, rows, put_off.which, Some(&put_off.changed)))?;
+        for slot in &table.slots[..rows] {
+            heap::slot_clear(*slot)?;
+        }
+        Ok(())
     }
 
     /// Truncates relations together.
@@ -270,12 +343,12 @@ impl<'t> Applier<'t> {
     /// Something was done in commands of its own. What was written before them must not be as in the
     /// snapshot any more: of a row that an earlier command has changed PostgreSQL does not say so.
     pub fn catch_up(&mut self) -> Result<()> {
-        self.written = true;
-        self.show_written()
+        self.show()
     }
 
     /// There is a pause: holds no buffer meanwhile.
     pub fn pause(&mut self) -> Result<()> {
+        self.settle()?;
         self.tables.rest()
     }
 
@@ -286,7 +359,8 @@ impl<'t> Applier<'t> {
     }
 
     /// All entries are done.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
+        self.settle()?;
         self.tables.rest()?;
         // The end of the transaction settles which files relations have: nobody may have them open.
         if self.truncated {
@@ -297,17 +371,14 @@ impl<'t> Applier<'t> {
 
     /// Lets the snapshot show what was written so far, here and by triggers.
     pub(super) fn show(&mut self) -> Result<()> {
+        self.settle()?;
         self.written = false;
         transaction::next_command()
     }
 
     /// The same, if something was written here.
     pub(super) fn show_written(&mut self) -> Result<()> {
-        if self.written {
-            transaction::next_command()?;
-            self.written = false;
-        }
-        Ok(())
+        if self.written { self.show() } else { Ok(()) }
     }
 
     /// Brings the row into the table's `found` slot. The snapshot is from after everything that
@@ -404,18 +475,20 @@ fn has_varwidth(attrs: &[Attr], spans: &[Span]) -> bool {
         .any(|(attr, span)| attr.len < 0 && !span.is_null())
 }
 
-/// Gives the row in `slot`, which lies at `tid`, its index entries.
+/// Gives the rows in the table's first slots, which are in the heap, their index entries; if they are
+/// new versions of rows, these columns have `changed`.
 fn insert_index_entries(
     table: &Table,
-    slot: Slot,
-    tid: sys::ItemPointerData,
+    rows: usize,
     which: Indexes,
+    changed: Option<&[bool]>,
 ) -> Result<()> {
+    let slots = &table.slots[..rows];
     for index in &table.indexes {
         if which == Indexes::Summarizing && !index.summarizing {
             continue;
         }
-        let insert = || insert_index_entry(table, index, slot, tid);
+        let insert = || insert_into_index(table, index, slots, changed);
         if index.computed {
             heap::as_owner(table.handle, insert)?
         } else {
@@ -425,30 +498,32 @@ fn insert_index_entries(
     Ok(())
 }
 
-fn insert_index_entry(
+fn insert_into_index(
     table: &Table,
     index: &Index,
-    slot: Slot,
-    tid: sys::ItemPointerData,
+    slots: &[Slot],
+    changed: Option<&[bool]>,
 ) -> Result<()> {
-    let Some(mut entry) = heap::index_values(index.info, slot, table.executor.as_ref())? else {
-        return Ok(());
-    };
+    // A key that was a row's before is nobody else's: whoever wants it waits for the row, or has
+    // been told to abort by now.
+    let unchanged = changed.is_some_and(|c| index.keeps_key(c));
     // A deferrable constraint was checked at the origin when all of the transaction was done, and
     // certified from that check on; meanwhile two rows may share a key here as they did there.
-    let check = match (index.unique, index.immediate) {
+    let check = match (index.unique && !unchanged, index.immediate) {
         (false, _) => UniqueCheck::No,
         (true, true) => UniqueCheck::Now,
         (true, false) => UniqueCheck::Later,
     };
-    heap::index_insert(
-        index.handle,
-        &mut entry,
-        tid,
-        table.handle,
-        check,
-        false,
-        index.info,
-    )?;
+    let (handle, heap, info) = (index.handle, table.handle, index.info);
+    if index.many && slots.len() > 1 && check != UniqueCheck::Later {
+        return heap::btree_insert(handle, slots, heap, check, unchanged, info);
+    }
+    for slot in slots {
+        let values = heap::index_values(info, *slot, table.executor.as_ref())?;
+        if let Some(mut entry) = values {
+            let tid = heap::slot_tid(*slot);
+            heap::index_insert(handle, &mut entry, tid, heap, check, unchanged, info)?;
+        }
+    }
     Ok(())
 }

@@ -10,14 +10,17 @@ use crate::pg::guard::Result;
 use crate::pg::heap::{self, Context, Executor, Slot, Snapshot, internal};
 use crate::pg::owner::Owner;
 use crate::pg::relation::{self, Handle, Info};
-use crate::pg::scan::Search;
+use crate::pg::scan::{Finger, Search};
 use crate::pg::sys;
 use crate::pg::trigger::{self, Triggers};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// Rows that one heap_multi_insert takes.
-pub const BATCH_ROWS: usize = 64;
+pub const BATCH_ROWS: usize = 128;
+
+/// Bytes of rows from which on a batch takes no more.
+pub const BATCH_BYTES: usize = 256 * 1024;
 
 /// An index of an open table.
 pub struct Index {
@@ -33,6 +36,17 @@ pub struct Index {
     pub computed: bool,
     /// It only summarizes blocks.
     pub summarizing: bool,
+    /// It takes entries of many rows at a time.
+    pub many: bool,
+    /// Columns (from 0) that its key consists of, if it has no expressions.
+    keys: Vec<u16>,
+}
+
+impl Index {
+    /// Whether a row has the same key as before if only these columns `changed`.
+    pub fn keeps_key(&self, changed: &[bool]) -> bool {
+        !self.computed && !self.keys.iter().any(|c| changed[usize::from(*c)])
+    }
 }
 
 /// The index in which rows are looked for.
@@ -75,6 +89,7 @@ pub struct Table {
     pub found: Slot,
     /// For indexes with expressions or predicates.
     pub executor: Option<Executor>,
+    finger: Option<Finger>,
     search: Option<Search>,
     /// Serial number of the transaction that has it locked.
     locked_in: u64,
@@ -193,6 +208,12 @@ impl Tables {
         let Some(table) = self.open.get_mut(&oid) else {
             return Err(internal("search in a table that is not open"));
         };
+        let found = table.found;
+        if let Some(finger) = &mut table.finger {
+            if let Some(answer) = finger.find(values, snapshot, found)? {
+                return Ok(answer);
+            }
+        }
         let search = match &mut table.search {
             Some(search) => search,
             none => {
@@ -207,7 +228,6 @@ impl Tables {
             }
         };
         // What a search allocates as it goes lives as long as the search.
-        let found = table.found;
         self.context.within(|| search.find(values, snapshot, found))
     }
 
@@ -231,10 +251,12 @@ impl Tables {
             if let Some(triggers) = table.triggers.take() {
                 triggers.close()?;
             }
+            heap::slot_clear(table.found)?;
+            if let Some(finger) = &table.finger {
+                finger.rest()?;
+            }
             if let Some(search) = &table.search {
-                search.rest(table.found)?;
-            } else {
-                heap::slot_clear(table.found)?;
+                search.rest()?;
             }
             for index in &table.indexes {
                 heap::index_insert_done(index.handle, index.info)?;
@@ -272,6 +294,7 @@ fn describe(oid: u32, handle: Handle, indexes: Vec<(u32, Handle)>) -> Result<Tab
         slots: vec![heap::slot_new(handle)?],
         found: heap::slot_new_buffered(handle)?,
         executor: None,
+        finger: None,
         search: None,
         locked_in: 0,
     };
@@ -292,13 +315,19 @@ fn describe(oid: u32, handle: Handle, indexes: Vec<(u32, Handle)>) -> Result<Tab
             best = rank;
             table.finder = Some(finder(index));
         }
+        if Some(index_oid) == identity {
+            table.finger = Finger::new(handle, index)?;
+        }
         table.is_unique |= form.indisunique && form.indimmediate;
         if computed && table.executor.is_none() {
             table.executor = Some(Executor::new()?);
         }
+        let is_btree = relation::form(index).relam == sys::BTREE_AM_OID;
         table.indexes.push(Index {
             handle: index,
             info,
+            many: is_btree && !computed,
+            keys: key_columns(index),
             unique: form.indisunique,
             immediate: form.indimmediate,
             computed,
@@ -308,12 +337,19 @@ fn describe(oid: u32, handle: Handle, indexes: Vec<(u32, Handle)>) -> Result<Tab
     Ok(table)
 }
 
+/// Columns (from 0) of an index's key that are not expressions.
+fn key_columns(index: Handle) -> Vec<u16> {
+    let columns = relation::index_columns(index);
+    let keys = &columns[..relation::index_form(index).indnkeyatts as usize];
+    keys.iter()
+        .filter_map(|k| u16::try_from(*k).ok()?.checked_sub(1))
+        .collect()
+}
+
 fn finder(index: Handle) -> Finder {
-    let keys = relation::index_columns(index);
-    let keys = &keys[..relation::index_form(index).indnkeyatts as usize];
     Finder {
         index,
-        columns: keys.iter().map(|k| *k as u16 - 1).collect(),
+        columns: key_columns(index),
         nulls: relation::form(index).relam == sys::BTREE_AM_OID,
     }
 }

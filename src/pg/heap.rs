@@ -92,6 +92,16 @@ unsafe extern "C" {
         unique: *mut bool,
         e: Edata,
     ) -> c_int;
+    fn pgr_shim_btree_insert(
+        index: Handle,
+        heap: Handle,
+        info: Info,
+        slots: *const Slot,
+        n: c_int,
+        check: sys::IndexUniqueCheck,
+        unchanged: bool,
+        e: Edata,
+    ) -> c_int;
     fn pgr_shim_index_insert_done(index: Handle, info: Info, e: Edata) -> c_int;
     fn pgr_shim_become_owner(rel: Handle, saved: *mut User, e: Edata) -> c_int;
     fn pgr_shim_become_self(saved: *const User, e: Edata) -> c_int;
@@ -386,9 +396,10 @@ pub enum Outcome {
 }
 
 /// Which indexes an update needs entries in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Indexes {
     /// None (a HOT update).
+    #[default]
     None,
     /// All.
     All,
@@ -493,7 +504,7 @@ pub fn fetch(rel: Handle, mut tid: sys::ItemPointerData, slot: Slot) -> Result<b
 /// How strictly a new index entry is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UniqueCheck {
-    /// Not a unique index.
+    /// Not at all.
     No,
     /// At once.
     Now,
@@ -503,7 +514,18 @@ pub enum UniqueCheck {
     Existing,
 }
 
-/// Puts an entry into an index. False: there may be a duplicate (only with `Later`).
+impl UniqueCheck {
+    fn raw(self) -> sys::IndexUniqueCheck {
+        match self {
+            UniqueCheck::No => sys::UNIQUE_CHECK_NO,
+            UniqueCheck::Now => sys::UNIQUE_CHECK_YES,
+            UniqueCheck::Later => sys::UNIQUE_CHECK_PARTIAL,
+            UniqueCheck::Existing => sys::UNIQUE_CHECK_EXISTING,
+        }
+    }
+}
+
+/// Puts an entry into an index. With `unchanged` the row had the same key before. False: there may be a duplicate (only with `Later`).
 pub fn index_insert(
     index: Handle,
     entry: &mut IndexValues,
@@ -513,12 +535,6 @@ pub fn index_insert(
     unchanged: bool,
     info: Info,
 ) -> Result<bool> {
-    let check = match check {
-        UniqueCheck::No => sys::UNIQUE_CHECK_NO,
-        UniqueCheck::Now => sys::UNIQUE_CHECK_YES,
-        UniqueCheck::Later => sys::UNIQUE_CHECK_PARTIAL,
-        UniqueCheck::Existing => sys::UNIQUE_CHECK_EXISTING,
-    };
     let mut unique = false;
     // SAFETY: the arrays have room for any index.
     guard::call0(|e| unsafe {
@@ -528,7 +544,7 @@ pub fn index_insert(
             entry.nulls.as_mut_ptr(),
             &raw mut tid,
             heap,
-            check,
+            check.raw(),
             unchanged,
             info,
             &raw mut unique,
@@ -536,6 +552,31 @@ pub fn index_insert(
         )
     })?;
     Ok(unique)
+}
+
+/// Puts entries of the rows in these slots into a B-tree without expressions and predicate, checked at
+/// once or (`No`) where no other row can have these keys. Works in the current memory context.
+pub fn btree_insert(
+    index: Handle,
+    slots: &[Slot],
+    heap: Handle,
+    check: UniqueCheck,
+    unchanged: bool,
+    info: Info,
+) -> Result<()> {
+    // SAFETY: as many live slots as said; an open index of the open table.
+    guard::call0(|e| unsafe {
+        pgr_shim_btree_insert(
+            index,
+            heap,
+            info,
+            slots.as_ptr(),
+            slots.len() as c_int,
+            check.raw(),
+            unchanged,
+            e,
+        )
+    })
 }
 
 /// After the last index_insert of a transaction: some access methods keep buffers from one to the

@@ -91,6 +91,13 @@ impl Tuple {
         Tuple(tuple)
     }
 
+    /// Its length, with its header.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        // SAFETY: a live tuple.
+        unsafe { (*self.0).t_len as usize }
+    }
+
     /// Where it lies in the heap; set once it is there.
     #[must_use]
     pub fn tid(self) -> sys::ItemPointerData {

@@ -1,4 +1,4 @@
-//! Looking for rows: by equality in an index, or in all of a table.
+//! Looking for rows: by equality in an index, from its root or from where the last was, or in all of a table.
 
 use super::guard::{self, Result};
 use super::heap::{Slot, Snapshot};
@@ -40,7 +40,22 @@ unsafe extern "C" {
         found: *mut bool,
         e: Edata,
     ) -> c_int;
-    fn pgr_shim_scan_rest(scan: sys::IndexScanDesc, slot: Slot, e: Edata) -> c_int;
+    fn pgr_shim_scan_rest(scan: sys::IndexScanDesc, e: Edata) -> c_int;
+    fn pgr_shim_finger_new(
+        heap: Handle,
+        index: Handle,
+        out: *mut *mut FingerState,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_finger_find(
+        finger: *mut FingerState,
+        snapshot: Snapshot,
+        values: *const sys::Datum,
+        slot: Slot,
+        out: *mut c_int,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_finger_rest(finger: *mut FingerState, e: Edata) -> c_int;
     fn pgr_shim_table_scan_begin(
         rel: Handle,
         snapshot: Snapshot,
@@ -132,10 +147,59 @@ impl Search {
         Ok(found)
     }
 
-    /// Empties the slot and lets go of all buffers, until the next find().
-    pub fn rest(&self, slot: Slot) -> Result<()> {
-        // SAFETY: the scan is open, the slot alive.
-        guard::call0(|e| unsafe { pgr_shim_scan_rest(self.scan, slot, e) })
+    /// Lets go of all buffers, until the next find(); the slot is empty.
+    pub fn rest(&self) -> Result<()> {
+        // SAFETY: the scan is open.
+        guard::call0(|e| unsafe { pgr_shim_scan_rest(self.scan, e) })
+    }
+}
+
+/// `PgrFinger` of shim_btree.c.
+enum FingerState {}
+
+/// A search for a row by all columns of a B-tree, none of them null, that begins where the last one
+/// ended. It lives in the memory context in which it was made.
+pub struct Finger(*mut FingerState);
+
+impl Finger {
+    /// In `index` of `heap`, which stay open as long as this; `None` if it takes a [`Search`].
+    pub fn new(heap: Handle, index: Handle) -> Result<Option<Finger>> {
+        if relation::form(index).relam != sys::BTREE_AM_OID {
+            return Ok(None);
+        }
+        let mut out = std::ptr::null_mut();
+        // SAFETY: open relations.
+        guard::call0(|e| unsafe { pgr_shim_finger_new(heap, index, &raw mut out, e) })?;
+        Ok((!out.is_null()).then_some(Finger(out)))
+    }
+
+    /// Brings the row with these values into a buffered slot, as `snapshot` sees it; `None` if it takes
+    /// a [`Search`] to tell.
+    pub fn find(
+        &mut self,
+        values: &[Option<sys::Datum>],
+        snapshot: Snapshot,
+        slot: Slot,
+    ) -> Result<Option<bool>> {
+        let mut datums = [0; sys::INDEX_MAX_KEYS as usize];
+        for (datum, value) in datums.iter_mut().zip(values) {
+            let Some(value) = value else {
+                return Ok(None);
+            };
+            *datum = *value;
+        }
+        let mut found = 0;
+        // SAFETY: room for a value of each column of any index; what they point to outlives the call.
+        guard::call0(|e| unsafe {
+            pgr_shim_finger_find(self.0, snapshot, datums.as_ptr(), slot, &raw mut found, e)
+        })?;
+        Ok((found >= 0).then_some(found > 0))
+    }
+
+    /// Lets go of all buffers, until the next find(); the slot is empty.
+    pub fn rest(&self) -> Result<()> {
+        // SAFETY: it lives.
+        guard::call0(|e| unsafe { pgr_shim_finger_rest(self.0, e) })
     }
 }
 

@@ -721,17 +721,10 @@ pgr_shim_lock_relation(Oid relid, LOCKMODE mode, ErrorData **edata)
 }
 
 /* Leaves a search open, but without a pin on any buffer. */
-static void
-scan_rest(IndexScanDesc scan, TupleTableSlot *slot)
-{
-	ExecClearTuple(slot);
-	index_rescan(scan, NULL, scan->numberOfKeys, NULL, 0);
-}
-
 int
-pgr_shim_scan_rest(IndexScanDesc scan, TupleTableSlot *slot, ErrorData **edata)
+pgr_shim_scan_rest(IndexScanDesc scan, ErrorData **edata)
 {
-	GUARD(scan_rest(scan, slot));
+	GUARD(index_rescan(scan, NULL, scan->numberOfKeys, NULL, 0));
 }
 
 int
