@@ -280,13 +280,7 @@ impl<'t> Applier<'t> {
     }
 
     /// The new version of a row, which is in the heap, will be in the indexes by and by.
-    fn put_off(
-        &mut self,
-        oid: u32,
-        tuple: Tuple,
-        which: Indexes,
-        changed: &[bool],
-    ) -> Result<()> {
+    fn put_off(&mut self, oid: u32, tuple: Tuple, which: Indexes, changed: &[bool]) -> Result<()> {
         let last = &self.unindexed;
         if (last.oid, last.which) != (oid, which) || last.changed != changed {
             self.settle()?;

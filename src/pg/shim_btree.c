@@ -277,6 +277,8 @@ finger_new(Relation heap, Relation index)
 	PgrFinger  *finger;
 	BTScanInsert key = _bt_mkscankey(index, NULL);
 
+	/* a key of no entry does not know them */
+	_bt_metaversion(index, &key->heapkeyspace, &key->allequalimage);
 	if (!key->heapkeyspace)
 		return NULL;
 	key->keysz = IndexRelationGetNumberOfKeyAttributes(index);
