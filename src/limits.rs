@@ -100,6 +100,13 @@ pub const APPLY_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Tries of helpers on one changeset before the member fails; the pauses between them double, from
 /// one tick on.
 pub const HELPER_ATTEMPTS_MAX: u32 = 8;
+
+/// Changesets that a helper is given at once, when more wait than there are helpers. All are in its
+/// queue, beside a word or two.
+pub const HELPER_RUN_MAX: usize = 12;
+
+/// Bytes of changesets from which on a helper is given no more at once.
+pub const HELPER_RUN_BYTES: usize = 64 << 10;
 /// Bytes of a checkpoint of the certification state; it may exceed a record of messages.
 pub const CHECKPOINT_BYTES_MAX: usize = 512 << 20;
 /// Length of an address `host:port`.

@@ -65,7 +65,7 @@ impl Helper {
         EARLY.set(false);
         job::set_current(None);
         if let (Ok(true), Some(job)) = (&done, &turn) {
-            return self.committed(job);
+            return self.committed(std::iter::once(job));
         }
         transaction::abort()?;
         self.tables.forget()?;

@@ -1,6 +1,8 @@
 //! A helper's process: takes a changeset, applies it in a transaction, commits at its turn.
 
 use super::job;
+use super::rows::Applier;
+use super::run::gather;
 use super::tables::Tables;
 use crate::capture::transaction::watch_transactions;
 use crate::changeset::decode::Changeset;
@@ -39,10 +41,16 @@ pub fn main(number: u32) -> Result<()> {
         bytes: Vec::new(),
     };
     send(ToCoordinator::HelperReady { helper: number })?;
+    // Taken from the queue in search of something else.
+    let mut instead = None;
     loop {
         guc::reload_if_asked()?;
-        match next() {
-            Some(ToHelper::Apply(job)) => helper.work(job)?,
+        match instead.take().or_else(next) {
+            Some(ToHelper::Apply(job)) => {
+                let (run, other) = gather(job);
+                instead = other;
+                helper.apply_run(run)?;
+            }
             Some(ToHelper::EarlyBegin { first, .. }) => helper.early(first)?,
             // Of an attempt that was given up.
             Some(
@@ -83,25 +91,13 @@ pub struct Helper {
 }
 
 impl Helper {
-    fn work(&mut self, job: Job) -> Result<()> {
-        if !take(&job, &mut self.bytes) {
-            // Meant for another, long ago.
-            return Ok(());
-        }
-        self.apply(job)
-    }
-
     /// Applies the changeset in `bytes`, and says what became of it.
     pub(super) fn apply(&mut self, job: Job) -> Result<()> {
         if is_committed(&job) {
             return applied(job.gid);
         }
         wait_for(job.depends_on, || Ok(()))?;
-        let cause = Cause {
-            gid: job.gid,
-            origin: job.origin,
-            relation: 0,
-        };
+        let cause = cause(&job);
         let done = loop {
             let kept = !self.tables.is_empty();
             job::set_current(Some(cause));
@@ -123,7 +119,7 @@ impl Helper {
             }
         };
         match done {
-            Ok(()) => self.committed(&job),
+            Ok(()) => self.committed(std::iter::once(&job)),
             Err((sqlstate, message)) => {
                 control()
                     .counters
@@ -144,41 +140,65 @@ impl Helper {
         }
     }
 
-    /// Says that it is done.
-    pub(super) fn committed(&mut self, job: &Job) -> Result<()> {
-        if u32::from(job.origin.0) != control().member.load(Ordering::Relaxed) {
-            control().counters.applied.fetch_add(1, Ordering::Relaxed);
+    /// Says that these are done, which were committed together.
+    pub(super) fn committed<'j>(&mut self, jobs: impl Iterator<Item = &'j Job>) -> Result<()> {
+        let (control, mut last) = (control(), Gid::ZERO);
+        for job in jobs {
+            if u32::from(job.origin.0) != control.member.load(Ordering::Relaxed) {
+                control.counters.applied.fetch_add(1, Ordering::Relaxed);
+            }
+            last = job.gid;
         }
-        applied(job.gid)?;
+        applied(last)?;
         transaction::report_statistics()
     }
 
-    fn attempt(&mut self, job: &Job) -> Result<()> {
-        let changeset = Changeset::parse(&self.bytes).map_err(|e| job::damaged(&e))?;
+    /// A transaction at this position begins.
+    pub(super) fn begin(&mut self, job: &Job) -> Result<Applier<'_>> {
         let snapshot = transaction::begin()?;
         let slot = slot();
         slot.ticket
             .store(transaction::local_id().into(), Ordering::SeqCst);
         slot.gid.store(job.gid.0, Ordering::SeqCst);
         set_phase(Phase::Certified);
-        let fragment = |nth| fetch(job.gid, nth);
-        job::apply(
-            &changeset,
-            job.gid,
-            snapshot,
-            &mut self.tables,
-            &self.memory,
-            fragment,
-        )?;
+        Ok(Applier::new(&mut self.tables, &self.memory, snapshot))
+    }
+
+    fn attempt(&mut self, job: &Job) -> Result<()> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let done = self.attempt_with(job, &bytes);
+        self.bytes = bytes;
+        done
+    }
+
+    fn attempt_with(&mut self, job: &Job, bytes: &[u8]) -> Result<()> {
+        let changeset = Changeset::parse(bytes).map_err(|e| job::damaged(&e))?;
+        let mut applier = self.begin(job)?;
+        job::apply(&changeset, job.gid, &mut applier, |nth| fetch(job.gid, nth))?;
+        applier.finish()?;
         transaction::commit()
     }
+}
+
+/// For whom others give way.
+pub(super) fn cause(job: &Job) -> Cause {
+    Cause {
+        gid: job.gid,
+        origin: job.origin,
+        relation: 0,
+    }
+}
+
+/// All of the order up to this is visible.
+pub(super) fn is_visible(gid: Gid) -> bool {
+    control().visible.passed() >= gid
 }
 
 /// Waits until a GID is visible. If a transaction is under way, one before it that is in need of what
 /// this one holds ends the wait with an error; so does one of `look`, which is called now and then.
 pub(super) fn wait_for(gid: Gid, look: impl Fn() -> Result<()>) -> Result<()> {
     let (control, number) = (control(), NUMBER.get());
-    if control.visible.passed() >= gid {
+    if is_visible(gid) {
         return Ok(());
     }
     let (me, dependents) = (shmem::my_slot().0, &control.dependents);
@@ -244,25 +264,24 @@ pub(super) fn fetch(gid: Gid, nth: u32) -> Result<Vec<u8>> {
 
 /// The worker that was to be replaced has reached its turn after all.
 pub(super) fn is_committed(job: &Job) -> bool {
-    control().visible.passed() >= job.gid
+    is_visible(job.gid)
 }
 
 /// A helper's last step before its commit record.
 pub fn pre_commit() -> Result<bool> {
-    let Some(cause) = job::current() else {
+    let Some((first, last)) = job::positions() else {
         return Ok(true);
     };
-    while !gate::is_turn(&control().logged, cause.gid) {
-        if control().logged.passed() >= cause.gid {
+    while !gate::is_turn(&control().logged, first) {
+        if control().logged.passed() >= first {
             return Err(internal(format!(
-                "transaction {} is committed already",
-                cause.gid
+                "transaction {first} is committed already"
             )));
         }
         let event = sys::WAIT_EVENT_REPLICATION_COMMIT_TURN;
         latch::sleep_interruptible(Some(gate::LOOK_AROUND), event)?;
     }
     notify::queue_ordered()?;
-    gate::enter(cause.gid);
+    gate::enter(first, last);
     Ok(true)
 }

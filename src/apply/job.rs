@@ -1,13 +1,14 @@
 //! What a helper is at work on.
 
 use super::rows::{Applier, Change};
-use super::tables::{BATCH_ROWS, Tables};
+use super::tables::BATCH_ROWS;
 use super::whole_rows::Run;
 use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry, Header};
 use crate::changeset::fragment::fragment_entries;
+use crate::changeset::tuple::TupleBytes;
 use crate::ids::Gid;
 use crate::pg::guard::Result;
-use crate::pg::heap::{Context, Snapshot, internal};
+use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
 use crate::pg::{large_object, notify, transaction};
 use crate::sequence::helper as sequence;
@@ -15,6 +16,8 @@ use std::cell::Cell;
 
 thread_local! {
     static CURRENT: Cell<Option<Cause>> = const { Cell::new(None) };
+    /// The first of those that are committed together with it.
+    static FIRST: Cell<Option<Gid>> = const { Cell::new(None) };
 }
 
 /// What this helper is at work on now.
@@ -27,35 +30,42 @@ pub fn set_current(cause: Option<Cause>) {
     CURRENT.set(cause);
 }
 
+/// The first and the last position of what is committed when the current one is done.
+pub fn positions() -> Option<(Gid, Gid)> {
+    let last = CURRENT.get()?.gid;
+    Some((FIRST.get().unwrap_or(last), last))
+}
+
+/// What follows is committed together, `first` being the first of it; `None` when that is over.
+pub fn set_first(first: Option<Gid>) {
+    FIRST.set(first);
+}
+
 fn set_relation(relation: u32) {
     if let Some(cause) = CURRENT.get() {
         CURRENT.set(Some(Cause { relation, ..cause }));
     }
 }
 
-/// Does all entries of the changeset with this GID in the current transaction. `fragment` brings the nth
-/// of those that went ahead.
+/// Does all entries of the changeset with this GID in the transaction that has just begun. `fragment`
+/// brings the nth of those that went ahead.
 pub fn apply(
     changeset: &Changeset<'_>,
     gid: Gid,
-    snapshot: Snapshot,
-    tables: &mut Tables,
-    memory: &Context,
+    applier: &mut Applier<'_>,
     mut fragment: impl FnMut(u32) -> Result<Vec<u8>>,
 ) -> Result<()> {
     // A commit record carries the GID, and only a transaction with an id writes one.
     transaction::xid()?;
-    let mut applier = Applier::new(tables, memory, snapshot);
+    let position = Some((changeset.header(), gid));
     if let Some(list) = changeset.fragments() {
         for (nth, counted) in (0..).zip(list.counted()) {
             let bytes = fragment(nth)?;
             let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
-            apply_entries(entries, &mut applier, Some((changeset.header(), gid)))?;
+            apply_entries(entries, applier, position)?;
         }
     }
-    let position = Some((changeset.header(), gid));
-    apply_entries(changeset.entries(), &mut applier, position)?;
-    applier.finish()
+    apply_entries(changeset.entries(), applier, position)
 }
 
 /// Entries that open their relation, of a changeset with this header at this position, if it is known.
@@ -64,86 +74,110 @@ pub(super) fn apply_entries(
     applier: &mut Applier<'_>,
     position: Option<(&Header, Gid)>,
 ) -> Result<()> {
-    let memory = applier.memory;
-    let mut relation = 0;
-    // Changes of rows without an identity that are still to be done.
-    let mut run = Run::default();
-    // Rows inserted one after the other go to the heap together.
-    let mut inserts = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|e| damaged(&e))?;
+    let mut doing = Doing::default();
+    doing.apply(entries, applier, position)?;
+    doing.finish(applier)
+}
+
+/// Entries that are being done, of one changeset after the other.
+#[derive(Default)]
+pub(super) struct Doing<'c> {
+    relation: u32,
+    /// Changes of rows without an identity that are still to be done.
+    run: Run<'c>,
+    /// Rows inserted one after the other go to the heap together.
+    inserts: Vec<TupleBytes<'c>>,
+}
+
+impl<'c> Doing<'c> {
+    /// See [`apply_entries`]. What can be done together with what follows is left.
+    pub fn apply(
+        &mut self,
+        entries: Entries<'c>,
+        applier: &mut Applier<'_>,
+        position: Option<(&Header, Gid)>,
+    ) -> Result<()> {
+        for entry in entries {
+            let entry = entry.map_err(|e| damaged(&e))?;
+            match entry {
+                Entry::Insert(row) => {
+                    applier.settle()?;
+                    self.inserts.push(row);
+                    if self.inserts.len() == BATCH_ROWS {
+                        self.finish(applier)?;
+                    }
+                }
+                // Said again by the next changeset.
+                Entry::Relation {
+                    oid,
+                    fingerprint,
+                    natts,
+                } if oid.0 == self.relation => applier.relation(oid.0, fingerprint, natts)?,
+                entry => self.do_entry(entry, applier, position)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn do_entry(
+        &mut self,
+        entry: Entry<'c>,
+        applier: &mut Applier<'_>,
+        position: Option<(&Header, Gid)>,
+    ) -> Result<()> {
         if !matches!(entry, Entry::Update { .. }) {
             applier.settle()?;
         }
-        if let Entry::Insert(row) = entry {
-            inserts.push(row);
-            if inserts.len() < BATCH_ROWS {
-                continue;
-            }
-        }
-        if !inserts.is_empty() {
-            applier.finish_run(&mut run)?;
-            applier.insert(relation, inserts.drain(..))?;
-        }
+        self.insert(applier)?;
+        let (memory, relation) = (applier.memory, self.relation);
         match entry {
-            Entry::Insert(_) | Entry::Fragments(_) => {}
+            Entry::Insert(_) | Entry::Fragments(_) => Ok(()),
             Entry::Relation {
                 oid,
                 fingerprint,
                 natts,
             } => {
-                applier.finish_run(&mut run)?;
-                relation = oid.0;
-                set_relation(relation);
-                applier.relation(relation, fingerprint, natts)?;
+                applier.finish_run(&mut self.run)?;
+                self.relation = oid.0;
+                set_relation(oid.0);
+                applier.relation(oid.0, fingerprint, natts)
             }
             Entry::Batch(rows) => {
-                applier.finish_run(&mut run)?;
-                applier.insert(relation, rows)?;
+                applier.finish_run(&mut self.run)?;
+                applier.insert(relation, rows)
             }
             Entry::Update {
                 identity,
                 changed,
                 new,
             } => {
-                applier.change(
-                    relation,
-                    identity,
-                    Change::Update { changed, new },
-                    &mut run,
-                )?;
+                let change = Change::Update { changed, new };
+                applier.change(relation, identity, change, &mut self.run)
             }
             Entry::Delete(identity) => {
-                applier.change(
-                    relation,
-                    identity,
-                    Change::Delete { leaves: false },
-                    &mut run,
-                )?;
+                let change = Change::Delete { leaves: false };
+                applier.change(relation, identity, change, &mut self.run)
+            }
+            Entry::Leave(identity) => {
+                let change = Change::Delete { leaves: true };
+                applier.change(relation, identity, change, &mut self.run)
             }
             Entry::Truncate(relations) => {
                 let relations: Vec<u32> = relations.iter().map(|oid| oid.0).collect();
-                applier.finish_run(&mut run)?;
+                applier.finish_run(&mut self.run)?;
                 set_relation(relations[0]);
                 applier.truncate(&relations)?;
                 set_relation(relation);
+                Ok(())
             }
-            Entry::Leave(identity) => {
-                applier.change(
-                    relation,
-                    identity,
-                    Change::Delete { leaves: true },
-                    &mut run,
-                )?;
-            }
-            Entry::Notify { channel, payload } => notify::notify(channel, payload)?,
+            Entry::Notify { channel, payload } => notify::notify(channel, payload),
             Entry::LargeObject { oid, owner, acl } => {
                 beside_rows(memory, relation, || large_object::set(oid.0, owner, acl))?;
-                applier.catch_up()?;
+                applier.catch_up()
             }
             Entry::LargeObjectGone(oid) => {
                 beside_rows(memory, relation, || large_object::gone(oid.0))?;
-                applier.catch_up()?;
+                applier.catch_up()
             }
             Entry::Sequence { oid, change } => {
                 let (header, gid) =
@@ -152,14 +186,25 @@ pub(super) fn apply_entries(
                 sequence::apply(oid, change, header, gid)?;
                 applier.catch_up()?;
                 set_relation(relation);
+                Ok(())
             }
         }
     }
-    applier.finish_run(&mut run)?;
-    if !inserts.is_empty() {
-        applier.insert(relation, inserts.drain(..))?;
+
+    /// Inserts the rows that wait.
+    fn insert(&mut self, applier: &mut Applier<'_>) -> Result<()> {
+        if self.inserts.is_empty() {
+            return Ok(());
+        }
+        applier.finish_run(&mut self.run)?;
+        applier.insert(self.relation, self.inserts.drain(..))
     }
-    Ok(())
+
+    /// Does what was left.
+    pub fn finish(&mut self, applier: &mut Applier<'_>) -> Result<()> {
+        self.insert(applier)?;
+        applier.finish_run(&mut self.run)
+    }
 }
 
 /// Something about a large object, between rows of a relation.

@@ -5,6 +5,7 @@ pub mod early;
 pub mod helper;
 pub mod job;
 pub mod rows;
+mod run;
 pub mod tables;
 pub mod triggers;
 pub mod whole_rows;

@@ -5,13 +5,16 @@
 //! comes in below what the helpers hold; all of them may then wait for it. So helper 0 takes only
 //! a GID whose predecessors are all committed: it never waits, and so the next GID to commit
 //! always finds a helper.
+//!
+//! When more waits than there are helpers, one gets several small changesets that follow each other
+//! in the queue, and may commit those of consecutive GIDs together.
 
 use super::early::Begins;
 use super::event::{Effect, GcsCommand};
 use super::open::Place;
 use crate::gcs::Delivery;
 use crate::ids::{Gid, MemberId, MessageId};
-use crate::limits::{HELPER_ATTEMPTS_MAX, HELPERS_MAX};
+use crate::limits::{HELPER_ATTEMPTS_MAX, HELPER_RUN_BYTES, HELPER_RUN_MAX, HELPERS_MAX};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -32,6 +35,18 @@ pub struct Work {
     pub attempts: u32,
     /// Tick before which it is not tried again: what was short may be there again later.
     pub not_before: u64,
+}
+
+impl Work {
+    /// It may be given to a helper together with others.
+    fn is_one_of_many(&self) -> bool {
+        self.attempts == 0 && self.fragments.is_empty() && self.replay_for.is_none()
+    }
+}
+
+struct Room {
+    changesets: usize,
+    bytes: usize,
 }
 
 /// Where the bytes are.
@@ -55,7 +70,8 @@ pub(super) enum Helper {
     Free,
     /// Has begun a transaction whose changeset is not here; see [`super::early`].
     Early(u64),
-    Busy(Gid),
+    /// In the order in which it was given them.
+    Busy(Vec<Gid>),
 }
 
 /// What a finished GID was.
@@ -64,6 +80,8 @@ pub struct Applied {
     /// The worker to tell.
     pub replay_for: Option<(u32, u64)>,
 }
+
+const RUNNING: &str = "a busy helper's work is in `running`";
 
 /// Queue and helpers.
 #[derive(Debug)]
@@ -158,7 +176,7 @@ impl Dispatch {
     }
 
     fn is_busy(&self, helper: u32, gid: Gid) -> bool {
-        matches!(self.helpers[helper as usize], Helper::Busy(busy) if busy == gid)
+        matches!(&self.helpers[helper as usize], Helper::Busy(gids) if gids.contains(&gid))
     }
 
     /// A helper wants the `nth` fragment of what it is at work on. Its process may be gone by now.
@@ -202,70 +220,69 @@ impl Dispatch {
         *slot = Helper::Free;
     }
 
-    /// A helper has committed `gid`.
-    pub fn applied(&mut self, helper: u32, gid: Gid) -> Applied {
-        self.check_busy(helper, gid);
-        self.helpers[helper as usize] = Helper::Free;
-        let work = self
-            .running
-            .remove(&gid)
-            .expect("a busy helper's work is in `running`");
-        Applied {
-            replay_for: work.replay_for,
-        }
+    /// A helper has committed `gid`, and all of lower GIDs that it was given.
+    pub fn applied(&mut self, helper: u32, gid: Gid) -> Vec<(Gid, Applied)> {
+        let done = self.take(helper, gid, |given| given <= gid);
+        done.into_iter().map(|gid| self.finished(gid)).collect()
     }
 
     /// A helper could not commit `gid`; Err when there is no point in another try.
     pub fn failed(&mut self, helper: u32, gid: Gid, fatal: bool) -> Result<(), u32> {
-        self.check_busy(helper, gid);
-        self.helpers[helper as usize] = Helper::Free;
+        self.take(helper, gid, |given| given == gid);
         self.again(gid, fatal)
     }
 
-    /// A helper process is gone. `last_committed` tells whether it was done with its work.
+    /// A helper process is gone. `last_committed` tells with what of its work it was done. Others get
+    /// the rest, of which it was at the first; Err when there is no point in that.
     pub fn gone(
         &mut self,
         helper: u32,
         last_committed: Gid,
-    ) -> Result<Option<(Gid, Applied)>, (Gid, u32)> {
+    ) -> Result<Vec<(Gid, Applied)>, (Gid, u32)> {
         match std::mem::replace(&mut self.helpers[helper as usize], Helper::Absent) {
-            Helper::Busy(gid) if gid <= last_committed => {
-                let work = self
-                    .running
-                    .remove(&gid)
-                    .expect("a busy helper's work is in `running`");
-                Ok(Some((
-                    gid,
-                    Applied {
-                        replay_for: work.replay_for,
-                    },
-                )))
+            Helper::Busy(gids) => {
+                let (done, left): (Vec<Gid>, Vec<Gid>) =
+                    gids.into_iter().partition(|gid| *gid <= last_committed);
+                let mut left = left.into_iter();
+                if let Some(gid) = left.next() {
+                    self.again(gid, false).map_err(|attempts| (gid, attempts))?;
+                }
+                for gid in left {
+                    let work = self.running.remove(&gid).expect(RUNNING);
+                    self.enqueue(gid, work);
+                }
+                Ok(done.into_iter().map(|gid| self.finished(gid)).collect())
             }
-            Helper::Busy(gid) => self
-                .again(gid, false)
-                .map(|()| None)
-                .map_err(|attempts| (gid, attempts)),
             Helper::Early(first) => {
                 self.early_forget(first);
-                Ok(None)
+                Ok(Vec::new())
             }
-            Helper::Absent | Helper::Free => Ok(None),
+            Helper::Absent | Helper::Free => Ok(Vec::new()),
         }
     }
 
-    /// Panics unless the helper is at work on this.
-    fn check_busy(&self, helper: u32, gid: Gid) {
-        match self.helpers[helper as usize] {
-            Helper::Busy(busy) if busy == gid => {}
-            ref other => panic!("helper {helper} reports GID {gid}, but it is {other:?}"),
+    /// Takes `gid`, which this helper is at work on, and whatever else `is_meant` away from it.
+    fn take(&mut self, helper: u32, gid: Gid, is_meant: impl Fn(Gid) -> bool) -> Vec<Gid> {
+        let slot = &mut self.helpers[helper as usize];
+        let gids = match slot {
+            Helper::Busy(gids) if gids.contains(&gid) => gids,
+            other => panic!("helper {helper} reports GID {gid}, but it is {other:?}"),
+        };
+        let taken = gids.extract_if(.., |given| is_meant(*given)).collect();
+        if gids.is_empty() {
+            *slot = Helper::Free;
         }
+        taken
+    }
+
+    fn finished(&mut self, gid: Gid) -> (Gid, Applied) {
+        let work = self.running.remove(&gid).expect(RUNNING);
+        let replay_for = work.replay_for;
+        (gid, Applied { replay_for })
     }
 
     fn again(&mut self, gid: Gid, fatal: bool) -> Result<(), u32> {
-        let mut work = self
-            .running
-            .remove(&gid)
-            .expect("a busy helper's work is in `running`");
+        let mut work = self.running.remove(&gid).expect(RUNNING);
         work.attempts += 1;
         if fatal || work.attempts >= HELPER_ATTEMPTS_MAX {
             return Err(work.attempts);
@@ -295,21 +312,48 @@ impl Dispatch {
                 self.read_ahead(out);
                 break;
             }
-            let work = self.queue.remove(&gid).expect("first of the queue");
-            let Content::Memory(changeset) = &work.content else {
-                unreachable!("checked above")
-            };
-            self.bytes -= changeset.len();
-            out.push(Effect::Apply {
-                helper,
-                gid,
-                depends_on: work.depends_on,
-                origin: work.origin,
-                changeset: changeset.clone(),
-            });
-            self.helpers[helper as usize] = Helper::Busy(gid);
-            self.early_taken(gid);
-            self.running.insert(gid, work);
+            let mut room = self.room(helper);
+            let mut given = Vec::new();
+            while let Some(entry) = self.queue.first_entry() {
+                let (gid, work) = (*entry.key(), entry.get());
+                let Content::Memory(changeset) = &work.content else {
+                    break;
+                };
+                let alone = !work.is_one_of_many() || self.early.is_begun(gid);
+                if !given.is_empty() && (alone || changeset.len() > room.bytes) {
+                    break;
+                }
+                room.bytes = room.bytes.saturating_sub(changeset.len());
+                self.bytes -= changeset.len();
+                out.push(Effect::Apply {
+                    helper,
+                    gid,
+                    depends_on: work.depends_on,
+                    origin: work.origin,
+                    changeset: changeset.clone(),
+                });
+                self.running.insert(gid, entry.remove());
+                self.early_taken(gid);
+                given.push(gid);
+                if alone || given.len() >= room.changesets {
+                    break;
+                }
+            }
+            self.helpers[helper as usize] = Helper::Busy(given);
+        }
+    }
+
+    /// How much a free helper is given.
+    fn room(&self, helper: u32) -> Room {
+        let ordinary = self.helpers.len() - 1;
+        let share = self.queue.len().div_ceil(ordinary);
+        Room {
+            changesets: if helper == 0 {
+                1
+            } else {
+                share.min(HELPER_RUN_MAX)
+            },
+            bytes: HELPER_RUN_BYTES,
         }
     }
 

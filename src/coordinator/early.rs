@@ -44,6 +44,13 @@ pub struct Begins {
     reading: BTreeMap<u64, (u64, u32)>,
 }
 
+impl Begins {
+    /// A helper has begun with this.
+    pub(super) fn is_begun(&self, gid: Gid) -> bool {
+        self.begun.values().any(|b| b.gid == Some(gid))
+    }
+}
+
 impl Dispatch {
     /// A fragment of another member's transaction was ordered, the last of these. It goes to the helper
     /// that waits for it; or a helper begins, as long as half of them are left for other work.

@@ -1,6 +1,6 @@
 //! The coordinator's core: one event in, effects out. It does no I/O and reads no clock.
 
-use super::dispatch::Dispatch;
+use super::dispatch::{Applied, Dispatch};
 use super::event::{Config, Effect, Event, GcsCommand, MemberStats, Outcome, Stats};
 use super::ledger::{Ledger, Ticket};
 use super::message::{self, DigestPoint, Message, Report};
@@ -202,7 +202,7 @@ impl Coordinator {
             Event::HelperReady { helper } => self.dispatch.ready(helper),
             Event::HelperApplied { helper, gid } => {
                 let applied = self.dispatch.applied(helper, gid);
-                self.applied(gid, applied.replay_for, out);
+                self.all_applied(applied, out);
             }
             Event::HelperFailed {
                 helper,
@@ -220,8 +220,7 @@ impl Coordinator {
             }
             Event::HelperGone { helper } => {
                 match self.dispatch.gone(helper, self.progress.committed) {
-                    Ok(None) => {}
-                    Ok(Some((gid, applied))) => self.applied(gid, applied.replay_for, out),
+                    Ok(applied) => self.all_applied(applied, out),
                     Err((gid, attempts)) => {
                         self.counts.helper_errors += 1;
                         self.fail(
@@ -281,6 +280,12 @@ impl Coordinator {
     }
 
     // ---- helpers and positions ----
+
+    fn all_applied(&mut self, applied: Vec<(Gid, Applied)>, out: &mut Vec<Effect>) {
+        for (gid, applied) in applied {
+            self.applied(gid, applied.replay_for, out);
+        }
+    }
 
     pub(super) fn applied(&mut self, gid: Gid, replay_for: Option<Ticket>, out: &mut Vec<Effect>) {
         match replay_for {

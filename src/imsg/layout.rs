@@ -19,7 +19,7 @@ use std::mem::{align_of, size_of};
 pub struct SlotNo(pub u32);
 
 /// Messages a ring holds. A worker has at most two under way, a helper its jobs.
-pub const RING: usize = 8;
+pub const RING: usize = 16;
 
 /// The group on this server. One a server.
 ///

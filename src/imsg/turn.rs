@@ -1,7 +1,8 @@
 //! Whose turn it is: the commit gate's shared state.
 //!
 //! Commit records are written, and commits become visible, in GID order. Each of the two is a
-//! [`Turn`]: a number that only rises by one, moved by the process whose turn it is.
+//! [`Turn`]: a number that only rises, moved by the process whose turn it is; by one, or by as many as
+//! that process commits together.
 
 use super::sync::{AtomicU64, Ordering, fence};
 use crate::ids::Gid;
@@ -93,10 +94,15 @@ impl<const N: usize> Turn<N> {
 
     /// Passes the turn on from `gid`, whose turn it is; returns the slot that is to be woken.
     pub fn pass(&self, gid: Gid) -> Option<u32> {
-        debug_assert!(self.is(gid), "only the holder passes");
-        self.passed.store(gid.0, Ordering::SeqCst);
+        self.pass_all(gid, gid)
+    }
+
+    /// The same from `first`, whose turn it is, for all GIDs up to `last`, which are its holder's.
+    pub fn pass_all(&self, first: Gid, last: Gid) -> Option<u32> {
+        debug_assert!(self.is(first) && first <= last, "only the holder passes");
+        self.passed.store(last.0, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let (next, place) = (gid.next(), self.place(gid.next()));
+        let (next, place) = (last.next(), self.place(last.next()));
         let entry = place.load(Ordering::SeqCst);
         // Another GID's waiter keeps its place; one that comes now sees what has passed.
         if entry == 0 || Self::gid(entry, next) != next {
@@ -165,6 +171,15 @@ mod tests {
             assert_eq!(turn.pass(Gid(gid)), None);
         }
         assert_eq!(turn.pass(Gid(8)), Some(90));
+    }
+
+    #[test]
+    fn who_is_behind_those_that_pass_together_is_woken() {
+        let turn = Turn::<4>::new();
+        turn.start(Gid(3));
+        assert_eq!(turn.wait(Gid(7), 70), Wait::Registered);
+        assert_eq!(turn.pass_all(Gid(4), Gid(6)), Some(70));
+        assert_eq!(turn.passed(), Gid(6));
     }
 
     #[test]

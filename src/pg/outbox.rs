@@ -5,6 +5,7 @@ use super::helpers::Helpers;
 use super::latch;
 use crate::changeset::encode::Sink;
 use crate::ids::{Gid, MemberId};
+use crate::imsg::layout::RING;
 use crate::imsg::message::{Job, ToHelper, ToWorker};
 use crate::imsg::turn::Wait;
 use crate::imsg::{Chain, ChainWriter, Class, Shared, SlotNo};
@@ -95,8 +96,8 @@ pub struct Outbox {
     apply_blocks: usize,
     /// In the order in which they are to be handed over.
     work: VecDeque<Work>,
-    /// The last that was handed over, by helper.
-    sent: BTreeMap<u32, Chain>,
+    /// The last that were handed over, by helper.
+    sent: BTreeMap<u32, VecDeque<Chain>>,
 }
 
 impl Outbox {
@@ -171,13 +172,23 @@ impl Outbox {
     /// A helper is gone; the core gives its work to another. What it did not come to take is freed.
     pub fn withdraw(&mut self, helper: u32) {
         self.work.retain(|w| w.helper != helper);
-        if let Some(changeset) = self.sent.remove(&helper) {
-            self.shared.pool().free(changeset);
+        for chain in self.sent.remove(&helper).into_iter().flatten() {
+            self.shared.pool().free(chain);
         }
     }
 
     /// Hands changesets over as long as there is memory. An error is one of the protocol.
     pub fn send_work(&mut self, helpers: &Helpers) -> Result<(), String> {
+        // It finds all that it is given at once.
+        let mut to_wake = None;
+        let done = self.send_all(helpers, &mut to_wake);
+        if let Some(slot) = to_wake {
+            latch::wake(slot);
+        }
+        done
+    }
+
+    fn send_all(&mut self, helpers: &Helpers, to_wake: &mut Option<SlotNo>) -> Result<(), String> {
         while let Some(next) = self.work.front() {
             let Some(slot) = helpers.slot(next.helper) else {
                 // Gone, and about to be withdrawn.
@@ -199,13 +210,17 @@ impl Outbox {
                 if let Some(chain) = chain {
                     self.shared.pool().free(chain);
                 }
-                return Err(
-                    "the queue of a helper, which asks for one thing at a time, is full".into(),
-                );
+                return Err("the queue of a helper is full: it was given too much".into());
             }
-            latch::wake(slot);
+            if let Some(other) = to_wake.replace(slot).filter(|other| *other != slot) {
+                latch::wake(other);
+            }
             if let Some(chain) = chain {
-                self.sent.insert(helper, chain);
+                let sent = self.sent.entry(helper).or_default();
+                sent.push_back(chain);
+                if sent.len() > RING {
+                    sent.pop_front();
+                }
             }
             self.work.pop_front();
         }

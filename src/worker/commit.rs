@@ -260,7 +260,7 @@ fn wait_turn(gid: Gid, sent: &Sent, local_effects: bool) -> bool {
     loop {
         if !has_failed && gate::is_turn(&control().logged, gid) {
             if queues_notifications() {
-                gate::enter(gid);
+                gate::enter(gid, gid);
                 control().counters.commits.fetch_add(1, Ordering::Relaxed);
                 return true;
             }

@@ -6,8 +6,14 @@ use crate::ids::Gid;
 use crate::imsg::SlotNo;
 use crate::imsg::turn::{Turn, Wait};
 use crate::pg::{commit_gid, latch, shmem, sys};
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+thread_local! {
+    /// The first of the GIDs that this process commits; the last is that of its commit record.
+    static FIRST: Cell<Gid> = const { Cell::new(Gid::ZERO) };
+}
 
 /// How long a wait goes on before conditions are looked at that set no latch: the state of the
 /// group, the life of the coordinator, a turn whose place another had.
@@ -18,18 +24,20 @@ pub fn is_turn(turn: &Turn, gid: Gid) -> bool {
     turn.is(gid) || turn.wait(gid, shmem::my_slot().0) == Wait::Over
 }
 
-/// The turn to write the commit record has come: nothing may fail from here on.
-pub fn enter(gid: Gid) {
+/// The turn of `first` to write the commit record of all up to `last` has come: nothing may fail from
+/// here on.
+pub fn enter(first: Gid, last: Gid) {
     set_phase(Phase::Committing);
     let group_id = control().group_id.load(Ordering::Relaxed);
-    commit_gid::set(group_id, gid);
+    FIRST.set(first);
+    commit_gid::set(group_id, last);
 }
 
 /// The commit record is in WAL up to `end`. In a critical section: atomics and a latch only.
 pub fn logged(end: u64) {
     let gid = commit_gid::get();
     shmem::server().logged_lsn.store(end, Ordering::Relaxed);
-    if let Some(next) = control().logged.pass(gid) {
+    if let Some(next) = control().logged.pass_all(FIRST.get(), gid) {
         latch::wake(SlotNo(next));
     }
 }
@@ -37,8 +45,7 @@ pub fn logged(end: u64) {
 /// Waits until all commits before this one are visible. They can't fail, so neither does this.
 pub fn wait_visible() {
     latch::stop_point(c"replication-commit-visible");
-    let gid = commit_gid::get();
-    while !is_turn(&control().visible, gid) {
+    while !is_turn(&control().visible, FIRST.get()) {
         latch::sleep(Some(LOOK_AROUND), sys::WAIT_EVENT_REPLICATION_COMMIT_TURN);
     }
 }
@@ -47,7 +54,7 @@ pub fn wait_visible() {
 pub fn visible() {
     let gid = commit_gid::get();
     let control = control();
-    if let Some(next) = control.visible.pass(gid) {
+    if let Some(next) = control.visible.pass_all(FIRST.get(), gid) {
         latch::wake(SlotNo(next));
     }
     control

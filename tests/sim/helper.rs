@@ -13,7 +13,10 @@ use std::collections::VecDeque;
 /// A helper process.
 pub struct Helper {
     number: u32,
-    job: Option<Job>,
+    /// At work on the first.
+    jobs: VecDeque<Job>,
+    /// The last that it has committed and not said so.
+    unreported: Option<Gid>,
 }
 
 struct Job {
@@ -29,14 +32,19 @@ struct Job {
 
 impl Helper {
     pub fn new(number: u32) -> Helper {
-        Helper { number, job: None }
+        Helper {
+            number,
+            jobs: VecDeque::new(),
+            unreported: None,
+        }
     }
 
     /// Work; the fragment that it needs first, if any.
     pub fn give(&mut self, gid: Gid, depends_on: Gid, changeset: &[u8]) -> Option<u32> {
+        let last = self.jobs.back().map_or(Gid::ZERO, |job| job.gid);
         assert!(
-            self.job.is_none(),
-            "helper {} is busy and gets GID {gid}",
+            last < gid,
+            "helper {} is at GID {last} and gets GID {gid}",
             self.number
         );
         let (_, fragments, rest) = model::decode(changeset);
@@ -49,7 +57,7 @@ impl Helper {
             applied: 0,
         };
         let wants = job.wants();
-        self.job = Some(job);
+        self.jobs.push_back(job);
         wants
     }
 
@@ -57,7 +65,7 @@ impl Helper {
     /// which it wants then. `None`: it stops.
     pub fn early(&self, first: u64, what: &Early) -> Option<u32> {
         assert!(
-            self.job.is_none(),
+            self.jobs.is_empty(),
             "helper {} is busy and is told of {first}: {what:?}",
             self.number
         );
@@ -70,7 +78,7 @@ impl Helper {
 
     /// A fragment that it asked for, perhaps when it was at something else; the next that it needs.
     pub fn fragment(&mut self, gid: Gid, nth: u32, fragment: &[u8]) -> Option<u32> {
-        let job = self.job.as_mut().filter(|job| job.gid == gid)?;
+        let job = self.jobs.iter_mut().find(|job| job.gid == gid)?;
         if let Some((_, counted)) = job.fragments.pop_front_if(|f| f.0 == nth) {
             job.changes
                 .extend(model::decode_fragment(fragment, counted));
@@ -79,7 +87,7 @@ impl Helper {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.job.is_none()
+        self.jobs.is_empty()
     }
 
     fn owner(&self) -> Owner {
@@ -106,7 +114,9 @@ impl Server {
         };
         let helper = &mut running.helpers[number as usize];
         let owner = helper.owner();
-        let Some(job) = &mut helper.job else { return };
+        let Some(job) = helper.jobs.front_mut() else {
+            return;
+        };
         let gid = job.gid;
         if !job.fragments.is_empty() {
             return;
@@ -115,11 +125,21 @@ impl Server {
             return self.wake_helper(ctx, number, 5);
         }
         if ctx.rng.per_mille(ctx.scenario.helper_failures) && ctx.may_fail(self.site, gid) {
-            helper.job = None;
+            helper.jobs.pop_front();
             self.db.unlock(owner);
             ctx.trace(|| format!("{me} helper {number} fails on GID {gid}"));
-            let (helper, reason) = (number, "out of memory".to_string());
-            if ctx.rng.per_mille(500) {
+            let (jobs, reason) = (&mut helper.jobs, "out of memory".to_string());
+            let unreported = helper.unreported.take();
+            let fails = ctx.rng.per_mille(500);
+            let helper = number;
+            if fails {
+                if !jobs.is_empty() {
+                    self.wake_helper(ctx, number, 2);
+                }
+                if let Some(gid) = unreported {
+                    let applied = Event::HelperApplied { helper, gid };
+                    self.tell_coordinator(ctx, 1000 + number, applied);
+                }
                 let failed = Event::HelperFailed {
                     helper,
                     gid,
@@ -128,6 +148,7 @@ impl Server {
                 };
                 return self.tell_coordinator(ctx, 1000 + number, failed);
             }
+            jobs.clear();
             self.tell_coordinator(ctx, 1000 + number, Event::HelperGone { helper });
             return self.tell_coordinator(ctx, 1000 + number, Event::HelperReady { helper });
         }
@@ -159,24 +180,32 @@ impl Server {
         if self.db.committed.next() != gid {
             return self.wake_helper(ctx, number, 4);
         }
-        let job = self
-            .running
-            .as_mut()
-            .and_then(|r| r.helpers[number as usize].job.take());
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let helper = &mut running.helpers[number as usize];
+        let job = helper.jobs.pop_front();
         let changes = job.map(|job| job.changes).unwrap_or_default();
+        let more = !helper.jobs.is_empty();
+        // What was committed together is reported once.
+        let reports = !more || ctx.rng.per_mille(500);
+        helper.unreported = (!reports).then_some(gid);
         self.commit(ctx, gid, &changes, owner);
-        self.tell_coordinator(
-            ctx,
-            1000 + number,
-            Event::HelperApplied {
+        if more {
+            self.wake_helper(ctx, number, 2);
+        }
+        if reports {
+            let applied = Event::HelperApplied {
                 helper: number,
                 gid,
-            },
-        );
+            };
+            self.tell_coordinator(ctx, 1000 + number, applied);
+        }
     }
 
     fn job(&mut self, number: u32) -> Option<&mut Job> {
-        self.running.as_mut()?.helpers[number as usize].job.as_mut()
+        let helpers = &mut self.running.as_mut()?.helpers;
+        helpers[number as usize].jobs.front_mut()
     }
 
     pub fn commit(&mut self, ctx: &mut Context, gid: Gid, changes: &[Change], owner: Owner) {
