@@ -54,9 +54,15 @@ pub fn look(tag: &sys::LOCKTAG, mode: i32) -> Result<()> {
     guc::reload_if_asked()?;
     let now = Instant::now();
     let blockers = victim::blockers(tag, mode)?;
+    // Nothing that is replicated is with it, so it may take any time.
+    if in_trigger && blockers.prepared {
+        return Err(unavailable(
+            "a prepared transaction has a lock that it needs",
+        ));
+    }
     let mut met = MET.take();
-    met.retain(|m| blockers.contains(&m.who));
-    for who in blockers {
+    met.retain(|m| blockers.running.contains(&m.who));
+    for who in blockers.running {
         if who.process.cast_unsigned() == shmem::my_slot().0 || met.iter().any(|m| m.who == who) {
             continue;
         }

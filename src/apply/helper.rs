@@ -12,7 +12,7 @@ use crate::imsg::{Chain, Pool};
 use crate::pg::guard::{self, Result};
 use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
-use crate::pg::{backend, elog, guc, latch, notify, shmem, sys, transaction};
+use crate::pg::{backend, elog, guc, latch, notify, prepared, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
 use crate::worker::phase::Phase;
 use crate::worker::{gate, victim};
@@ -34,6 +34,7 @@ pub fn main(number: u32) -> Result<()> {
     backend::start_helper(database)?;
     channel::attach(true)?;
     watch_transactions()?;
+    prepared::roll_back_copied()?;
     NUMBER.set(number);
     let mut helper = Helper {
         tables: Tables::new()?,

@@ -17,6 +17,8 @@ pub mod large_object;
 #[cfg(feature = "server")]
 pub mod notify;
 #[cfg(feature = "server")]
+pub mod prepare;
+#[cfg(feature = "server")]
 pub mod read;
 #[cfg(feature = "server")]
 pub mod relation;

@@ -14,18 +14,20 @@ use crate::changeset::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_WRI
 use crate::changeset::{Key, LockMode};
 
 /// PostgreSQL's number of the mode (storage/lockdefs.h).
+pub const ACCESS_SHARE: i32 = 1;
+/// See [`ACCESS_SHARE`].
 pub const ROW_SHARE: i32 = 2;
-/// See [`ROW_SHARE`].
+/// See [`ACCESS_SHARE`].
 pub const ROW_EXCLUSIVE: i32 = 3;
-/// See [`ROW_SHARE`].
+/// See [`ACCESS_SHARE`].
 pub const SHARE_UPDATE_EXCLUSIVE: i32 = 4;
-/// See [`ROW_SHARE`].
+/// See [`ACCESS_SHARE`].
 pub const SHARE: i32 = 5;
-/// See [`ROW_SHARE`].
+/// See [`ACCESS_SHARE`].
 pub const SHARE_ROW_EXCLUSIVE: i32 = 6;
-/// See [`ROW_SHARE`].
+/// See [`ACCESS_SHARE`].
 pub const EXCLUSIVE: i32 = 7;
-/// See [`ROW_SHARE`].
+/// See [`ACCESS_SHARE`].
 pub const ACCESS_EXCLUSIVE: i32 = 8;
 
 /// Which of the relation's keys, how strongly, with which flags.

@@ -2,15 +2,16 @@
 
 use super::marks::{Cuts, Marks, Place};
 use super::relation::Relation;
-use super::{read, table_mode, trigger};
+use super::{prepare, read, table_mode, trigger};
 use crate::changeset::decode::SequenceChange;
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
+use crate::export;
 use crate::ids::{Gid, Oid};
 use crate::imsg::{ChainWriter, Class, since};
 use crate::limits::{CHANGESET_BYTES_MAX, CHANGESET_KEYS_MAX, FRAGMENT_BYTES, POOL_BLOCK_BYTES};
 use crate::pg::guard::{PgError, Result, boundary, boundary_nofail};
-use crate::pg::{ddl, guc, shmem, sys, transaction};
+use crate::pg::{guc, shmem, sys, transaction};
 use crate::worker::{self, channel, fragments, victim};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
@@ -291,6 +292,26 @@ pub fn no_memory(bytes: usize) -> PgError {
     }
 }
 
+/// How far the transaction reaches into what is replicated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// It has changed nothing and locked nothing, or a rollback has undone that.
+    Nothing,
+    /// It has locked rows or tables.
+    Locks,
+    /// It has changed something.
+    Changes,
+}
+
+/// How far the current transaction does.
+pub fn extent() -> Extent {
+    with(|state| match &state.builder {
+        Some(b) if !b.has_no_entries() => Extent::Changes,
+        Some(b) if b.counts().0 > 0 || !b.coarse().is_empty() => Extent::Locks,
+        _ => Extent::Nothing,
+    })
+}
+
 /// A transaction that is to be multicast.
 pub struct Pending {
     /// Its changeset.
@@ -339,10 +360,16 @@ impl Pending {
 
 /// The end of a transaction or subtransaction, as xact.h has the events.
 extern "C" fn on_xact(event: sys::XactEvent, _arg: *mut c_void) {
-    if event == sys::XACT_EVENT_PRE_PREPARE && with(|state| state.builder.is_some()) {
-        boundary(ddl::prepare);
+    if event == sys::XACT_EVENT_PRE_PREPARE && (export::enabled() || extent() != Extent::Nothing) {
+        boundary(prepare::check);
     }
-    if event == sys::XACT_EVENT_COMMIT || event == sys::XACT_EVENT_ABORT {
+    // Once it is prepared, nothing of it is this session's.
+    let ends = [
+        sys::XACT_EVENT_COMMIT,
+        sys::XACT_EVENT_ABORT,
+        sys::XACT_EVENT_PREPARE,
+    ];
+    if ends.contains(&event) {
         boundary_nofail(|| {
             discard();
             read::discard();

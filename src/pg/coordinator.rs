@@ -7,7 +7,7 @@
 use super::guard::{self, PgError, Result};
 use super::host::{self, PgHost};
 use super::starting::{self, Stage};
-use super::{elog, guc, helpers, latch, shmem, sys};
+use super::{elog, guc, helpers, latch, prepared, shmem, sys};
 use crate::coordinator::Pace;
 use crate::coordinator::io::backend::Choice;
 use crate::coordinator::io::start::{self, Site, Started};
@@ -347,6 +347,7 @@ fn begin_and_run(
         let Some(()) = join_group(control, &site, group, recovered)? else {
             return Ok(End::Stopped);
         };
+        prepared::copied();
     } else if identity.is_some_and(|i| i.group != group) {
         return Err(format!(
             "folder \"{DIR}\" belongs to another group than file \"{}\"",

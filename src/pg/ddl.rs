@@ -82,6 +82,7 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
     }
     // Again below; this is for an early answer.
     suitable::check()?;
+    suitable::check_prepared()?;
 
     let claim = Claim::take()?;
     let control = shmem::shared().control();
@@ -122,6 +123,7 @@ pub fn start(name: &CStr, group: &CStr, gcs: Option<&CStr>, top_level: bool) -> 
     control.recovered_gid.store(0, Ordering::Relaxed);
     sequence::with_ranges(Ranges::clear);
     let starting = Starting::begin(database)?;
+    // Also for those that are prepared by now.
     // SAFETY: the transaction holds no lock that another one could wait for.
     guard::call0(|e| unsafe { pgr_shim_wait_for_transactions(e) })?;
     suitable::check()?;

@@ -30,6 +30,8 @@ unsafe extern "C" {
 
 /// Their pages, by object and number; rows like others.
 pub const PAGES: u32 = sys::LargeObjectRelationId;
+/// Their index.
+pub const PAGES_INDEX: u32 = sys::LargeObjectLOidPNIndexId;
 /// Which there are, with owner and privileges.
 pub const METADATA: u32 = sys::LargeObjectMetadataRelationId;
 

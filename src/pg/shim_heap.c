@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/tableam.h"
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/index.h"
@@ -782,11 +783,41 @@ pgr_shim_become_self(const PgrUser *saved, ErrorData **edata)
 
 /* ---------------- victims ---------------- */
 
+/* Has the transaction been prepared, here or before the server's last start? */
+static bool
+is_prepared(VirtualTransactionId vxid)
+{
+	bool		more = false;
+
+	return VirtualTransactionIdIsRecoveredPreparedXact(vxid) ||
+		TransactionIdIsValid(TwoPhaseGetXidByVirtualXID(vxid, &more));
+}
+
+static void
+lock_conflicts(const LOCKTAG *tag, LOCKMODE mode, VirtualTransactionId **out,
+			   int *n, bool *prepared)
+{
+	VirtualTransactionId *found = GetLockConflicts(tag, mode, n);
+	int			running = 0;
+
+	for (int i = 0; i < *n; i++)
+	{
+		if (is_prepared(found[i]))
+			*prepared = true;
+		else
+			found[running++] = found[i];
+	}
+	*out = found;
+	*n = running;
+}
+
+/* Those that run, and whether there are prepared ones beside them. */
 int
 pgr_shim_lock_conflicts(const LOCKTAG *tag, LOCKMODE mode,
-						VirtualTransactionId **out, int *n, ErrorData **edata)
+						VirtualTransactionId **out, int *n, bool *prepared,
+						ErrorData **edata)
 {
-	GUARD(*out = GetLockConflicts(tag, mode, n));
+	GUARD(lock_conflicts(tag, mode, out, n, prepared));
 }
 
 /* Signals the process if it still runs this transaction; 0 if it does not. */

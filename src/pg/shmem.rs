@@ -37,6 +37,9 @@ pub struct Server {
     pub start_stage: AtomicU32,
     /// The database that START REPLICATION asks for. Written by the same.
     pub start_database: AtomicU32,
+    /// Transactions that were prepared with XIDs before this one came with the copy that has joined, and
+    /// are to be rolled back; 0 for none. Set by the coordinator, taken by the first helper.
+    pub copied_before: AtomicU64,
 }
 
 /// The data directory, which is the working directory of every process of the server.

@@ -15,6 +15,7 @@ unsafe extern "C" {
         mode: c_int,
         out: *mut *mut sys::VirtualTransactionId,
         n: *mut c_int,
+        prepared: *mut bool,
         e: Edata,
     ) -> c_int;
     fn pgr_shim_signal_victim(vxid: sys::VirtualTransactionId, pid: *mut c_int, e: Edata) -> c_int;
@@ -52,22 +53,31 @@ pub struct Cause {
     pub relation: u32,
 }
 
+/// Those that hold what a lock conflicts with.
+pub struct Blockers {
+    /// Transactions that run.
+    pub running: Vec<Local>,
+    /// Whether there is a prepared transaction among them, which nobody can tell anything.
+    pub prepared: bool,
+}
+
 /// Transactions that hold what a lock of this mode conflicts with.
-pub fn blockers(tag: &sys::LOCKTAG, mode: i32) -> Result<Vec<Local>> {
-    let (mut list, mut n) = (std::ptr::null_mut(), 0);
+pub fn blockers(tag: &sys::LOCKTAG, mode: i32) -> Result<Blockers> {
+    let (mut list, mut n, mut prepared) = (std::ptr::null_mut(), 0, false);
     // SAFETY: a lock tag of the lock manager; the answer is palloc'd.
-    guard::call0(|e| unsafe { pgr_shim_lock_conflicts(tag, mode, &raw mut list, &raw mut n, e) })?;
+    guard::call0(|e| unsafe {
+        pgr_shim_lock_conflicts(tag, mode, &raw mut list, &raw mut n, &raw mut prepared, e)
+    })?;
     // SAFETY: n entries, as the lock manager says.
     let found = unsafe { std::slice::from_raw_parts(list, n as usize) };
     let local = found.iter().map(|v| Local {
         process: v.procNumber,
         id: v.localTransactionId,
     });
-    // A prepared transaction has no process. There is none in a replicated database.
-    let result = local.filter(|l| l.process >= 0).collect();
+    let running = local.collect();
     // SAFETY: palloc'd by the lock manager for its caller.
     unsafe { sys::pfree(list.cast()) };
-    Ok(result)
+    Ok(Blockers { running, prepared })
 }
 
 /// Asks a transaction to abort; its process's id, or `None` if it is over.

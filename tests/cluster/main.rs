@@ -33,5 +33,6 @@ mod storms;
 mod support;
 mod triggers;
 mod truncate;
+mod two_phase;
 mod whole_rows;
 mod wire;

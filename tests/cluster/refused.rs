@@ -323,7 +323,7 @@ fn nothing_slips_past_by_another_way_than_statements() {
     }
     elsewhere("TRUNCATE truncated");
     elsewhere("BEGIN; INSERT INTO prepared VALUES (2); PREPARE TRANSACTION 'x'");
-    let refusal = "two-phase commit is not replicated yet";
+    let refusal = "cannot PREPARE a transaction that has changed data that is replicated";
     let logged = || member.log_tail(400).contains(refusal).then_some(());
     wait_for(PATIENCE, logged).unwrap_or_else(|| panic!("nobody was told: {refusal}"));
     group.await_value(&member, "SELECT count(*) FROM truncated", 0);

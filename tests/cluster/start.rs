@@ -279,6 +279,57 @@ fn start_refuses_what_would_not_be_replicated() {
     assert!(group.is_formed());
 }
 
+#[test]
+fn start_waits_for_prepared_transactions_or_names_them() {
+    let mut group = configured(
+        "start-prepared",
+        "max_prepared_transactions = 5\n",
+        "CREATE TABLE t (id int4 PRIMARY KEY); CREATE UNLOGGED TABLE u (id int4 PRIMARY KEY);",
+    );
+    for (row, gid) in [(1, "x"), (2, "it''s")] {
+        let sql = format!("BEGIN; INSERT INTO t VALUES ({row}); PREPARE TRANSACTION '{gid}'");
+        group.execute(1, &sql);
+    }
+    let error = group.client(1).batch_execute(START).expect_err("prepared");
+    let db = error.as_db_error().expect("an answer");
+    assert_eq!(*db.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+    let detail = db.detail().expect("a detail");
+    assert!(detail.ends_with("There are 'it''s', 'x'."), "{detail}");
+    let hint = db.hint().expect("a hint");
+    assert!(hint.contains("ROLLBACK PREPARED"), "{hint}");
+    group.assert_ordinary();
+    group.execute(1, "COMMIT PREPARED 'x'");
+    group.execute(1, "ROLLBACK PREPARED 'it''s'");
+
+    // One that has begun before is prepared while START waits for it.
+    let mut writer = group.begin("INSERT INTO t VALUES (10)");
+    let start = Running::until_it_waits(&group, START, "virtualxid");
+    // Of those that begin now it is known what they change.
+    let mut captured = group.begin("INSERT INTO u VALUES (1)");
+    captured
+        .batch_execute("PREPARE TRANSACTION 'captured'")
+        .expect("nothing that will be replicated");
+    group.refuses("BEGIN; INSERT INTO t VALUES (11); PREPARE TRANSACTION 'y'");
+    writer
+        .batch_execute("PREPARE TRANSACTION 'x'")
+        .expect("it is not captured");
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND wait_event = 'transactionid'",
+        start.pid
+    );
+    group.await_value(group.member(1).expect("member"), &waits, 1);
+    assert!(!group.is_formed(), "a prepared transaction is not captured");
+    group.execute(1, "COMMIT PREPARED 'x'");
+    start.end().expect("START");
+    group.execute(1, "INSERT INTO t VALUES (12)");
+    group.join(&mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    // 1, 10 and 12.
+    assert_eq!(group.assert_identical(), 3);
+    group.execute(1, "COMMIT PREPARED 'captured'");
+    group.execute(2, "TRUNCATE t");
+    assert_eq!(group.assert_identical(), 0);
+}
+
 fn assert_refused(group: &TestGroup, made: &str, code: &SqlState) {
     let error = group.client(1).batch_execute(START).expect_err(made);
     let db = error

@@ -258,14 +258,14 @@ UPDATE {t} SET a = 2, b = b || 'after' WHERE id IN ({1}, {2});
 -- statement: two-phase commit
 BEGIN;
 INSERT INTO {t} (id, a, b) VALUES ({6}, 1, 'prepared');
-PREPARE TRANSACTION '{i}';
-COMMIT PREPARED '{i}';
+PREPARE TRANSACTION '{s}';
+COMMIT PREPARED '{s}';
 
 -- statement: two-phase commit of reads
 BEGIN;
 SELECT count(*) FROM (SELECT FROM {t} WHERE id = {1}) x;
-PREPARE TRANSACTION '{i}';
-ROLLBACK PREPARED '{i}';
+PREPARE TRANSACTION '{s}';
+ROLLBACK PREPARED '{s}';
 
 -- statement: nextval
 -- before

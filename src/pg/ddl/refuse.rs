@@ -156,7 +156,11 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
     unsafe {
         Ok(match (*statement).type_ {
             sys::T_TransactionStmt => match node::<sys::TransactionStmt>(statement).kind {
-                sys::TRANS_STMT_PREPARE => Refused(PREPARE_HINT),
+                // What it has done is looked at when all of that is done.
+                sys::TRANS_STMT_PREPARE => {
+                    transaction::watch_transactions()?;
+                    Allowed
+                }
                 _ => Allowed,
             },
             sys::T_PlannedStmt
@@ -443,9 +447,13 @@ pub fn catalog(oid: u32, name: &str) -> Result<()> {
     .hint(SCHEMA_HINT))
 }
 
-/// A transaction that has captured something is about to be prepared, by whatever way.
-pub fn prepare() -> Result<()> {
-    Err(PgError::new("0A000", "two-phase commit is not replicated yet").hint(PREPARE_HINT))
+/// A transaction that has done this is about to be prepared.
+pub fn prepare(what: &str) -> PgError {
+    PgError::new(
+        "0A000",
+        format!("cannot PREPARE a transaction that has {what}"),
+    )
+    .hint(PREPARE_HINT)
 }
 
 /// DROP DATABASE.

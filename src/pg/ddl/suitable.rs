@@ -23,14 +23,17 @@ struct Obstacle {
     hint: &'static str,
 }
 
+/// Nobody knows what they have changed. Once START waits for transactions that are not captured, it waits
+/// for these as well; those that are captured may be prepared (`capture::prepare`).
+const PREPARED: Obstacle = Obstacle {
+    query: c"SELECT string_agg(quote_literal(gid), ', ' ORDER BY gid) FROM pg_prepared_xacts WHERE database = current_database() HAVING count(*) > 0",
+    code: "55000",
+    message: "there are prepared transactions in this database",
+    reason: "What they have changed would be on no other member.",
+    hint: "End them with COMMIT PREPARED or ROLLBACK PREPARED first.",
+};
+
 const OBSTACLES: &[Obstacle] = &[
-    Obstacle {
-        query: c"SELECT 'prepared transaction ' || quote_literal(gid) FROM pg_prepared_xacts WHERE database = current_database()",
-        code: "55000",
-        message: "there are prepared transactions in this database",
-        reason: "Two-phase commit is not replicated.",
-        hint: "End those in pg_prepared_xacts with COMMIT PREPARED or ROLLBACK PREPARED first.",
-    },
     Obstacle {
         query: c"SELECT 'table ' || c.oid::regclass FROM pg_class c JOIN pg_am a ON a.oid = c.relam \
             WHERE a.amtype = 't' AND a.amname <> 'heap' AND c.relpersistence = 'p'",
@@ -86,15 +89,23 @@ const OBSTACLES: &[Obstacle] = &[
 
 /// Refuses what would not be replicated, or not be the same on all members.
 pub fn check() -> Result<()> {
-    for obstacle in OBSTACLES {
-        let Some(name) = first(obstacle.query)? else {
-            continue;
+    OBSTACLES.iter().try_for_each(|o| o.check("There is"))
+}
+
+/// Refuses transactions that were prepared when nothing was captured.
+pub fn check_prepared() -> Result<()> {
+    PREPARED.check("There are")
+}
+
+impl Obstacle {
+    fn check(&self, there: &str) -> Result<()> {
+        let Some(name) = first(self.query)? else {
+            return Ok(());
         };
-        return Err(PgError::new(obstacle.code, obstacle.message)
-            .detail(format!("{} There is {name}.", obstacle.reason))
-            .hint(obstacle.hint));
+        Err(PgError::new(self.code, self.message)
+            .detail(format!("{} {there} {name}.", self.reason))
+            .hint(self.hint))
     }
-    Ok(())
 }
 
 /// What the first row of a query says.
