@@ -72,7 +72,7 @@ pub(super) fn next() -> Option<ToHelper> {
     }
 }
 
-/// A helper has one thing under way at a time, so its queue has room.
+/// A helper says one thing of each of its jobs, so its queue has room.
 pub(super) fn send(message: ToCoordinator) -> Result<()> {
     channel::reply(message).map_err(|_| internal("the coordinator does not take messages"))
 }

@@ -11,7 +11,7 @@ use super::since;
 use super::sync::{AtomicU32, AtomicU64};
 use super::turn::Turn;
 use super::wanted::Wanted;
-use crate::limits::POOL_BLOCK_BYTES;
+use crate::limits::{HELPER_RUN_MAX, POOL_BLOCK_BYTES};
 use std::mem::{align_of, size_of};
 
 /// Number of a process of the server: PostgreSQL's `ProcNumber`.
@@ -20,6 +20,7 @@ pub struct SlotNo(pub u32);
 
 /// Messages a ring holds. A worker has at most two under way, a helper its jobs.
 pub const RING: usize = 16;
+const _: () = assert!(RING > HELPER_RUN_MAX + 2);
 
 /// The group on this server. One a server.
 ///

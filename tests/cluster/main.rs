@@ -2,6 +2,7 @@
 //!
 //! `PGR_BINDIR` names the programs (`make test` sets it to the build with assertions).
 
+mod behind;
 mod btree;
 mod capture;
 mod conflicts;

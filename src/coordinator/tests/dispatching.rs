@@ -157,9 +157,7 @@ fn what_exceeds_the_memory_bound_is_read_from_the_log_again() {
     assert_eq!(b.core.stats().apply_queue_bytes, 2 * changeset_bytes());
     b.step(Event::HelperReady { helper: 1 });
     b.step(Event::HelperReady { helper: 2 });
-    assert_eq!(b.applies(), [(1, 1, 0), (2, 2, 0)]);
-    b.committed(1);
-    b.applied(1, 1);
+    assert_eq!(b.applies(), [(1, 1, 0), (1, 2, 0)]);
     let asked: Vec<(u64, u64)> = b.effects.iter().filter_map(asked).collect();
     assert_eq!(
         asked,
@@ -177,7 +175,7 @@ fn what_exceeds_the_memory_bound_is_read_from_the_log_again() {
             payload: Ok(message.into()),
         });
     }
-    assert_eq!(b.applies(), [(1, 3, 0)]);
+    assert_eq!(b.applies(), [(2, 3, 0)]);
 }
 
 fn asked(effect: &Effect) -> Option<(u64, u64)> {
@@ -185,4 +183,73 @@ fn asked(effect: &Effect) -> Option<(u64, u64)> {
         Effect::Gcs(GcsCommand::Read { seq, index, .. }) => Some((*seq, *index)),
         _ => None,
     }
+}
+
+/// Five changesets wait when the helpers come.
+fn behind() -> Bench {
+    let mut b = Bench::new(config(0));
+    b.gcs(gcs::Event::View(two_voters(0)));
+    for row in 100..105 {
+        b.deliver_other(0, row);
+    }
+    b
+}
+
+#[test]
+fn who_is_behind_gives_a_helper_several_at_once() {
+    let mut b = behind();
+    b.step(Event::HelperReady { helper: 1 });
+    assert_eq!(b.applies(), [(1, 1, 0), (1, 2, 0), (1, 3, 0)]);
+    b.step(Event::HelperReady { helper: 2 });
+    assert_eq!(b.applies(), [(2, 4, 0)]);
+    // The first two were committed together, the third by itself.
+    b.committed(2);
+    b.applied(1, 2);
+    assert_eq!(b.core.stats().applied, 2);
+    assert!(b.applies().is_empty(), "it is at GID 3");
+    b.committed(3);
+    b.applied(1, 3);
+    assert_eq!(b.core.stats().applied, 3);
+    assert_eq!(b.applies(), [(1, 5, 0)]);
+}
+
+#[test]
+fn what_fails_among_several_goes_to_another_and_the_rest_stays() {
+    let mut b = behind();
+    b.step(Event::HelperReady { helper: 1 });
+    b.step(Event::HelperReady { helper: 0 });
+    b.applies();
+    b.committed(1);
+    b.applied(1, 1);
+    b.step(Event::HelperFailed {
+        helper: 1,
+        gid: Gid(2),
+        fatal: false,
+        reason: "out of memory".into(),
+    });
+    b.ticks(1);
+    assert_eq!(b.applies(), [(0, 2, 0)], "helper 1 has GID 3 to do");
+    b.committed(2);
+    b.applied(0, 2);
+    b.committed(3);
+    b.applied(1, 3);
+    assert_eq!(b.core.stats().applied, 3);
+}
+
+#[test]
+fn of_several_a_helper_leaves_what_it_had_not_committed() {
+    let mut b = behind();
+    b.step(Event::HelperReady { helper: 1 });
+    b.applies();
+    b.committed(1);
+    b.step(Event::HelperGone { helper: 1 });
+    assert_eq!(b.core.stats().applied, 1);
+    b.step(Event::HelperReady { helper: 2 });
+    assert!(b.applies().is_empty(), "it may be the changeset's fault");
+    b.ticks(1);
+    // By itself; those that it had not come to go on together.
+    assert_eq!(b.applies(), [(2, 2, 0)]);
+    b.committed(2);
+    b.applied(2, 2);
+    assert_eq!(b.applies(), [(2, 3, 0), (2, 4, 0)]);
 }
