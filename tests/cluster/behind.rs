@@ -61,7 +61,8 @@ fn what_waits_is_applied_together_and_ends_the_same() {
                 format!("DELETE FROM t WHERE id = {} AND id % 3 = 0", 1000 + i),
                 // A key that goes from one row to another.
                 format!(
-                    "BEGIN; UPDATE t SET k = NULL WHERE id = 11; UPDATE t SET k = 12 + {i} % 2 * 1000 WHERE id = 12; COMMIT"
+                    "BEGIN; UPDATE t SET k = NULL WHERE k = 11; UPDATE t SET k = 11 WHERE id = {}; COMMIT",
+                    11 + i % 2
                 ),
                 "INSERT INTO keyless VALUES (1), (1), (2)".into(),
                 "UPDATE keyless SET v = 3 WHERE ctid = (SELECT min(ctid) FROM keyless WHERE v = 1)"
@@ -77,7 +78,7 @@ fn what_waits_is_applied_together_and_ends_the_same() {
         }
     });
     assert!(group.assert_identical() > 200);
-    assert_eq!(transactions, 800);
+    assert!(transactions > 700, "{transactions}");
     // Not one by one; how many together depends on who was faster.
     assert!(local < transactions, "{local} of {transactions}");
 }
