@@ -144,7 +144,7 @@ impl Kinds {
                     statement: case.name.clone(),
                     table: kind.name.clone(),
                     line: case.name.clone(),
-                    lane: n,
+                    lane: kind.lane(n),
                     member: home % 3 + 1,
                     before: kind.role.iter().map(|r| format!("SET ROLE {r}")).collect(),
                     run: case.run.iter().map(statement).collect(),
@@ -157,6 +157,11 @@ impl Kinds {
 }
 
 impl Kind {
+    /// Of the kind of this number. DISCARD ALL, which runs on the first kind, takes a session's temporary tables.
+    pub fn lane(&self, number: usize) -> usize {
+        if self.temporary { 1 } else { number }
+    }
+
     /// SQL that makes a temporary one in a session.
     pub fn temporary_init(&self) -> String {
         let fill = "INSERT INTO {t} SELECT i, i % 5, 'b' || i FROM matrix.ids() i";

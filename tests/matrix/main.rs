@@ -31,8 +31,8 @@ const UNTRIED: &[&str] = &["25001", "2D000", "08001", "22023", "55006"];
 fn main() {
     let only = ["STATEMENT", "TABLE"].map(|name| std::env::var(name).ok());
     let some = only.iter().any(Option::is_some);
-    let types = if some {
-        Vec::new()
+    let (types, left_out) = if some {
+        (Vec::new(), Vec::new())
     } else {
         types::read(&configured())
     };
@@ -47,6 +47,10 @@ fn main() {
         .filter(|k| k.apart)
         .map(|k| k.schema.clone());
     let mut compare = Compare::new(&group, apart.collect());
+    if !some {
+        let mut note = |found| report.note("every built-in type", found);
+        types::check_all(&mut connect_alone(&group), &types, &left_out, &mut note);
+    }
     let mut lanes: Vec<Lane> = (0..3).map(|_| Lane::new(&group, &kinds)).collect();
 
     // Operations of one name follow each other; they are of different tables.
@@ -219,7 +223,7 @@ impl Lane {
 fn local_tables(kinds: &Kinds, lanes: &mut [Lane], report: &mut Report) {
     let n = lanes.len();
     for (number, kind) in kinds.kinds.iter().enumerate().filter(|(_, k)| k.local) {
-        let lane = &mut lanes[number % n];
+        let lane = &mut lanes[kind.lane(number) % n];
         let rows = |client: &mut postgres::Client| -> Vec<String> {
             let rows = client.query(&kind.contents(), &[]);
             rows.unwrap_or_else(|e| panic!("{e:?}"))

@@ -298,6 +298,49 @@ UNLISTEN x;
 -- statement: logical decoding message
 INSERT INTO {t} (id, a, b) SELECT {6}, 1, left(pg_logical_emit_message(true, 'x', 'y')::text, 0) || 'message';
 
+-- each: sequences
+-- only: plain
+SELECT nextval('other.wheel') FROM generate_series(1, 12);
+SELECT nextval('other.back') FROM generate_series(1, 20);
+SELECT nextval('other.down') FROM generate_series(1, 37);
+SELECT nextval('other.down');
+SELECT nextval('other.below') FROM generate_series(1, 40);
+SELECT nextval('other.small') FROM generate_series(1, 9);
+SELECT nextval('other.middle'), nextval('other.middle');
+SELECT nextval('other.middle') + 1;
+SELECT nextval('other.large') FROM generate_series(1, 9);
+SELECT nextval('other.bottom') FROM generate_series(1, 10);
+SELECT currval('other.back'), currval('other.below'), lastval();
+SELECT setval('other.wheel', 6), nextval('other.wheel'), nextval('other.wheel'), currval('other.wheel'), lastval();
+SELECT setval('other.wheel', 7, false), nextval('other.wheel'), nextval('other.wheel');
+SELECT setval('other.back', -8), nextval('other.back'), nextval('other.back');
+SELECT setval('other.down', -99), nextval('other.down');
+SELECT setval('other.down', 11);
+SELECT setval('other.small', 32767, false), nextval('other.small');
+SELECT setval('other.small', 32768);
+SELECT setval('other.large', 5), nextval('other.large'), setval('other.large', 9223372036854775807);
+SELECT setval('other.wheel', 2);
+ALTER SEQUENCE other.wheel RESTART;
+SELECT nextval('other.wheel') + 0;
+ALTER SEQUENCE other.down RESTART WITH -90;
+SELECT nextval('other.down') + 0;
+ALTER SEQUENCE other.wheel RESTART WITH 8;
+DO $$ BEGIN ALTER SEQUENCE other.below RESTART WITH -7; PERFORM nextval('other.below'); ALTER SEQUENCE other.back RESTART; END $$;
+SELECT nextval('other.below') + 0, nextval('other.back') + 0;
+DISCARD SEQUENCES;
+SELECT lastval();
+
+-- each: changes of sequences
+-- only: plain
+ALTER SEQUENCE other.wheel INCREMENT 2;
+ALTER SEQUENCE other.wheel NO CYCLE;
+ALTER SEQUENCE other.wheel RESTART CACHE 5;
+ALTER SEQUENCE other.wheel AS int2;
+ALTER SEQUENCE other.wheel OWNED BY other.refreshed.a;
+ALTER SEQUENCE other.wheel RENAME TO x;
+ALTER SEQUENCE other.wheel SET UNLOGGED;
+DROP SEQUENCE other.wheel;
+
 -- each: large objects
 -- only: plain
 SELECT lo_create(0) > 0;
@@ -508,3 +551,14 @@ GRANT ALL ON {s}.emptied TO limited;
 -- run
 TRUNCATE {t}, {s}.emptied CASCADE;
 INSERT INTO {t} (id, a, b) VALUES ({6}, 1, 'after');
+
+-- statement: truncate, then copy freeze
+-- final
+BEGIN;
+TRUNCATE {t};
+COPY {t} (id, a, b) FROM STDIN (FREEZE);
+{6}	1	cold
+{7}	2	colder
+\.
+UPDATE {t} SET b = 'warm' WHERE id = {7};
+COMMIT;

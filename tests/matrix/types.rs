@@ -1,6 +1,8 @@
 //! Types and what is done to their values: `types.txt`.
 
 use crate::cell::Cell;
+use postgres::Client;
+use postgres::error::SqlState;
 use std::fmt::Write as _;
 
 /// Kinds of tables that a type has.
@@ -111,9 +113,10 @@ const fn operation(
     Operation { name, on, sql }
 }
 
-/// Reads `types.txt`; `configured` are the options of the servers' configure.
-pub fn read(configured: &str) -> Vec<Type> {
+/// Reads `types.txt`: types, and the names of those that servers with these options of configure have not.
+pub fn read(configured: &str) -> (Vec<Type>, Vec<String>) {
     let mut types: Vec<Type> = Vec::new();
+    let mut left_out = Vec::new();
     let mut there = true;
     for line in include_str!("types.txt").lines() {
         if line.is_empty() || line.starts_with('#') {
@@ -121,7 +124,7 @@ pub fn read(configured: &str) -> Vec<Type> {
         }
         let Some(field) = line.strip_prefix("    ") else {
             if !there {
-                types.pop();
+                left_out.extend(types.pop().map(|t| t.name));
             }
             there = true;
             types.push(Type::new(types.len(), line));
@@ -141,9 +144,50 @@ pub fn read(configured: &str) -> Vec<Type> {
         }
     }
     if !there {
-        types.pop();
+        left_out.extend(types.pop().map(|t| t.name));
     }
-    types
+    (types, left_out)
+}
+
+/// What is built in: each is in `types.txt` or can be no column. Arrays are there with types that they are of.
+pub fn check_all(
+    client: &mut Client,
+    types: &[Type],
+    left_out: &[String],
+    note: &mut dyn FnMut(Result<(), String>),
+) {
+    let named = types.iter().map(Type::plain_name);
+    let named: Vec<&str> = named.chain(left_out.iter().map(String::as_str)).collect();
+    let sql = "SELECT format_type(t.oid, NULL) FROM pg_type t
+        WHERE oid < 16384 AND typtype IN ('b', 'd', 'm', 'p', 'r') AND oid <> ALL (SELECT to_regtype(n) FROM unnest($1::text[]) n WHERE to_regtype(n) IS NOT NULL)
+            AND (typtype = 'p' OR NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)) ORDER BY 1";
+    let others = client
+        .query(sql, &[&named])
+        .unwrap_or_else(|e| panic!("{e:?}"));
+    assert!(!others.is_empty(), "PostgreSQL has pseudo-types");
+    for row in others {
+        let name: String = row.get(0);
+        let made = client.batch_execute(&format!("BEGIN; CREATE TABLE types.tried (a {name})"));
+        let _ = client.batch_execute("ROLLBACK");
+        note(match made {
+            Err(e) if e.code() == Some(&SqlState::INVALID_TABLE_DEFINITION) => Ok(()),
+            Err(e) => Err(format!("a column of type {name}: {e:?}")),
+            Ok(()) => Err(format!("{name} can be a column and is not in types.txt")),
+        });
+    }
+    // What indexes by default is tried with each of the types by itself that it is for.
+    let kinds = types
+        .iter()
+        .flat_map(|t| t.methods().map(move |m| (t.plain_name(), m)));
+    let (of, methods): (Vec<&str>, Vec<&str>) = kinds.unzip();
+    let sql = "SELECT amname || ' of ' || format_type(t.oid, NULL) FROM pg_opclass c JOIN pg_am a ON a.oid = opcmethod JOIN pg_type t ON t.oid = opcintype
+        WHERE opcdefault AND c.oid < 16384 AND typtype = 'b'
+            AND NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) x (n, m) WHERE to_regtype(n) = t.oid AND m = amname)";
+    let missing = client.query(sql, &[&of, &methods]);
+    for row in missing.unwrap_or_else(|e| panic!("{e:?}")) {
+        let kind: String = row.get(0);
+        note(Err(format!("{kind}: there is no such index in types.txt")));
+    }
 }
 
 impl Type {
@@ -165,6 +209,21 @@ impl Type {
             key: false,
             indexes: Vec::new(),
         }
+    }
+
+    /// Of its indexes.
+    fn methods(&self) -> impl Iterator<Item = &str> {
+        let named = self.indexes.iter().filter_map(|(index, _)| {
+            let (method, _) = index.strip_prefix("USING ")?.split_once(' ')?;
+            Some(method)
+        });
+        named.chain(self.key.then_some("btree"))
+    }
+
+    /// A column's type may come with a collation, a cast can't have one.
+    fn plain_name(&self) -> &str {
+        let name = self.name.split(" COLLATE ").next();
+        name.unwrap_or(&self.name)
     }
 
     fn index(&mut self, text: &str) {
@@ -217,8 +276,7 @@ impl Type {
     /// SQL that makes its tables.
     pub fn init(&self) -> String {
         let (name, values) = (&self.name, format!("types.{}_values", self.slug));
-        // A column's type may come with a collation, a cast can't have one.
-        let cast = name.split(" COLLATE ").next().unwrap_or(name);
+        let cast = self.plain_name();
         let value = |v: &String| format!("CAST({v} AS {cast})");
         let rows: Vec<String> = self
             .values
@@ -261,7 +319,7 @@ impl Type {
     /// Where to look for each value by each index: table, index, condition.
     pub fn probes(&self) -> Vec<(String, String, String)> {
         let mut probes = Vec::new();
-        let name = self.name.split(" COLLATE ").next().unwrap_or(&self.name);
+        let name = self.plain_name();
         for value in &self.values {
             let value = format!("CAST({value} AS {name})");
             if self.tables().contains(&INDEXED) {

@@ -1,6 +1,7 @@
 //! Random tables.
 
 use crate::rng::Rng;
+use crate::sequence::Sequence;
 use std::fmt::Write as _;
 
 /// What a column can hold, and expressions for it; few values, so that keys meet.
@@ -61,8 +62,10 @@ pub const BEGIN: &str = "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE TYPE 
     CREATE EXTENSION btree_gist; CREATE EXTENSION amcheck;
     CREATE TABLE audit (tab text, op text, id int4, n int4, PRIMARY KEY (tab, op, id));
     CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO audit AS a VALUES (TG_TABLE_NAME, TG_OP, CASE TG_OP WHEN 'DELETE' THEN OLD.id ELSE NEW.id END, 1)
+        INSERT INTO audit AS a VALUES (TG_TABLE_NAME, TG_OP, coalesce(CASE TG_OP WHEN 'DELETE' THEN OLD.id ELSE NEW.id END, -1), 1)
         ON CONFLICT (tab, op, id) DO UPDATE SET n = a.n + 1; RETURN NULL; END $$;
+    CREATE FUNCTION audit_all() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO audit AS a VALUES (TG_TABLE_NAME, TG_OP, 0, 1) ON CONFLICT (tab, op, id) DO UPDATE SET n = a.n + 1; RETURN NULL; END $$;
     CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.n := coalesce(NEW.n, 0) + 1; RETURN NEW; END $$;";
 
 /// A column besides `id` and `n`.
@@ -82,25 +85,89 @@ impl Column {
     }
 }
 
-/// A table; each has an `id` that is unique, alone or with the rest of its key, and a number `n`.
+/// A table; each has an `id` and a number `n`, and most have a key.
 pub struct Table {
     pub name: String,
     pub columns: Vec<Column>,
-    /// What ON CONFLICT names.
+    /// What ON CONFLICT names; empty if there is nothing.
     pub key: &'static str,
-    /// Refers to a table by this column.
-    pub parent: bool,
+    /// A row is named by nothing but all that it holds.
+    pub whole: bool,
+    /// The number of the table that its column `p` refers to.
+    pub parent: Option<usize>,
+    /// Names of its partitions.
+    pub partitions: Vec<String>,
+    /// Of its column `s`.
+    pub sequence: Option<Sequence>,
+    /// That is an identity column.
+    pub identity: bool,
 }
 
-/// Tables, and the SQL that makes them.
-pub fn tables(rng: &mut Rng, count: u64) -> (Vec<Table>, String) {
+impl Table {
+    /// As a column in ALTER TABLE.
+    pub fn identity_column(&self) -> Option<String> {
+        self.identity.then(|| format!("{} ALTER s", self.name))
+    }
+}
+
+/// All that there is.
+pub struct Schema {
+    pub tables: Vec<Table>,
+    /// Those that are of no table.
+    pub sequences: Vec<Sequence>,
+}
+
+impl Schema {
+    /// Tables that TRUNCATE … CASCADE of one of them empties.
+    pub fn reached(&self, table: usize) -> Vec<usize> {
+        let mut all = vec![table];
+        // Who refers to a table comes after it.
+        for (n, other) in self.tables.iter().enumerate() {
+            if other.parent.is_some_and(|p| all.contains(&p)) {
+                all.push(n);
+            }
+        }
+        all
+    }
+
+    /// The sequence of a name.
+    pub fn sequence(&self, name: &str) -> Option<&Sequence> {
+        let columns = self.tables.iter().filter_map(|t| t.sequence.as_ref());
+        columns.chain(&self.sequences).find(|s| s.name == name)
+    }
+
+    /// A query for rows that refer to none.
+    pub fn orphans(&self) -> String {
+        let of = |t: &Table| {
+            let parent = &self.tables[t.parent?].name;
+            Some(format!(
+                "SELECT '{0}' FROM {0} c WHERE p IS NOT NULL AND NOT EXISTS (SELECT FROM {parent} WHERE id = c.p)",
+                t.name
+            ))
+        };
+        let all: Vec<String> = self.tables.iter().filter_map(of).collect();
+        if all.is_empty() {
+            "SELECT 1 WHERE false".into()
+        } else {
+            all.join(" UNION ALL ")
+        }
+    }
+}
+
+/// Tables and sequences, and the SQL that makes them.
+pub fn make(rng: &mut Rng, count: u64) -> (Schema, String) {
     let mut tables: Vec<Table> = Vec::new();
     let mut sql = BEGIN.to_owned();
     for number in 0..count {
         let table = table(rng, number, &tables, &mut sql);
         tables.push(table);
     }
-    (tables, sql)
+    let sequences: Vec<Sequence> = (0..4).map(|n| Sequence::alone(rng, n)).collect();
+    for s in &sequences {
+        let options = s.options(rng);
+        let _ = writeln!(sql, "CREATE SEQUENCE {} AS {} {options};", s.name, s.typ());
+    }
+    (Schema { tables, sequences }, sql)
 }
 
 fn table(rng: &mut Rng, number: u64, others: &[Table], sql: &mut String) -> Table {
@@ -109,9 +176,16 @@ fn table(rng: &mut Rng, number: u64, others: &[Table], sql: &mut String) -> Tabl
         name: name.clone(),
         columns: Vec::new(),
         key: "id",
-        parent: false,
+        whole: false,
+        parent: None,
+        partitions: Vec::new(),
+        sequence: None,
+        identity: false,
     };
-    let mut lines = vec!["id int4 NOT NULL".to_owned()];
+    let whole = rng.per_mille(300).then(|| rng.below(4));
+    table.whole = whole.is_some();
+    let null = if table.whole { "" } else { " NOT NULL" };
+    let mut lines = vec![format!("id int4{null}")];
     if rng.per_mille(300) {
         lines.insert(rng.below(2) as usize, "gone text DEFAULT 'gone'".into());
     }
@@ -135,6 +209,23 @@ fn table(rng: &mut Rng, number: u64, others: &[Table], sql: &mut String) -> Tabl
     if rng.per_mille(200) {
         lines.push("CHECK (n < 40)".into());
     }
+    if rng.per_mille(350) {
+        table.identity = rng.per_mille(700);
+        let sequence = if table.identity {
+            let sequence = Sequence::of_column(rng, &name);
+            lines.push(format!(
+                "s {} GENERATED {} AS IDENTITY ({})",
+                rng.pick(&["int4", "int8"]),
+                rng.pick(&["ALWAYS", "BY DEFAULT"]),
+                sequence.options(rng)
+            ));
+            sequence
+        } else {
+            lines.push("s serial".into());
+            Sequence::serial(rng, &name)
+        };
+        table.sequence = Some(sequence);
+    }
     let partitioned = rng.per_mille(350);
     // A key that others can refer to, or one of its parts is what partitions are told apart by.
     let (key, by) = match (partitioned, rng.below(3)) {
@@ -145,20 +236,30 @@ fn table(rng: &mut Rng, number: u64, others: &[Table], sql: &mut String) -> Tabl
         (false, _) => ("id", ""),
     };
     table.key = key;
-    let own_identity = !partitioned && key == "id" && rng.per_mille(250);
-    if !own_identity {
-        lines.push(format!("PRIMARY KEY ({key})"));
+    let own_identity = !table.whole && !partitioned && key == "id" && rng.per_mille(250);
+    // A unique key names no row if it may be null, or be there twice for a while.
+    match whole {
+        None if own_identity => {}
+        None => lines.push(format!("PRIMARY KEY ({key})")),
+        Some(0) => lines.push(format!("UNIQUE ({key})")),
+        Some(1) => {
+            lines.push(format!("PRIMARY KEY ({key}) DEFERRABLE INITIALLY DEFERRED"));
+            table.key = "";
+        }
+        Some(_) => table.key = "",
     }
-    let parents: Vec<&Table> = others.iter().filter(|t| t.key == "id").collect();
+    let parents = others.iter().enumerate().filter(|(_, t)| t.key == "id");
+    let parents: Vec<usize> = parents.map(|(n, _)| n).collect();
     if !parents.is_empty() && rng.per_mille(400) {
-        let parent = &parents[rng.below(parents.len() as u64) as usize].name;
+        let number = rng.pick(&parents);
+        let parent = &others[number].name;
         let action = rng.pick(&["CASCADE", "SET NULL", "NO ACTION", "RESTRICT"]);
         let when = rng.pick(&["", " DEFERRABLE INITIALLY DEFERRED"]);
         lines.push(format!(
             "p int4 REFERENCES {parent} (id) ON DELETE {action} ON UPDATE {}{when}",
             rng.pick(&["CASCADE", "NO ACTION"])
         ));
-        table.parent = true;
+        table.parent = Some(number);
     }
     let _ = writeln!(sql, "CREATE TABLE {name} ({}){by};", lines.join(", "));
     match by {
@@ -184,12 +285,43 @@ fn table(rng: &mut Rng, number: u64, others: &[Table], sql: &mut String) -> Tabl
             );
         }
     }
+    table.partitions = match by {
+        "" => Vec::new(),
+        " PARTITION BY HASH (id)" => (0..3).map(|r| format!("{name}_{r}")).collect(),
+        _ => (0..2).map(|r| format!("{name}_{r}")).collect(),
+    };
     if own_identity {
         // Foreign keys name a unique index as well.
         let _ = writeln!(
             sql,
             "CREATE UNIQUE INDEX {name}_id ON {name} (id); ALTER TABLE {name} REPLICA IDENTITY USING INDEX {name}_id;"
         );
+    }
+    if !own_identity && (table.whole || rng.per_mille(200)) {
+        let identity = rng.pick(&["DEFAULT", "FULL", "NOTHING"]);
+        let heaps = if by.is_empty() {
+            std::slice::from_ref(&name)
+        } else {
+            &table.partitions
+        };
+        for heap in heaps {
+            let _ = writeln!(sql, "ALTER TABLE {heap} REPLICA IDENTITY {identity};");
+        }
+    }
+    if table.whole {
+        let index = match rng.below(6) {
+            0 => "(id)",
+            1 => "(n, id)",
+            2 => "USING hash (id)",
+            3 => "((id % 4)) WHERE n < 5",
+            _ => "",
+        };
+        if !index.is_empty() {
+            let _ = writeln!(sql, "CREATE INDEX ON {name} {index};");
+        }
+    }
+    if table.sequence.is_some() && by.is_empty() && rng.per_mille(400) {
+        let _ = writeln!(sql, "CREATE UNIQUE INDEX ON {name} (s);");
     }
     for (i, (column, typ)) in table.columns.iter().zip(&types).enumerate() {
         index(rng, &name, i, &column.name, typ, partitioned, sql);
@@ -206,7 +338,9 @@ fn table(rng: &mut Rng, number: u64, others: &[Table], sql: &mut String) -> Tabl
     if rng.per_mille(250) {
         let _ = writeln!(
             sql,
-            "CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW EXECUTE FUNCTION audit();"
+            "CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW EXECUTE FUNCTION audit();
+             CREATE TRIGGER audit_all {} TRUNCATE ON {name} EXECUTE FUNCTION audit_all();",
+            rng.pick(&["BEFORE", "AFTER"])
         );
     }
     // A BEFORE trigger may not move a row to another partition.

@@ -1,7 +1,7 @@
 //! Random transactions.
 
 use crate::rng::Rng;
-use crate::schema::Table;
+use crate::schema::{Schema, Table};
 
 /// Ids are below.
 const IDS: u64 = 30;
@@ -14,12 +14,12 @@ pub struct Work {
 }
 
 /// The next transaction.
-pub fn work(rng: &mut Rng, tables: &[Table]) -> Work {
+pub fn work(rng: &mut Rng, schema: &Schema) -> Work {
     let member = rng.below(3) as usize;
     if rng.per_mille(500) {
         return Work {
             member,
-            statements: vec![statement(rng, tables)],
+            statements: vec![statement(rng, schema)],
         };
     }
     let level = rng.pick(&[
@@ -40,7 +40,7 @@ pub fn work(rng: &mut Rng, tables: &[Table]) -> Work {
                 statements.push(rng.pick(&["ROLLBACK TO s", "RELEASE s"]).into());
                 savepoint = !statements.last().is_some_and(|s| s.starts_with("RELEASE"));
             }
-            _ => statements.push(statement(rng, tables)),
+            _ => statements.push(statement(rng, schema)),
         }
     }
     statements.push(
@@ -54,17 +54,30 @@ pub fn work(rng: &mut Rng, tables: &[Table]) -> Work {
     Work { member, statements }
 }
 
-fn statement(rng: &mut Rng, tables: &[Table]) -> String {
-    let table = &tables[rng.below(tables.len() as u64) as usize];
+fn statement(rng: &mut Rng, schema: &Schema) -> String {
+    let number = rng.below(schema.tables.len() as u64) as usize;
+    let table = &schema.tables[number];
+    if rng.per_mille(7) {
+        return truncate(rng, schema, number);
+    }
+    if rng.per_mille(90) {
+        return of_sequence(rng, schema, table);
+    }
+    if table.whole && rng.per_mille(250) {
+        return of_equal_rows(rng, table);
+    }
     let t = &table.name;
     let id = rng.below(IDS);
     match rng.below(20) {
-        0..=4 => insert(rng, table, 1),
+        0..=4 => insert(rng, table, 1) + &returning(table),
         5 => {
             let rows = rng.between(2, 12);
-            insert(rng, table, rows)
+            insert(rng, table, rows) + &returning(table)
         }
         6 => format!("{} ON CONFLICT DO NOTHING", insert(rng, table, 2)),
+        7 | 8 if table.key.is_empty() => {
+            format!("{} ON CONFLICT DO NOTHING", insert(rng, table, 3))
+        }
         7 | 8 => format!(
             "{} ON CONFLICT ({}) DO UPDATE SET {}",
             insert(rng, table, 1),
@@ -113,17 +126,92 @@ fn statement(rng: &mut Rng, tables: &[Table]) -> String {
     }
 }
 
+/// The values that an INSERT takes of a sequence, by its name.
+fn returning(table: &Table) -> String {
+    let names = table.sequence.iter().map(|s| &s.name);
+    names.map(|s| format!(" RETURNING s AS {s}")).collect()
+}
+
+fn truncate(rng: &mut Rng, schema: &Schema, number: usize) -> String {
+    let table = &schema.tables[number];
+    let t = &table.name;
+    let taken_from = |n: &usize| schema.tables[*n].sequence.as_ref().is_some_and(|s| s.once);
+    let restart = |tables: &[usize]| {
+        if tables.iter().any(taken_from) {
+            ""
+        } else {
+            " RESTART IDENTITY"
+        }
+    };
+    let reached = schema.reached(number);
+    match rng.below(8) {
+        0 => format!("TRUNCATE {t}"),
+        1 if !table.partitions.is_empty() => format!("TRUNCATE {}", table.partitions[0]),
+        1 => format!("TRUNCATE ONLY {t}"),
+        2 => format!("TRUNCATE {t}{}", restart(&[number])),
+        3 => format!("TRUNCATE {t}{} CASCADE", restart(&reached)),
+        4 => {
+            let other = &schema.tables[rng.below(schema.tables.len() as u64) as usize].name;
+            format!("TRUNCATE {t}, {other} CASCADE")
+        }
+        5 => {
+            let names: Vec<&str> = reached
+                .iter()
+                .map(|n| schema.tables[*n].name.as_str())
+                .collect();
+            format!("TRUNCATE {}{}", names.join(", "), restart(&reached))
+        }
+        _ => format!("TRUNCATE {t} CASCADE"),
+    }
+}
+
+fn of_sequence(rng: &mut Rng, schema: &Schema, table: &Table) -> String {
+    let (t, id) = (&table.name, rng.below(IDS));
+    let Some(sequence) = &table.sequence else {
+        let number = rng.below(schema.sequences.len() as u64) as usize;
+        return schema.sequences[number].statement(rng, None);
+    };
+    match rng.below(4) {
+        0 => format!("UPDATE {t} SET s = DEFAULT WHERE id = {id}"),
+        1 if !sequence.once => format!(
+            "INSERT INTO {t} (id, n, s) OVERRIDING SYSTEM VALUE VALUES ({id}, {}, {})",
+            rng.below(8),
+            sequence.value(rng)
+        ),
+        _ => sequence.statement(rng, table.identity_column().as_deref()),
+    }
+}
+
+/// Rows that there may be several of, all of them or one.
+fn of_equal_rows(rng: &mut Rng, table: &Table) -> String {
+    let (t, id) = (&table.name, rng.below(IDS));
+    let one = format!("ctid = (SELECT min(ctid) FROM {t} WHERE id = {id})");
+    match rng.below(6) {
+        0 => format!("DELETE FROM {t} WHERE {one}"),
+        1 => format!("UPDATE {t} SET {} WHERE {one}", assignment(rng, table)),
+        2 => format!("UPDATE {t} SET id = {} WHERE {one}", rng.below(IDS)),
+        3 => format!("UPDATE {t} SET id = NULL WHERE id = {id}"),
+        4 => format!("DELETE FROM {t} WHERE id IS NULL AND n = {}", rng.below(8)),
+        _ => {
+            let once = insert(rng, table, 1);
+            let (head, row) = once.split_once(" VALUES ").expect("an INSERT");
+            let rows = vec![row; rng.between(2, 4) as usize];
+            format!("{head} VALUES {}", rows.join(", "))
+        }
+    }
+}
+
 fn insert(rng: &mut Rng, table: &Table, rows: u64) -> String {
     let mut names = vec!["id", "n"];
     names.extend(table.columns.iter().map(|c| c.name.as_str()));
-    if table.parent {
+    if table.parent.is_some() {
         names.push("p");
     }
     let rows: Vec<String> = (0..rows)
         .map(|_| {
             let mut values = vec![rng.below(IDS).to_string(), rng.below(8).to_string()];
             values.extend(table.columns.iter().map(|c| c.value(rng).to_owned()));
-            if table.parent {
+            if table.parent.is_some() {
                 values.push(if rng.per_mille(400) {
                     "NULL".into()
                 } else {
