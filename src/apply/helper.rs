@@ -48,9 +48,9 @@ pub fn main(number: u32) -> Result<()> {
         guc::reload_if_asked()?;
         match instead.take().or_else(next) {
             Some(ToHelper::Apply(job)) => {
-                let (run, other) = gather(job);
+                let (given, other) = gather(job);
                 instead = other;
-                helper.apply_run(run)?;
+                helper.apply_given(given)?;
             }
             Some(ToHelper::EarlyBegin { first, .. }) => helper.early(first)?,
             // Of an attempt that was given up.
@@ -190,16 +190,16 @@ pub(super) fn cause(job: &Job) -> Cause {
     }
 }
 
-/// All of the order up to this is visible.
-pub(super) fn is_visible(gid: Gid) -> bool {
-    control().visible.passed() >= gid
+/// The order up to which all is visible.
+pub(super) fn shown() -> Gid {
+    control().visible.passed()
 }
 
 /// Waits until a GID is visible. If a transaction is under way, one before it that is in need of what
 /// this one holds ends the wait with an error; so does one of `look`, which is called now and then.
 pub(super) fn wait_for(gid: Gid, look: impl Fn() -> Result<()>) -> Result<()> {
     let (control, number) = (control(), NUMBER.get());
-    if is_visible(gid) {
+    if shown() >= gid {
         return Ok(());
     }
     let (me, dependents) = (shmem::my_slot().0, &control.dependents);
@@ -265,7 +265,7 @@ pub(super) fn fetch(gid: Gid, nth: u32) -> Result<Vec<u8>> {
 
 /// The worker that was to be replaced has reached its turn after all.
 pub(super) fn is_committed(job: &Job) -> bool {
-    is_visible(job.gid)
+    shown() >= job.gid
 }
 
 /// A helper's last step before its commit record.

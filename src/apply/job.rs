@@ -41,7 +41,8 @@ pub fn set_first(first: Option<Gid>) {
     FIRST.set(first);
 }
 
-fn set_relation(relation: u32) {
+/// Says which relation it is about.
+pub(super) fn set_relation(relation: u32) {
     if let Some(cause) = CURRENT.get() {
         CURRENT.set(Some(Cause { relation, ..cause }));
     }
@@ -112,7 +113,10 @@ impl<'c> Doing<'c> {
                     oid,
                     fingerprint,
                     natts,
-                } if oid.0 == self.relation => applier.relation(oid.0, fingerprint, natts)?,
+                } if oid.0 == self.relation => {
+                    set_relation(oid.0);
+                    applier.relation(oid.0, fingerprint, natts)?;
+                }
                 entry => self.do_entry(entry, applier, position)?,
             }
         }
@@ -196,6 +200,7 @@ impl<'c> Doing<'c> {
         if self.inserts.is_empty() {
             return Ok(());
         }
+        set_relation(self.relation);
         applier.finish_run(&mut self.run)?;
         applier.insert(self.relation, self.inserts.drain(..))
     }

@@ -9,76 +9,95 @@ use super::helper::{self, Helper, cause, next};
 use super::job::{self, Doing, damaged};
 use super::tables::Tables;
 use crate::changeset::decode::{Changeset, Entry};
+use crate::ids::Gid;
 use crate::imsg::message::{Job, ToHelper};
-use crate::limits::HELPER_RUN_MAX;
 use crate::pg::guard::Result;
-use crate::pg::transaction;
+use crate::pg::{elog, sys, transaction};
+use std::collections::VecDeque;
 
-/// The first job, those behind it that the queue has and that follow each other, each with its changeset,
-/// and what the queue had instead of another.
-pub(super) fn gather(first: Job) -> (Vec<(Job, Vec<u8>)>, Option<ToHelper>) {
-    let (mut run, mut job) = (Vec::new(), first);
+/// A changeset to be applied, and its bytes.
+pub(super) type Given = (Job, Vec<u8>);
+
+/// All that the queue has for this helper, beginning with `first`, and what it had instead of another. They
+/// are taken at once: as long as they are in shared memory, a lower GID may find no room there.
+pub(super) fn gather(first: Job) -> (VecDeque<Given>, Option<ToHelper>) {
+    let (mut given, mut job) = (VecDeque::new(), first);
     loop {
         let mut bytes = Vec::new();
         // If not, it was meant for another, long ago.
         if helper::take(&job, &mut bytes) {
-            run.push((job, bytes));
+            given.push_back((job, bytes));
         }
         match next() {
-            Some(ToHelper::Apply(following))
-                if following.gid == job.gid.next() && run.len() < HELPER_RUN_MAX =>
-            {
-                job = following;
-            }
-            other => return (run, other),
+            Some(ToHelper::Apply(following)) => job = following,
+            other => return (given, other),
         }
     }
 }
 
 impl Helper {
-    /// Applies all of a run, together if that can be.
-    pub(super) fn apply_run(&mut self, run: Vec<(Job, Vec<u8>)>) -> Result<()> {
-        if run.len() > 1 {
-            let done = self.try_together(&run);
-            job::set_current(None);
-            job::set_first(None);
-            if let Ok(true) = done {
-                return self.committed(run.iter().map(|(job, _)| job));
+    /// Applies what was given, together what can be.
+    pub(super) fn apply_given(&mut self, mut given: VecDeque<Given>) -> Result<()> {
+        while !given.is_empty() {
+            let run: Vec<Given> = given.drain(..length(&given)).collect();
+            if run.len() > 1 && self.apply_together(&run)? {
+                continue;
             }
-            transaction::abort()?;
-            if done.is_err() {
-                self.tables.forget()?;
+            for (job, bytes) in run {
+                self.bytes = bytes;
+                self.apply(job)?;
             }
-        }
-        for (job, bytes) in run {
-            self.bytes = bytes;
-            self.apply(job)?;
         }
         Ok(())
     }
 
-    /// Whether all are committed; else all that was done is to be rolled back.
-    fn try_together(&mut self, run: &[(Job, Vec<u8>)]) -> Result<bool> {
-        let mut changesets = Vec::with_capacity(run.len());
+    /// Whether all are committed; else nothing is.
+    fn apply_together(&mut self, run: &[Given]) -> Result<bool> {
+        let ((first, _), (last, _)) = (&run[0], &run[run.len() - 1]);
+        job::set_first(Some(first.gid));
+        let done = self.try_together(run);
+        job::set_current(None);
+        job::set_first(None);
+        if let Ok(true) = done {
+            self.committed(run.iter().map(|(job, _)| job))?;
+            return Ok(true);
+        }
+        if let Err(error) = &done {
+            let (first, last) = (first.gid, last.gid);
+            elog::log(
+                sys::DEBUG1,
+                &format!("transactions {first} to {last} are applied one by one: {error}"),
+            );
+        }
+        transaction::abort()?;
+        if done.is_err() {
+            self.tables.forget()?;
+        }
+        Ok(false)
+    }
+
+    fn try_together(&mut self, run: &[Given]) -> Result<bool> {
+        let first = run[0].0;
+        let mut shown = helper::shown();
+        let mut applier = self.begin(&first)?;
+        transaction::xid()?;
+        let (mut doing, mut changesets) = (Doing::default(), Vec::with_capacity(run.len()));
         for (_, bytes) in run {
             changesets.push(Changeset::parse(bytes).map_err(|e| damaged(&e))?);
         }
-        let (first, _) = &run[0];
-        helper::wait_for(first.depends_on, || Ok(()))?;
-        let mut applier = self.begin(first)?;
-        for changeset in &changesets {
-            if !is_plain(changeset, applier.tables)? {
-                return Ok(false);
-            }
-        }
-        transaction::xid()?;
-        let mut doing = Doing::default();
-        job::set_first(Some(first.gid));
         for ((job, _), changeset) in run.iter().zip(&changesets) {
             job::set_current(Some(cause(job)));
-            if job.depends_on < first.gid && !helper::is_visible(job.depends_on) {
-                helper::wait_for(job.depends_on, || Ok(()))?;
+            // It depends on more than the highest, of which others may be before the run.
+            let depends_on = job.depends_on.min(Gid(first.gid.0 - 1));
+            if depends_on > shown {
+                applier.pause()?;
+                helper::wait_for(depends_on, || Ok(()))?;
+                shown = helper::shown();
                 applier.resume()?;
+            }
+            // Locks its tables, so not before.
+            if fires_triggers(changeset, applier.tables)? {
+                return Ok(false);
             }
             let position = Some((changeset.header(), job.gid));
             doing.apply(changeset.entries(), &mut applier, position)?;
@@ -90,19 +109,52 @@ impl Helper {
     }
 }
 
-/// Whether a changeset has only changes of rows of tables without triggers that fire here.
-fn is_plain(changeset: &Changeset<'_>, tables: &mut Tables) -> Result<bool> {
-    for entry in changeset.entries() {
-        match entry.map_err(|e| damaged(&e))? {
-            Entry::Relation { oid, .. } if tables.get(oid.0)?.has_triggers => return Ok(false),
-            Entry::Relation { .. }
-            | Entry::Insert(_)
-            | Entry::Batch(_)
-            | Entry::Update { .. }
-            | Entry::Delete(_)
-            | Entry::Leave(_) => {}
-            _ => return Ok(false),
+/// How many of these, from the first on, may be applied together: those of consecutive GIDs that have only
+/// changes of rows.
+fn length(given: &VecDeque<Given>) -> usize {
+    let mut following = given.iter().peekable();
+    let mut length = 0;
+    while let Some((job, bytes)) = following.next() {
+        if !has_only_rows(bytes) {
+            break;
+        }
+        length += 1;
+        if following
+            .peek()
+            .is_none_or(|(next, _)| next.gid != job.gid.next())
+        {
+            break;
         }
     }
-    Ok(true)
+    length.max(1)
+}
+
+fn has_only_rows(changeset: &[u8]) -> bool {
+    Changeset::parse(changeset).is_ok_and(|changeset| {
+        changeset.fragments().is_none()
+            && changeset.entries().all(|entry| {
+                matches!(
+                    entry,
+                    Ok(Entry::Relation { .. }
+                        | Entry::Insert(_)
+                        | Entry::Batch(_)
+                        | Entry::Update { .. }
+                        | Entry::Delete(_)
+                        | Entry::Leave(_))
+                )
+            })
+    })
+}
+
+/// Whether a table that a changeset is about has triggers that fire here.
+fn fires_triggers(changeset: &Changeset<'_>, tables: &mut Tables) -> Result<bool> {
+    for entry in changeset.entries() {
+        if let Entry::Relation { oid, .. } = entry.map_err(|e| damaged(&e))? {
+            job::set_relation(oid.0);
+            if tables.get(oid.0)?.has_triggers {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }

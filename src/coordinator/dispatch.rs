@@ -233,7 +233,8 @@ impl Dispatch {
     }
 
     /// A helper process is gone. `last_committed` tells with what of its work it was done. Others get
-    /// the rest, of which it was at the first; Err when there is no point in that.
+    /// the rest, each by itself, for any may be to blame; the first is what it was at, as far as is known.
+    /// Err when there is no point in that.
     pub fn gone(
         &mut self,
         helper: u32,
@@ -248,7 +249,8 @@ impl Dispatch {
                     self.again(gid, false).map_err(|attempts| (gid, attempts))?;
                 }
                 for gid in left {
-                    let work = self.running.remove(&gid).expect(RUNNING);
+                    let mut work = self.running.remove(&gid).expect(RUNNING);
+                    work.attempts = work.attempts.max(1);
                     self.enqueue(gid, work);
                 }
                 Ok(done.into_iter().map(|gid| self.finished(gid)).collect())

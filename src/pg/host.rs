@@ -297,7 +297,8 @@ impl Host for PgHost {
     }
 
     fn prepare_to_sleep(&mut self, work_waits: bool) -> bool {
-        wake::prepare_sleep(self.shared, work_waits)
+        // Helpers that are done give memory back.
+        wake::prepare_sleep(self.shared, work_waits || self.outbox.has_work())
     }
 
     fn awake(&mut self) {

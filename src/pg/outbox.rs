@@ -169,6 +169,12 @@ impl Outbox {
         Ok(())
     }
 
+    /// Work waits here for memory.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.work.is_empty()
+    }
+
     /// A helper is gone; the core gives its work to another. What it did not come to take is freed.
     pub fn withdraw(&mut self, helper: u32) {
         self.work.retain(|w| w.helper != helper);
