@@ -70,9 +70,7 @@ impl Helper {
             );
         }
         transaction::abort()?;
-        if done.is_err() {
-            self.tables.forget()?;
-        }
+        self.tables.forget()?;
         Ok(false)
     }
 

@@ -81,7 +81,7 @@ fn work(group: &TestGroup, member: usize) {
         format!(
             "INSERT INTO later SELECT {base} + i, {base} + i FROM generate_series(1, 1000) i;
              UPDATE later SET n = n + 1 WHERE id BETWEEN {first} AND {last};
-             UPDATE later SET n = {base} * 2 + 1001 - (n - {base}) WHERE id BETWEEN {first} AND {last}"
+             UPDATE later SET n = {base} + 1001 - (n - {base}) WHERE id BETWEEN {first} AND {last}"
         ),
         format!(
             "INSERT INTO composed SELECT 'key ' || i % 10, {base} + i, i FROM generate_series(1, 2000) i;
