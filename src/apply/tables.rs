@@ -209,10 +209,10 @@ impl Tables {
             return Err(internal("search in a table that is not open"));
         };
         let found = table.found;
-        if let Some(finger) = &mut table.finger {
-            if let Some(answer) = finger.find(values, snapshot, found)? {
-                return Ok(answer);
-            }
+        if let Some(finger) = &mut table.finger
+            && let Some(answer) = finger.find(values, snapshot, found)?
+        {
+            return Ok(answer);
         }
         let search = match &mut table.search {
             Some(search) => search,
