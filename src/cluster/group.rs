@@ -82,8 +82,16 @@ impl Cluster {
         }
         let mut cluster = Self::create(dir, options)?;
         cluster.first(options, say)?;
+        let mut copies: Vec<Server> = Vec::new();
         for _ in 1..options.members {
-            cluster.join(say)?;
+            let copy = match copies.first() {
+                Some(first) => cluster.copy_again(first, say)?,
+                None => cluster.prepare_join(say)?,
+            };
+            copies.push(copy);
+        }
+        for copy in &copies {
+            cluster.take_in(copy, say)?;
         }
         Ok(cluster)
     }
@@ -325,10 +333,36 @@ impl Cluster {
     /// One more member: a copy of a live provider that joins the running group.
     pub fn join(&mut self, say: &mut dyn FnMut(&str)) -> Result<Server> {
         let server = self.prepare_join(say)?;
+        self.take_in(&server, say)?;
+        Ok(server)
+    }
+
+    /// The rest of [`Cluster::join`].
+    fn take_in(&self, server: &Server, say: &mut dyn FnMut(&str)) -> Result<()> {
         say(&format!("member {}: joining", server.number));
         server.start(SLOW)?;
-        status::wait_online(&server, SLOW)?;
+        status::wait_online(server, SLOW)?;
         say(&format!("member {}: online", server.number));
+        Ok(())
+    }
+
+    /// What [`Cluster::prepare_join`] makes, from one that it has made and nobody has started.
+    fn copy_again(&mut self, first: &Server, say: &mut dyn FnMut(&str)) -> Result<Server> {
+        let server = self.server(self.servers.len() + 1);
+        say(&format!(
+            "member {}: the same base backup as member {}",
+            server.number, first.number
+        ));
+        server.copy("base backup", &first.data, &server.data)?;
+        self.prepared(server)
+    }
+
+    /// Adds a member that has its data.
+    fn prepared(&mut self, server: Server) -> Result<Server> {
+        let seeds: Vec<String> = self.servers.iter().map(|s| self.group_address(s)).collect();
+        server.configure(&self.server_configuration(&server, &seeds))?;
+        self.servers.push(server.clone());
+        self.save()?;
         Ok(server)
     }
 
@@ -373,11 +407,7 @@ impl Cluster {
                 "--no-sync",
             ],
         )?;
-        let seeds: Vec<String> = self.servers.iter().map(|s| self.group_address(s)).collect();
-        server.configure(&self.server_configuration(&server, &seeds))?;
-        self.servers.push(server.clone());
-        self.save()?;
-        Ok(server)
+        self.prepared(server)
     }
 
     /// Stops all servers, newest first.
@@ -395,7 +425,13 @@ impl Cluster {
 
     /// Stops all servers and removes the folder.
     pub fn purge(self) -> Result<()> {
-        self.stop_all(StopMode::Immediate)?;
+        // All at once: of what they hold nothing is needed.
+        for server in &self.servers {
+            server.quit();
+        }
+        for server in &self.servers {
+            server.await_end()?;
+        }
         std::fs::remove_dir_all(&self.dir)
             .map_err(|e| ClusterError::new(format!("removing {}", self.dir.display()), e))
     }
@@ -418,15 +454,15 @@ impl Cluster {
 
     /// Waits until every running member has committed what any of them has by now.
     pub fn wait_in_step(&self, timeout: Duration) -> Result<i64> {
+        let servers: Vec<&Server> = self.running().collect();
+        let mut asked: Vec<status::Asked> = servers.iter().map(|s| status::Asked::new(s)).collect();
         let mut target = 0;
-        for server in self.running() {
-            target = target.max(status::group_state(server)?.last_committed_gid);
+        for one in &mut asked {
+            target = target.max(one.state()?.last_committed_gid);
         }
-        for server in self.running() {
+        for (server, one) in servers.into_iter().zip(&mut asked) {
             wait_for(timeout, || {
-                status::group_state(server)
-                    .ok()
-                    .filter(|g| g.last_committed_gid >= target)
+                one.state().ok().filter(|g| g.last_committed_gid >= target)
             })
             .ok_or_else(|| {
                 let now = status::group_state(server).map_or_else(

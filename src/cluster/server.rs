@@ -34,6 +34,8 @@ pub enum StopMode {
     Immediate,
 }
 
+const COPYING: &str = "copying what initdb made";
+
 impl Server {
     fn home(&self) -> &Path {
         self.data.parent().unwrap_or(&self.data)
@@ -67,6 +69,10 @@ impl Server {
 
     /// initdb with trust for local connections and superuser `postgres`.
     pub fn initdb(&self) -> Result<()> {
+        self.initdb_with(&[])
+    }
+
+    fn initdb_with(&self, more: &[&str]) -> Result<()> {
         let data = self.data.display().to_string();
         let args = [
             "-D",
@@ -81,29 +87,31 @@ impl Server {
             "--no-instructions",
             "--no-sync",
         ];
-        self.run("initdb", "initdb", &args).map(drop)
+        self.run("initdb", "initdb", &[&args, more].concat())
+            .map(drop)
     }
 
     /// A copy of what initdb made before for a server like this, or initdb and a copy for the next.
     pub fn initdb_once(&self, template: &Path) -> Result<()> {
         if template.exists() {
-            return self.copy(template, &self.data);
+            return self.copy(COPYING, template, &self.data);
         }
-        self.initdb()?;
+        // Segments of WAL are whole in every copy.
+        self.initdb_with(&["--wal-segsize=1"])?;
         // Others may be at it as well: it is there when it is whole, and whose it is does not matter.
         let whole = self.home().join("template");
-        self.copy(&self.data, &whole)?;
+        self.copy(COPYING, &self.data, &whole)?;
         match std::fs::rename(&whole, template) {
             Err(e) if !template.exists() => Err(ClusterError::on(self, "keeping a template", e)),
             _ => Ok(()),
         }
     }
 
-    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+    /// A folder once more.
+    pub(super) fn copy(&self, step: &str, from: &Path, to: &Path) -> Result<()> {
         let mut copy = self.account.command("cp", self.home());
-        copy.arg("-a").args([from, to]);
-        self.output("copying what initdb made", "cp", &mut copy)
-            .map(drop)
+        copy.args(["-a", "--reflink=auto"]).args([from, to]);
+        self.output(step, "cp", &mut copy).map(drop)
     }
 
     /// Appends lines to postgresql.conf; a later line wins.
@@ -163,6 +171,23 @@ impl Server {
             &["stop", "-w", "-t", "120", "-D", &data, "-m", mode],
         )
         .map(drop)
+    }
+
+    /// Tells it to stop as in [`StopMode::Immediate`], without waiting for it.
+    pub(super) fn quit(&self) {
+        // Paused processes hear nothing.
+        let _ = self.signal_all(Signal::SIGCONT);
+        if let Some(postmaster) = self.pid() {
+            let _ = kill(postmaster, Signal::SIGQUIT);
+        }
+    }
+
+    /// Waits until it is gone.
+    pub(super) fn await_end(&self) -> Result<()> {
+        wait_for(Duration::from_secs(120), || {
+            self.pid().is_none().then_some(())
+        })
+        .ok_or_else(|| ClusterError::on(self, "stopping", "it is still there after 120 s"))
     }
 
     /// Process id of a running postmaster.

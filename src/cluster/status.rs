@@ -2,6 +2,7 @@
 
 use super::server::wait_for;
 use super::{ClusterError, Result, Server, db_error};
+use postgres::Client;
 use std::time::Duration;
 
 /// A row of `pg_stat_replication_group`.
@@ -43,10 +44,39 @@ pub struct GroupState {
 
 /// Asks a running server.
 pub fn group_state(server: &Server) -> Result<GroupState> {
+    Asked::new(server).state()
+}
+
+/// A server that is asked again and again: on one connection, for a new one costs more than the answer.
+pub(crate) struct Asked<'a> {
+    server: &'a Server,
+    client: Option<Client>,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(server: &'a Server) -> Self {
+        Self {
+            server,
+            client: None,
+        }
+    }
+
+    /// What it says now. After an error it is connected to anew.
+    pub(crate) fn state(&mut self) -> Result<GroupState> {
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => self.server.connect("postgres")?,
+        };
+        let state = ask(self.server, &mut client)?;
+        self.client = Some(client);
+        Ok(state)
+    }
+}
+
+fn ask(server: &Server, client: &mut Client) -> Result<GroupState> {
     let sql = "SELECT state, group_name::text, database::text, member_id, last_committed_gid, last_ordered_gid, \
                apply_queue, members, voters, commits, applied, certification_failures, local_victims, helper_errors, failure, trigger_errors \
                FROM pg_stat_get_replication_group()";
-    let mut client = server.connect("postgres")?;
     let row = client
         .query_opt(sql, &[])
         .map_err(|e| ClusterError::on(server, "asking for its state", db_error(&e)))?
@@ -75,8 +105,8 @@ pub fn group_state(server: &Server) -> Result<GroupState> {
 
 /// Waits until a member is open to clients of its replicated database.
 pub fn wait_online(server: &Server, timeout: Duration) -> Result<()> {
-    let mut last = String::new();
-    wait_for(timeout, || match group_state(server) {
+    let (mut last, mut asked) = (String::new(), Asked::new(server));
+    wait_for(timeout, || match asked.state() {
         Ok(g) if g.state == "online" => Some(Ok(())),
         Ok(g) if g.state == "failed" || g.state == "left" => Some(Err(ClusterError::on(
             server,

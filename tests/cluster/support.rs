@@ -110,7 +110,7 @@ pub fn options(members: usize) -> UpOptions {
     options.members = members;
     options.port = free_ports();
     options.configuration =
-        "shared_buffers = 64MB\nmax_connections = 60\nfsync = on\nrecovery_init_sync_method = syncfs\nlog_line_prefix = '%m [%p] %q%a '\n".into();
+        "shared_buffers = 64MB\nmax_wal_size = 1GB\nmax_connections = 60\nfsync = on\nrecovery_init_sync_method = syncfs\nlog_line_prefix = '%m [%p] %q%a '\n".into();
     options
 }
 
@@ -203,9 +203,19 @@ impl TestGroup {
 
     /// Waits until a query on a member answers with the wanted value.
     pub fn await_value(&self, server: &Server, sql: &str, wanted: i64) {
-        let mut last = None;
+        let (mut last, mut client) = (None, None);
         let seen = postgres_r::cluster::server::wait_for(PATIENCE, || {
-            last = postgres_r::cluster::group::query_one::<i64>(server, &self.database, sql).ok();
+            let open = match client.take() {
+                Some(open) => Some(open),
+                None => server.connect(&self.database).ok(),
+            };
+            last = None;
+            if let Some(mut open) = open
+                && let Ok(row) = open.query_one(sql, &[])
+            {
+                last = Some(row.get(0));
+                client = Some(open);
+            }
             (last == Some(wanted)).then_some(())
         });
         assert!(
