@@ -195,16 +195,12 @@ fn all_of(number: u32, fragment: &[u8]) -> Counted {
     Counted { number, bytes }
 }
 
-/// Whether these are only what a rollback undoes and what keeps nobody out of more than rows.
+/// Whether these are only what a rollback undoes, what keeps nobody out of more than rows, and what needs
+/// no GID.
 fn may_be_early(entries: Entries<'_>) -> Result<bool> {
     for entry in entries {
-        if matches!(
-            entry.map_err(|e| damaged(&e))?,
-            Entry::Truncate(_)
-                | Entry::Sequence { .. }
-                | Entry::LargeObject { .. }
-                | Entry::LargeObjectGone(_)
-        ) {
+        let entry = entry.map_err(|e| damaged(&e))?;
+        if matches!(entry, Entry::Truncate(_) | Entry::Sequence { .. }) {
             return Ok(false);
         }
     }

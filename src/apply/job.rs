@@ -2,6 +2,7 @@
 
 use super::rows::{Applier, Change};
 use super::tables::BATCH_ROWS;
+use super::updates::Update;
 use super::whole_rows::Run;
 use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry, Header};
 use crate::changeset::fragment::fragment_entries;
@@ -86,8 +87,10 @@ pub(super) struct Doing<'c> {
     relation: u32,
     /// Changes of rows without an identity that are still to be done.
     run: Run<'c>,
-    /// Rows inserted one after the other go to the heap together.
+    /// Rows inserted one after the other go to the heap together, and those updated; there is never some of
+    /// both.
     inserts: Vec<TupleBytes<'c>>,
+    updates: Vec<Update<'c>>,
 }
 
 impl<'c> Doing<'c> {
@@ -102,10 +105,25 @@ impl<'c> Doing<'c> {
             let entry = entry.map_err(|e| damaged(&e))?;
             match entry {
                 Entry::Insert(row) => {
-                    applier.settle()?;
+                    self.update(applier)?;
                     self.inserts.push(row);
                     if self.inserts.len() == BATCH_ROWS {
-                        self.finish(applier)?;
+                        self.insert(applier)?;
+                    }
+                }
+                Entry::Update {
+                    identity,
+                    changed,
+                    new,
+                } => {
+                    self.insert(applier)?;
+                    self.updates.push(Update {
+                        identity,
+                        changed,
+                        new,
+                    });
+                    if self.updates.len() == BATCH_ROWS {
+                        self.update(applier)?;
                     }
                 }
                 // Said again by the next changeset.
@@ -129,13 +147,11 @@ impl<'c> Doing<'c> {
         applier: &mut Applier<'_>,
         position: Option<(&Header, Gid)>,
     ) -> Result<()> {
-        if !matches!(entry, Entry::Update { .. }) {
-            applier.settle()?;
-        }
         self.insert(applier)?;
+        self.update(applier)?;
         let (memory, relation) = (applier.memory, self.relation);
         match entry {
-            Entry::Insert(_) | Entry::Fragments(_) => Ok(()),
+            Entry::Insert(_) | Entry::Update { .. } | Entry::Fragments(_) => Ok(()),
             Entry::Relation {
                 oid,
                 fingerprint,
@@ -149,14 +165,6 @@ impl<'c> Doing<'c> {
             Entry::Batch(rows) => {
                 applier.finish_run(&mut self.run)?;
                 applier.insert(relation, rows)
-            }
-            Entry::Update {
-                identity,
-                changed,
-                new,
-            } => {
-                let change = Change::Update { changed, new };
-                applier.change(relation, identity, change, &mut self.run)
             }
             Entry::Delete(identity) => {
                 let change = Change::Delete { leaves: false };
@@ -205,9 +213,21 @@ impl<'c> Doing<'c> {
         applier.insert(self.relation, self.inserts.drain(..))
     }
 
+    /// Updates the rows that wait.
+    fn update(&mut self, applier: &mut Applier<'_>) -> Result<()> {
+        if self.updates.is_empty() {
+            return Ok(());
+        }
+        set_relation(self.relation);
+        applier.update(self.relation, &self.updates, &mut self.run)?;
+        self.updates.clear();
+        Ok(())
+    }
+
     /// Does what was left.
     pub fn finish(&mut self, applier: &mut Applier<'_>) -> Result<()> {
         self.insert(applier)?;
+        self.update(applier)?;
         applier.finish_run(&mut self.run)
     }
 }

@@ -8,4 +8,5 @@ pub mod rows;
 mod run;
 pub mod tables;
 pub mod triggers;
+pub mod updates;
 pub mod whole_rows;

@@ -1,12 +1,13 @@
 //! One entry of a changeset, done to the heap and the indexes.
 
 use super::tables::{BATCH_BYTES, BATCH_ROWS, Index, Table, Tables};
+use super::updates::{Columns, Update};
 use super::whole_rows::Run;
 use crate::capture::layout::{self, Attr, Span};
-use crate::changeset::tuple::{Bitmap, TupleBytes};
+use crate::changeset::tuple::TupleBytes;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, Snapshot, UniqueCheck, internal};
-use crate::pg::relation::{self, Tuple};
+use crate::pg::relation;
 use crate::pg::sys;
 use crate::pg::transaction;
 use crate::pg::trigger::{self, Event, When};
@@ -21,41 +22,12 @@ pub(super) const TRIES_MAX: u32 = 8;
 #[derive(Clone, Copy)]
 pub enum Change<'c> {
     /// The marked columns get the values of `new`.
-    Update {
-        /// Columns.
-        changed: Bitmap<'c>,
-        /// Their values; the others are null.
-        new: TupleBytes<'c>,
-    },
+    Update(Update<'c>),
     /// It goes.
     Delete {
         /// To another partition.
         leaves: bool,
     },
-}
-
-/// New versions of rows that are in the heap and not yet in the indexes.
-///
-/// They are the table's first slots, in working memory. As long as there are some the snapshot does not
-/// show what this transaction has written, so nobody looks for them.
-#[derive(Default)]
-struct Unindexed {
-    oid: u32,
-    rows: usize,
-    /// In which indexes they belong.
-    which: Indexes,
-    /// Columns in which they differ from the versions before.
-    changed: Vec<bool>,
-    /// Updates, and bytes of new versions, since working memory was last reset.
-    updates: usize,
-    bytes: usize,
-}
-
-impl Unindexed {
-    /// Working memory has all that it should.
-    fn is_full(&self) -> bool {
-        self.updates >= BATCH_ROWS || self.bytes >= BATCH_BYTES
-    }
 }
 
 /// Applies entries of a changeset within one transaction.
@@ -65,16 +37,16 @@ pub struct Applier<'t> {
     /// Working memory, reset for each entry.
     pub(super) memory: &'t Context,
     /// Something was written that the snapshot doesn't show yet.
-    written: bool,
+    pub(super) written: bool,
     /// Relations have new files.
     truncated: bool,
     /// All transactions before this one are visible.
     pub(super) in_order: bool,
     /// Triggers that have failed.
     pub(super) failed: HashSet<u32>,
-    spans: Vec<Span>,
+    pub(super) spans: Vec<Span>,
     buffers: Vec<TupleBuffer>,
-    unindexed: Unindexed,
+    values: Vec<Option<sys::Datum>>,
 }
 
 impl<'t> Applier<'t> {
@@ -91,7 +63,7 @@ impl<'t> Applier<'t> {
             failed: HashSet::new(),
             spans: Vec::new(),
             buffers: Vec::new(),
-            unindexed: Unindexed::default(),
+            values: Vec::new(),
         }
     }
 
@@ -192,12 +164,7 @@ impl<'t> Applier<'t> {
             self.show()?;
         }
         let memory = self.memory;
-        if self.unindexed.rows == 0 || self.unindexed.is_full() {
-            self.settle()?;
-            memory.reset();
-            (self.unindexed.updates, self.unindexed.bytes) = (0, 0);
-        }
-        self.unindexed.updates += 1;
+        memory.reset();
         memory.within(|| {
             for _ in 0..TRIES_MAX {
                 self.find(oid, &identity)?;
@@ -215,7 +182,6 @@ impl<'t> Applier<'t> {
     pub(super) fn change_found(&mut self, oid: u32, change: &Change) -> Result<Outcome> {
         let table = self.tables.get(oid)?;
         let (found, has_triggers) = (table.found, table.has_triggers);
-        let has_identity = table.has_identity;
         let old = heap::slot_tuple(found)?;
         // What triggers are told stays as it is when the heap has changed it.
         let before = if has_triggers {
@@ -224,7 +190,7 @@ impl<'t> Applier<'t> {
             old
         };
         let tid = old.tid();
-        let mut replace = Vec::new();
+        let mut columns;
         let (outcome, event) = match change {
             Change::Delete { leaves } => {
                 let (handle, event) = (table.handle, Event::Delete(before));
@@ -234,38 +200,24 @@ impl<'t> Applier<'t> {
                 let cid = transaction::command_id()?;
                 (heap::delete(handle, tid, cid, *leaves)?, event)
             }
-            Change::Update { changed, new } => {
-                check(&table.attrs, new, &mut self.spans)?;
-                let natts = table.attrs.len();
-                let mut values = vec![0; natts];
-                let mut nulls = vec![false; natts];
-                replace.resize(natts, false);
-                let columns = table.attrs.iter().enumerate();
-                for (i, attr) in columns.filter(|(i, _)| changed.has(*i)) {
-                    replace[i] = true;
-                    match self.spans[i].of(new.data) {
-                        Some(bytes) => values[i] = tuple::datum(*attr, bytes),
-                        None => nulls[i] = true,
-                    }
-                }
-                let tuple = heap::modify(old, table.handle, &mut values, &mut nulls, &mut replace)?;
+            Change::Update(update) => {
+                columns = Columns::of(&table.attrs, update.changed);
+                let tuple = columns.replace(table, old, update, &mut self.spans)?;
                 let event = Event::Update {
                     old: before,
                     new: tuple,
-                    changed: &replace,
+                    changed: &columns.changed,
                 };
                 if has_triggers {
                     self.fire(oid, When::Before, event)?;
                 }
-                self.unindexed.bytes += tuple.bytes();
                 let table = self.tables.get(oid)?;
                 let cid = transaction::command_id()?;
                 let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
                 if outcome == Outcome::Done && indexes != Indexes::None {
-                    self.put_off(oid, tuple, indexes, &replace)?;
-                    if has_triggers || !has_identity {
-                        self.settle()?;
-                    }
+                    heap::slot_store(table.slots[0], tuple)?;
+                    insert_index_entries(table, 1, indexes, Some(&columns.changed))?;
+                    heap::slot_clear(table.slots[0])?;
                 }
                 (outcome, event)
             }
@@ -277,39 +229,6 @@ impl<'t> Applier<'t> {
         }
         heap::slot_clear(found)?;
         Ok(outcome)
-    }
-
-    /// The new version of a row, which is in the heap, will be in the indexes by and by.
-    fn put_off(&mut self, oid: u32, tuple: Tuple, which: Indexes, changed: &[bool]) -> Result<()> {
-        let last = &self.unindexed;
-        if (last.oid, last.which) != (oid, which) || last.changed != changed {
-            self.settle()?;
-            let put_off = &mut self.unindexed;
-            (put_off.oid, put_off.which) = (oid, which);
-            put_off.changed.clear();
-            put_off.changed.extend_from_slice(changed);
-        }
-        let rows = self.unindexed.rows;
-        let table = self.tables.get_with_slots(oid, rows + 1)?;
-        heap::slot_store(table.slots[rows], tuple)?;
-        self.unindexed.rows += 1;
-        Ok(())
-    }
-
-    /// Puts what was put off into the indexes. Before anything but another update.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        let rows = std::mem::take(&mut self.unindexed.rows);
-        if rows == 0 {
-            return Ok(());
-        }
-        let put_off = &self.unindexed;
-        let table = self.tables.get(put_off.oid)?;
-        self.memory
-            .within(|| insert_index_entries(table, rows, put_off.which, Some(&put_off.changed)))?;
-        for slot in &table.slots[..rows] {
-            heap::slot_clear(*slot)?;
-        }
-        Ok(())
     }
 
     /// Truncates relations together.
@@ -342,7 +261,6 @@ impl<'t> Applier<'t> {
 
     /// There is a pause: holds no buffer meanwhile.
     pub fn pause(&mut self) -> Result<()> {
-        self.settle()?;
         self.tables.rest()
     }
 
@@ -353,8 +271,7 @@ impl<'t> Applier<'t> {
     }
 
     /// All entries are done.
-    pub fn finish(mut self) -> Result<()> {
-        self.settle()?;
+    pub fn finish(self) -> Result<()> {
         self.tables.rest()?;
         // The end of the transaction settles which files relations have: nobody may have them open.
         if self.truncated {
@@ -365,7 +282,6 @@ impl<'t> Applier<'t> {
 
     /// Lets the snapshot show what was written so far, here and by triggers.
     pub(super) fn show(&mut self) -> Result<()> {
-        self.settle()?;
         self.written = false;
         transaction::next_command()
     }
@@ -382,30 +298,35 @@ impl<'t> Applier<'t> {
     /// What this transaction has written itself is let into the snapshot only when it matters: a row
     /// that is found and that it has not changed is the one.
     fn find(&mut self, oid: u32, identity: &TupleBytes) -> Result<()> {
-        let table = self.tables.get(oid)?;
-        check(&table.attrs, identity, &mut self.spans)?;
-        let columns = table
-            .finder
-            .as_ref()
-            .map_or(&[][..], |f| f.columns.as_slice());
-        let mut values = Vec::with_capacity(columns.len());
-        for column in columns {
-            let i = usize::from(*column);
-            let bytes = self.spans[i]
-                .of(identity.data)
-                .ok_or_else(|| internal(format!("row of relation {oid} named by a null")))?;
-            values.push(Some(tuple::datum(table.attrs[i], bytes)));
-        }
-        if self.tables.find(oid, &values, self.snapshot)? {
+        if self.find_in_snapshot(oid, identity)? {
             return Ok(());
         }
+        self.find_written(oid, identity)
+    }
+
+    /// The same for a row that was not in the snapshot so far.
+    pub(super) fn find_written(&mut self, oid: u32, identity: &TupleBytes) -> Result<()> {
         if self.written {
             self.show_written()?;
-            if self.tables.find(oid, &values, self.snapshot)? {
+            if self.find_in_snapshot(oid, identity)? {
                 return Ok(());
             }
         }
         Err(missing(oid))
+    }
+
+    pub(super) fn find_in_snapshot(&mut self, oid: u32, identity: &TupleBytes) -> Result<bool> {
+        let table = self.tables.get(oid)?;
+        check(&table.attrs, identity, &mut self.spans)?;
+        self.values.clear();
+        for column in table.finder.iter().flat_map(|f| &f.columns) {
+            let i = usize::from(*column);
+            let bytes = self.spans[i]
+                .of(identity.data)
+                .ok_or_else(|| internal(format!("row of relation {oid} named by a null")))?;
+            self.values.push(Some(tuple::datum(table.attrs[i], bytes)));
+        }
+        self.tables.find(oid, &self.values, self.snapshot)
     }
 
     /// The row that the snapshot shows is changed: by this transaction, or between the snapshot and
@@ -471,7 +392,7 @@ fn has_varwidth(attrs: &[Attr], spans: &[Span]) -> bool {
 
 /// Gives the rows in the table's first slots, which are in the heap, their index entries; if they are
 /// new versions of rows, these columns have `changed`.
-fn insert_index_entries(
+pub(super) fn insert_index_entries(
     table: &Table,
     rows: usize,
     which: Indexes,

@@ -7,6 +7,7 @@
 
 use super::rows::{Applier, Change, TRIES_MAX, check, missing, moved};
 use super::tables::Table;
+use super::updates::Update;
 use crate::capture::hash::Digest;
 use crate::capture::image::{self, Values};
 use crate::capture::layout::{self, Attr, Span};
@@ -59,7 +60,7 @@ impl Applier<'_> {
         };
         let found = memory.within(|| mark(&table.attrs, before))?;
         let result = match &change {
-            Change::Update { .. } => Some(memory.within(|| after(table, before, &change))?),
+            Change::Update(_) => Some(memory.within(|| after(table, before, &change))?),
             Change::Delete { .. } => None,
         };
         let in_order = table.is_unique && result.is_some();
@@ -263,7 +264,7 @@ fn found_row<'a>(table: &Table, slot: Slot, spans: &'a mut Vec<Span>) -> Result<
 
 /// Mark of the row that an update leaves behind.
 fn after(table: &Table, before: Values, change: &Change) -> Result<u64> {
-    let Change::Update { changed, new } = change else {
+    let Change::Update(Update { changed, new, .. }) = change else {
         return Ok(0);
     };
     let mut spans = Vec::new();

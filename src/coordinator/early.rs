@@ -1,8 +1,9 @@
 //! Large transactions of other members that helpers begin to apply before their changesets come.
 //!
 //! Nothing here is replicated, and no verdict depends on it: a helper that has begun early has no GID,
-//! gives way to everybody, and may give up at any time. Then its transaction is applied as any other
-//! when its changeset has passed. A transaction is named by the position of its first fragment.
+//! gives way to everybody, and may give up at any time. Then its transaction is begun anew once it is twice
+//! as long, so that what is done in vain stays in proportion, or is applied as any other when its changeset
+//! has passed. A transaction is named by the position of its first fragment.
 
 use super::dispatch::{Dispatch, Helper};
 use super::event::{Early, Effect, GcsCommand};
@@ -10,7 +11,7 @@ use super::open::Place;
 use crate::ids::{Gid, MemberId};
 use crate::limits::EARLY_KEPT_MAX;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A fragment that was ordered.
 #[derive(Debug)]
@@ -26,7 +27,9 @@ struct Begun {
     helper: u32,
     /// The helper waits for this fragment, which is not ordered yet.
     wanted: Option<u32>,
-    /// The last that were ordered, so that who keeps up need not read the log.
+    /// How many were ordered.
+    ordered: u32,
+    /// The last of them, so that who keeps up need not read the log.
     recent: VecDeque<Recent>,
     /// Its changeset has passed.
     gid: Option<Gid>,
@@ -38,8 +41,8 @@ struct Begun {
 #[derive(Debug, Default)]
 pub struct Begins {
     begun: BTreeMap<u64, Begun>,
-    /// Helpers gave up on these.
-    given_up: BTreeSet<u64>,
+    /// Helpers gave up on these, which may be begun again when so many fragments are ordered.
+    given_up: BTreeMap<u64, u32>,
     /// Positions of fragments that are being read: of which transaction, and which.
     reading: BTreeMap<u64, (u64, u32)>,
 }
@@ -66,14 +69,16 @@ impl Dispatch {
             return;
         };
         let first = first.seq;
+        let ordered = places.len() as u32;
         if !self.early.begun.contains_key(&first) {
             let ordinary = self.helpers.len() - 1;
             let free = |h: &usize| matches!(self.helpers[*h], Helper::Free);
             let helper = (1..=ordinary).rev().find(free);
-            let (Some(helper), false) = (helper, self.early.given_up.contains(&first)) else {
+            let Some(helper) = helper else {
                 return;
             };
-            if self.early.begun.len() >= ordinary / 2 {
+            let again = self.early.given_up.get(&first);
+            if self.early.begun.len() >= ordinary / 2 || again.is_some_and(|a| ordered < *a) {
                 return;
             }
             self.helpers[helper] = Helper::Early(first);
@@ -83,6 +88,7 @@ impl Dispatch {
                 Begun {
                     helper,
                     wanted: None,
+                    ordered,
                     recent: VecDeque::new(),
                     gid: None,
                     ended: false,
@@ -93,6 +99,7 @@ impl Dispatch {
         let Some(begun) = self.early.begun.get_mut(&first) else {
             return;
         };
+        begun.ordered = ordered;
         if begun.wanted == Some(nth) {
             begun.wanted = None;
             let fragment = Early::Fragment { nth, base, bytes };
@@ -155,8 +162,10 @@ impl Dispatch {
 
     /// Whoever was at it is not any more.
     pub(super) fn early_forget(&mut self, first: u64) {
-        self.early.begun.remove(&first);
-        self.early.given_up.insert(first);
+        if let Some(begun) = self.early.begun.remove(&first) {
+            let again = begun.ordered.saturating_mul(2);
+            self.early.given_up.insert(first, again);
+        }
     }
 
     /// The changeset of a transaction has passed: the helper that began it early gets it at its turn.
@@ -185,7 +194,7 @@ impl Dispatch {
                 out.push(early(begun.helper, first, Early::End));
             }
         }
-        self.early.given_up.retain(|first| is_open(*first));
+        self.early.given_up.retain(|first, _| is_open(*first));
     }
 
     fn is_early(&self, helper: u32, first: u64) -> bool {

@@ -72,6 +72,19 @@ unsafe extern "C" {
         out: *mut Tuple,
         e: Edata,
     ) -> c_int;
+    fn pgr_shim_heap_update_many(
+        rel: Handle,
+        old: *mut sys::ItemPointerData,
+        new: *const Tuple,
+        n: c_int,
+        cid: u32,
+        changed: *const bool,
+        natts: c_int,
+        indexes: *mut sys::TU_UpdateIndexes,
+        done: *mut c_int,
+        result: *mut sys::TM_Result,
+        e: Edata,
+    ) -> c_int;
     fn pgr_shim_truncate(relations: *const u32, n: c_int, e: Edata) -> c_int;
     fn pgr_shim_fetch(
         rel: Handle,
@@ -416,6 +429,58 @@ fn outcome(result: sys::TM_Result) -> Result<Outcome> {
     }
 }
 
+fn needed(indexes: sys::TU_UpdateIndexes) -> Indexes {
+    match indexes {
+        sys::TU_All => Indexes::All,
+        sys::TU_Summarizing => Indexes::Summarizing,
+        _ => Indexes::None,
+    }
+}
+
+/// How updates of many rows went.
+pub struct Updated {
+    /// For each that was done, the first ones, which indexes it needs entries in.
+    pub indexes: Vec<Indexes>,
+    /// `Done` if all are, or why the next one was not.
+    pub outcome: Outcome,
+}
+
+/// Replaces the rows at `old` by `new`, in order, as [`update`] does; in all of them the same columns have
+/// `changed`. Works in the current memory context.
+pub fn update_many(
+    rel: Handle,
+    old: &mut [sys::ItemPointerData],
+    new: &[Tuple],
+    cid: u32,
+    changed: &[bool],
+) -> Result<Updated> {
+    assert_eq!(old.len(), new.len());
+    let mut indexes = vec![sys::TU_None; new.len()];
+    let (mut done, mut result) = (0, sys::TM_Ok);
+    // SAFETY: tuples of this relation in writable memory, as many as places and answers; a flag for each
+    // column.
+    guard::call0(|e| unsafe {
+        pgr_shim_heap_update_many(
+            rel,
+            old.as_mut_ptr(),
+            new.as_ptr(),
+            new.len() as c_int,
+            cid,
+            changed.as_ptr(),
+            changed.len() as c_int,
+            indexes.as_mut_ptr(),
+            &raw mut done,
+            &raw mut result,
+            e,
+        )
+    })?;
+    let done = indexes.into_iter().take(done as usize);
+    Ok(Updated {
+        indexes: done.map(needed).collect(),
+        outcome: outcome(result)?,
+    })
+}
+
 /// Replaces the row at `tid`; waits for those who have it locked.
 pub fn update(
     rel: Handle,
@@ -437,12 +502,7 @@ pub fn update(
             e,
         )
     })?;
-    let indexes = match indexes {
-        sys::TU_All => Indexes::All,
-        sys::TU_Summarizing => Indexes::Summarizing,
-        _ => Indexes::None,
-    };
-    Ok((outcome(result)?, indexes))
+    Ok((outcome(result)?, needed(indexes)))
 }
 
 /// Deletes the row at `tid`; waits for those who have it locked. If it `leaves` for another

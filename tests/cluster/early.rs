@@ -88,8 +88,14 @@ fn what_is_applied_early_gives_way() {
         .expect("the lock");
     await_given_up(&group, 2);
     other.batch_execute("ROLLBACK").expect("rollback");
+    // It is begun again when there is more of it.
+    client
+        .batch_execute(&insert(100_001, 160_000))
+        .expect("rows");
+    group.await_value(group.member(2).expect("member"), EARLY, 1);
     client.batch_execute("COMMIT").expect("nobody changed it");
-    check(&group, 30_000);
+    check(&group, 90_000);
+    group.execute(1, "DELETE FROM big WHERE id > 100000");
 
     // To one that was there before.
     other
@@ -165,4 +171,31 @@ fn two_that_overlap_end_in_their_order() {
     let error = first.batch_execute("COMMIT").expect_err("it has lost");
     assert!(is_serialization_failure(&error), "{error:?}");
     check(&group, 40_000);
+}
+
+#[test]
+fn large_objects_are_applied_early() {
+    let group = group("early-objects", 3, SCHEMA);
+    let sql = format!(
+        "SELECT lo_from_bytea(4711, ''); SELECT lo_unlink(lo_from_bytea(4712, '\\x00'));
+         SELECT lo_put(4711, i * 2048, convert_to(rpad(i::text, 2048, md5(i::text)), 'UTF8')) FROM generate_series(0, 999) i;
+         GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC; {}",
+        insert(1, 20_000)
+    );
+    let mut client = begun(&group, &sql, 100);
+    client
+        .batch_execute("SELECT lo_truncate(lo_open(4711, 131072), 1500000); COMMIT")
+        .expect("commit");
+    check(&group, 20_000);
+    let of = |number: usize| -> String {
+        let sql = "SELECT md5(lo_get(4711)) || (SELECT string_agg(m::text, ' ') FROM pg_largeobject_metadata m)";
+        group
+            .client(number)
+            .query_one(sql, &[])
+            .expect("the object")
+            .get(0)
+    };
+    for number in [2, 3] {
+        assert_eq!(of(number), of(1), "member {number}");
+    }
 }

@@ -35,5 +35,6 @@ mod support;
 mod triggers;
 mod truncate;
 mod two_phase;
+mod updates;
 mod whole_rows;
 mod wire;

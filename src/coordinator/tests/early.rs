@@ -135,14 +135,34 @@ fn who_does_not_keep_up_is_given_fragments_from_the_log() {
 #[test]
 fn a_transaction_that_is_given_up_is_applied_by_any_helper() {
     let mut b = Bench::online();
-    let (fragments, changeset) = begun(&mut b, 2);
+    let (fragments, changeset) = begun(&mut b, 3);
     let first = b.seq;
     told(&mut b);
-    b.step(Event::EarlyEnded { helper: 2, first });
     deliver_fragment(&mut b, 101, fragments[0].clone());
-    assert!(told(&mut b).is_empty(), "nobody begins it anew");
+    b.step(Event::EarlyEnded { helper: 2, first });
+    deliver_fragment(&mut b, 102, fragments[1].clone());
+    assert!(told(&mut b).is_empty(), "nobody begins it anew so soon");
     b.deliver_changeset(OTHER, LIFE_OF_OTHER, changeset);
     assert_eq!(b.applies(), [(1, 1, 0)]);
+}
+
+#[test]
+fn a_transaction_that_was_given_up_is_begun_anew_when_it_is_twice_as_long() {
+    let mut b = Bench::online();
+    let (fragments, _) = begun(&mut b, 6);
+    let first = b.seq;
+    told(&mut b);
+    let deliver = |b: &mut Bench, n: usize| {
+        deliver_fragment(b, 100 + n as u64, fragments[n - 1].clone());
+        told(b)
+    };
+    b.step(Event::EarlyEnded { helper: 2, first });
+    assert_eq!(deliver(&mut b, 1), [(2, first, "begin")]);
+    wants(&mut b, 2, first, 0);
+    assert_eq!(reads(&mut b), [first], "what was before is in the log");
+    b.step(Event::EarlyEnded { helper: 2, first });
+    assert_eq!(deliver(&mut b, 2), []);
+    assert_eq!(deliver(&mut b, 3), [(2, first, "begin")]);
 }
 
 #[test]
@@ -219,7 +239,7 @@ fn half_of_the_helpers_are_left_for_other_work() {
     let (fragments, _) = large(OTHER, LIFE_OF_OTHER, other, 2);
     deliver_fragment(&mut b, 101, fragments[0].clone());
     assert!(told(&mut b).is_empty());
-    // Its helper is gone; nobody begins that one again, but there is room for the other.
+    // Its helper is gone; nobody begins that one again so soon, but there is room for the other.
     b.step(Event::HelperGone { helper: 2 });
     b.step(Event::HelperReady { helper: 2 });
     deliver_fragment(&mut b, 102, fragments[1].clone());

@@ -1,0 +1,151 @@
+//! Updates of rows that follow each other: found one by one, and put into heap and indexes together.
+
+use super::rows::{Applier, Change, TRIES_MAX, check, insert_index_entries, moved};
+use super::tables::{BATCH_BYTES, Table};
+use super::whole_rows::Run;
+use crate::capture::layout::{Attr, Span};
+use crate::changeset::tuple::{Bitmap, TupleBytes};
+use crate::pg::guard::Result;
+use crate::pg::heap::{self, Indexes, Outcome};
+use crate::pg::relation::Tuple;
+use crate::pg::sys;
+use crate::pg::transaction;
+use crate::pg::tuple;
+
+/// An update of a row.
+#[derive(Clone, Copy)]
+pub struct Update<'c> {
+    /// The row, as it was.
+    pub identity: TupleBytes<'c>,
+    /// Columns that change.
+    pub changed: Bitmap<'c>,
+    /// Their values; the others are null.
+    pub new: TupleBytes<'c>,
+}
+
+/// Columns that change, in as many rows as they do.
+pub(super) struct Columns {
+    pub changed: Vec<bool>,
+    values: Vec<sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Columns {
+    /// Of a table with these attributes.
+    pub fn of(attrs: &[Attr], changed: Bitmap) -> Columns {
+        Columns {
+            changed: (0..attrs.len()).map(|i| changed.has(i)).collect(),
+            values: vec![0; attrs.len()],
+            nulls: vec![false; attrs.len()],
+        }
+    }
+
+    /// The new version of a row that an update changes in these columns, in the current memory context.
+    pub fn replace(
+        &mut self,
+        table: &Table,
+        old: Tuple,
+        update: &Update,
+        spans: &mut Vec<Span>,
+    ) -> Result<Tuple> {
+        check(&table.attrs, &update.new, spans)?;
+        for (i, attr) in table
+            .attrs
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| self.changed[*i])
+        {
+            let value = spans[i].of(update.new.data);
+            self.nulls[i] = value.is_none();
+            self.values[i] = value.map_or(0, |bytes| tuple::datum(*attr, bytes));
+        }
+        let (values, nulls) = (&mut self.values, &mut self.nulls);
+        heap::modify(old, table.handle, values, nulls, &mut self.changed)
+    }
+}
+
+impl Applier<'_> {
+    /// Updates rows of a relation, one after the other. Those without an identity are left to `run`.
+    pub fn update<'c>(
+        &mut self,
+        oid: u32,
+        updates: &[Update<'c>],
+        run: &mut Run<'c>,
+    ) -> Result<()> {
+        let table = self.tables.get(oid)?;
+        if table.has_triggers || !table.has_identity {
+            return updates
+                .iter()
+                .try_for_each(|u| self.change(oid, u.identity, Change::Update(*u), run));
+        }
+        let (memory, mut left, mut tries) = (self.memory, updates, 0);
+        while !left.is_empty() {
+            memory.reset();
+            let done = memory.within(|| self.update_together(oid, left))?;
+            left = &left[done..];
+            tries = if done == 0 { tries + 1 } else { 0 };
+            if tries == TRIES_MAX {
+                return Err(moved(oid));
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates the first of these rows, and those that follow as far as the same columns change and they
+    /// can be done together; returns how many. 0: the first is to be looked for again.
+    fn update_together(&mut self, oid: u32, updates: &[Update]) -> Result<usize> {
+        if self.in_order {
+            self.show()?;
+        }
+        let changed = updates[0].changed;
+        let mut columns = Columns::of(&self.tables.get(oid)?.attrs, changed);
+        let (mut old, mut new, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for update in updates {
+            if update.changed != changed || bytes >= BATCH_BYTES {
+                break;
+            }
+            if !self.find_in_snapshot(oid, &update.identity)? {
+                // Perhaps an earlier one brings it forth.
+                if !old.is_empty() {
+                    break;
+                }
+                self.find_written(oid, &update.identity)?;
+            }
+            let table = self.tables.get(oid)?;
+            let found = heap::slot_tuple(table.found)?;
+            let tuple = columns.replace(table, found, update, &mut self.spans)?;
+            bytes += tuple.bytes();
+            old.push(found.tid());
+            new.push(tuple);
+        }
+        let table = self.tables.get_with_slots(oid, new.len())?;
+        heap::slot_clear(table.found)?;
+        let cid = transaction::command_id()?;
+        let updated = heap::update_many(table.handle, &mut old, &new, cid, &columns.changed)?;
+        let done = updated.indexes.len();
+        self.written |= done > 0;
+        // Entries come before anybody looks for these rows: the snapshot does not show them yet.
+        for which in [Indexes::All, Indexes::Summarizing] {
+            let of_these = updated
+                .indexes
+                .iter()
+                .zip(&new)
+                .filter(|(w, _)| **w == which);
+            let mut rows = 0;
+            for (_, tuple) in of_these {
+                heap::slot_store(table.slots[rows], *tuple)?;
+                rows += 1;
+            }
+            if rows > 0 {
+                insert_index_entries(table, rows, which, Some(&columns.changed))?;
+            }
+            for slot in &table.slots[..rows] {
+                heap::slot_clear(*slot)?;
+            }
+        }
+        if updated.outcome != Outcome::Done {
+            self.look_again(updated.outcome)?;
+        }
+        Ok(done)
+    }
+}
