@@ -64,7 +64,7 @@ impl Server {
             Phase::Passed(gid) if self.db.committed.next() == gid => {
                 session.phase = Phase::Idle;
                 let t = session.transaction.take().expect("it passed");
-                self.commit(ctx, gid, &t.changes, owner);
+                self.commit(ctx, (gid, gid), &t.changes, owner);
                 ctx.check.told(t.xid, Told::Committed(gid));
                 ctx.served.insert(self.site);
                 self.wake_session(ctx, slot, ctx.scenario.think_max);

@@ -12,6 +12,7 @@ use postgres_r::changeset::fragment::{self, FragmentsOf};
 use postgres_r::coordinator::message::{self, Message};
 use postgres_r::gcs::{Delivery, View};
 use postgres_r::ids::{Gid, Incarnation, MemberId, MessageId};
+use postgres_r::limits::HELPER_RUN_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client knows of its transaction.
@@ -42,6 +43,12 @@ pub struct Checker {
     ahead: BTreeMap<(MemberId, Incarnation, FragmentsOf), Vec<Option<Bytes>>>,
     /// Transactions that sent fragments and passed.
     pub large: usize,
+    /// GIDs of those.
+    large_gids: BTreeSet<Gid>,
+    /// What is visible on each member.
+    visible: BTreeMap<MemberId, Gid>,
+    /// Changesets that a member committed together with others.
+    pub together: u64,
     /// Highest GID that a client was told of.
     acknowledged: Gid,
 }
@@ -118,6 +125,7 @@ impl Checker {
                             };
                             changes.splice(..0, first);
                             self.large += usize::from(passed.is_some());
+                            self.large_gids.extend(passed);
                         }
                         self.reference.judge(&bytes, passed);
                         if passed.is_some() {
@@ -269,7 +277,31 @@ impl Checker {
         }
     }
 
-    /// States: the same at the same GID everywhere.
+    /// A member starts with what its database has.
+    pub fn starts(&mut self, by: MemberId, gid: Gid, hash: u64) {
+        self.visible.insert(by, gid);
+        self.state(by, gid, hash);
+    }
+
+    /// Commits: without a gap, each GID once. Several at once are few, and have only changes of rows.
+    pub fn commits(&mut self, by: MemberId, first: Gid, last: Gid) {
+        let before = self.visible.insert(by, last).unwrap_or_default();
+        assert!(
+            before.next() == first && first <= last,
+            "{by} commits GIDs {first} to {last} after {before}: its order has a gap"
+        );
+        if first < last {
+            let together = last.0 - first.0 + 1;
+            let large = self.large_gids.range(first..=last).next();
+            assert!(
+                together <= HELPER_RUN_MAX as u64 && large.is_none(),
+                "{by} commits GIDs {first} to {last} together"
+            );
+            self.together += together;
+        }
+    }
+
+    /// States: the same at the same GID everywhere. What a member commits together has one state, the last.
     pub fn state(&self, by: MemberId, gid: Gid, hash: u64) {
         let expected = match gid.0 {
             0 => return,

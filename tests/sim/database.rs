@@ -24,7 +24,9 @@ pub struct Database {
     /// Rows as of `base_gid`, and what the WAL has after it.
     base: BTreeMap<Row, u64>,
     base_gid: Gid,
-    wal: Vec<Vec<Change>>,
+    wal: Vec<(Gid, Vec<Change>)>,
+    /// The GID that made a row what it is, since the start.
+    since: BTreeMap<Row, Gid>,
     locks: BTreeMap<u64, Vec<(Owner, LockMode)>>,
     /// What writers of this member name of children that come.
     pub wanted: Detail,
@@ -45,6 +47,7 @@ impl Database {
             flushed: gid,
             base_gid: gid,
             wal: Vec::new(),
+            since: BTreeMap::new(),
             locks: BTreeMap::new(),
             wanted: Detail::Some,
         }
@@ -67,16 +70,22 @@ impl Database {
         self.rows.iter().map(|(r, v)| (*r, *v))
     }
 
-    /// The next GID becomes visible.
-    pub fn commit(&mut self, gid: Gid, changes: &[Change]) {
-        assert_eq!(gid, self.committed.next(), "commits come in GID order");
-        self.replay(changes);
-        self.committed = gid;
-        self.wal.push(changes.to_vec());
+    /// The GID of the last change of a row, if there was one since the start.
+    pub fn since(&self, row: Row) -> Option<Gid> {
+        self.since.get(&row).copied()
     }
 
-    fn replay(&mut self, changes: &[Change]) {
+    /// The next GIDs, from `first` to `last`, become visible at once, with one record in the WAL.
+    pub fn commit(&mut self, first: Gid, last: Gid, changes: &[Change]) {
+        assert_eq!(first, self.committed.next(), "commits come in GID order");
+        self.replay(last, changes);
+        self.committed = last;
+        self.wal.push((last, changes.to_vec()));
+    }
+
+    fn replay(&mut self, gid: Gid, changes: &[Change]) {
         for change in changes {
+            self.since.insert(change.row(), gid);
             match *change {
                 Change::Put(row, value) => {
                     if let Some(old) = self.rows.insert(row, value) {
@@ -99,12 +108,12 @@ impl Database {
 
     /// The server dies: the WAL ends somewhere after what was flushed.
     pub fn crash(&mut self, rng: &mut Rng) {
-        let survives = rng.between(self.flushed.0, self.committed.0);
         let mut wal = std::mem::take(&mut self.wal);
-        wal.truncate((survives - self.base_gid.0) as usize);
+        let flushed = wal.partition_point(|(gid, _)| *gid <= self.flushed);
+        wal.truncate(rng.between(flushed as u64, wal.len() as u64) as usize);
         *self = Database::at(std::mem::take(&mut self.base), self.base_gid);
-        for changes in wal {
-            self.commit(self.committed.next(), &changes);
+        for (gid, changes) in wal {
+            self.commit(self.committed.next(), gid, &changes);
         }
         // Redo ends with a checkpoint.
         self.flush();

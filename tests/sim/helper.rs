@@ -1,33 +1,47 @@
-//! Helpers: apply in parallel as dependencies allow, and the commit gate.
+//! A helper's process: what it was given, and what it is at.
 
 use crate::database::Owner;
-use crate::model::{self, Change, Row, Table};
-use crate::scenario::Plant;
-use crate::server::Server;
-use crate::world::Context;
+use crate::model::{self, Change};
 use postgres_r::changeset::fragment::Counted;
-use postgres_r::coordinator::{Early, Event};
+use postgres_r::coordinator::Early;
 use postgres_r::ids::Gid;
+use postgres_r::limits::HELPER_RUN_MAX;
 use std::collections::VecDeque;
 
 /// A helper process.
 pub struct Helper {
     number: u32,
-    /// At work on the first.
-    jobs: VecDeque<Job>,
-    /// The last that it has committed and not said so.
-    unreported: Option<Gid>,
+    /// What it was given and has not committed.
+    pub jobs: VecDeque<Job>,
+    pub attempt: Option<Attempt>,
+    /// Of its jobs, from the first on, this many are applied one by one.
+    pub alone: usize,
 }
 
-struct Job {
-    gid: Gid,
-    depends_on: Gid,
-    changes: Vec<Change>,
+/// A changeset to be applied.
+pub struct Job {
+    pub gid: Gid,
+    pub depends_on: Gid,
+    pub changes: Vec<Change>,
     /// Fragments that it waits for, in front of the other changes.
-    fragments: VecDeque<(u32, Counted)>,
+    pub fragments: VecDeque<(u32, Counted)>,
     /// Of the changeset itself.
     rest: Vec<Change>,
-    applied: usize,
+    has_only_rows: bool,
+}
+
+/// A transaction that is under way.
+pub struct Attempt {
+    /// It commits this many of the helper's jobs, from the first on.
+    pub length: usize,
+    /// It is at work on this one of them.
+    pub at: usize,
+    /// Changes of that one which are done.
+    pub applied: usize,
+    /// What its snapshot shows.
+    pub shown: Gid,
+    /// Somebody with a lower GID needs what it has locked.
+    pub is_wanted: bool,
 }
 
 impl Helper {
@@ -35,7 +49,8 @@ impl Helper {
         Helper {
             number,
             jobs: VecDeque::new(),
-            unreported: None,
+            attempt: None,
+            alone: 0,
         }
     }
 
@@ -47,14 +62,19 @@ impl Helper {
             "helper {} is at GID {last} and gets GID {gid}",
             self.number
         );
+        assert!(
+            self.jobs.len() < HELPER_RUN_MAX && (self.number > 0 || self.jobs.is_empty()),
+            "helper {} gets more than it may",
+            self.number
+        );
         let (_, fragments, rest) = model::decode(changeset);
         let mut job = Job {
             gid,
             depends_on,
             changes: Vec::new(),
+            has_only_rows: fragments.is_empty(),
             fragments: (0..).zip(fragments).collect(),
             rest,
-            applied: 0,
         };
         let wants = job.wants();
         self.jobs.push_back(job);
@@ -90,8 +110,47 @@ impl Helper {
         self.jobs.is_empty()
     }
 
-    fn owner(&self) -> Owner {
+    pub fn owner(&self) -> Owner {
         Owner::Helper(self.number)
+    }
+
+    /// How many of its jobs, from the first on, may be applied together: those of consecutive GIDs that
+    /// have only changes of rows (`src/apply/run.rs`).
+    pub fn length(&self) -> usize {
+        let mut length = 0;
+        for job in &self.jobs {
+            let follows = length == 0 || job.gid == self.jobs[length - 1].gid.next();
+            if !job.has_only_rows || !follows {
+                break;
+            }
+            length += 1;
+        }
+        length.max(1)
+    }
+
+    /// The first and the last GID of the transaction that is under way; the first is its place when
+    /// others meet it.
+    pub fn positions(&self) -> Option<(Gid, Gid)> {
+        let attempt = self.attempt.as_ref()?;
+        Some((self.jobs[0].gid, self.jobs[attempt.length - 1].gid))
+    }
+
+    /// What the transaction that is under way has done so far.
+    pub fn done(&self) -> Vec<Change> {
+        let Some(attempt) = &self.attempt else {
+            return Vec::new();
+        };
+        let whole = self.jobs.iter().take(attempt.at);
+        let mut done: Vec<Change> = whole.flat_map(|job| job.changes.clone()).collect();
+        if attempt.at < attempt.length {
+            done.extend(&self.jobs[attempt.at].changes[..attempt.applied]);
+        }
+        done
+    }
+
+    /// Its process ends, and another begins.
+    pub fn end(&mut self) {
+        *self = Helper::new(self.number);
     }
 }
 
@@ -102,149 +161,5 @@ impl Job {
             self.changes.append(&mut self.rest);
         }
         self.fragments.front().map(|f| f.0)
-    }
-}
-
-impl Server {
-    /// A helper's next move.
-    pub fn helper_turn(&mut self, ctx: &mut Context, number: u32) {
-        let me = self.me();
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let helper = &mut running.helpers[number as usize];
-        let owner = helper.owner();
-        let Some(job) = helper.jobs.front_mut() else {
-            return;
-        };
-        let gid = job.gid;
-        if !job.fragments.is_empty() {
-            return;
-        }
-        if self.db.committed < job.depends_on && ctx.scenario.plant != Plant::NoDependencies {
-            return self.wake_helper(ctx, number, 5);
-        }
-        if ctx.rng.per_mille(ctx.scenario.helper_failures) && ctx.may_fail(self.site, gid) {
-            helper.jobs.pop_front();
-            self.db.unlock(owner);
-            ctx.trace(|| format!("{me} helper {number} fails on GID {gid}"));
-            let (jobs, reason) = (&mut helper.jobs, "out of memory".to_string());
-            let unreported = helper.unreported.take();
-            let fails = ctx.rng.per_mille(500);
-            let helper = number;
-            if fails {
-                if !jobs.is_empty() {
-                    self.wake_helper(ctx, number, 2);
-                }
-                if let Some(gid) = unreported {
-                    let applied = Event::HelperApplied { helper, gid };
-                    self.tell_coordinator(ctx, 1000 + number, applied);
-                }
-                let failed = Event::HelperFailed {
-                    helper,
-                    gid,
-                    fatal: false,
-                    reason,
-                };
-                return self.tell_coordinator(ctx, 1000 + number, failed);
-            }
-            jobs.clear();
-            self.tell_coordinator(ctx, 1000 + number, Event::HelperGone { helper });
-            return self.tell_coordinator(ctx, 1000 + number, Event::HelperReady { helper });
-        }
-        if let Some(&change) = job.changes.get(job.applied) {
-            for (lock, mode) in change.locks() {
-                match self.db.in_the_way(owner, lock, mode).first() {
-                    None => self.db.lock(owner, lock, mode),
-                    Some(Owner::Session(slot)) => {
-                        let slot = *slot;
-                        self.make_way(ctx, slot, gid);
-                        return self.wake_helper(ctx, number, 2);
-                    }
-                    Some(Owner::Helper(other)) => {
-                        panic!("{me}: helper {number} with GID {gid} meets helper {other}")
-                    }
-                }
-            }
-            let earlier = self
-                .job(number)
-                .map_or(Vec::new(), |job| job.changes[..job.applied].to_vec());
-            if let Err(why) = applicable(self, &earlier, change) {
-                panic!("{me}: helper {number} can't apply {change:?} of GID {gid}: {why}");
-            }
-            if let Some(job) = self.job(number) {
-                job.applied += 1;
-            }
-            return self.wake_helper(ctx, number, 3);
-        }
-        if self.db.committed.next() != gid {
-            return self.wake_helper(ctx, number, 4);
-        }
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let helper = &mut running.helpers[number as usize];
-        let job = helper.jobs.pop_front();
-        let changes = job.map(|job| job.changes).unwrap_or_default();
-        let more = !helper.jobs.is_empty();
-        // What was committed together is reported once.
-        let reports = !more || ctx.rng.per_mille(500);
-        helper.unreported = (!reports).then_some(gid);
-        self.commit(ctx, gid, &changes, owner);
-        if more {
-            self.wake_helper(ctx, number, 2);
-        }
-        if reports {
-            let applied = Event::HelperApplied {
-                helper: number,
-                gid,
-            };
-            self.tell_coordinator(ctx, 1000 + number, applied);
-        }
-    }
-
-    fn job(&mut self, number: u32) -> Option<&mut Job> {
-        let helpers = &mut self.running.as_mut()?.helpers;
-        helpers[number as usize].jobs.front_mut()
-    }
-
-    pub fn commit(&mut self, ctx: &mut Context, gid: Gid, changes: &[Change], owner: Owner) {
-        self.db.commit(gid, changes);
-        self.db.unlock(owner);
-        let me = self.me();
-        ctx.trace(|| format!("{me} commits GID {gid} by {owner:?}"));
-        ctx.check.state(me, gid, self.db.hash());
-    }
-}
-
-/// What heap and indexes would say, after the changeset's own `earlier` changes.
-fn applicable(server: &Server, earlier: &[Change], change: Change) -> Result<(), String> {
-    let db = &server.db;
-    let get = |row: Row| match earlier.iter().rev().find(|c| c.row() == row) {
-        Some(Change::Put(_, value)) => Some(*value),
-        Some(Change::Delete(..)) => None,
-        None => db.get(row),
-    };
-    let (row, value) = match change {
-        Change::Put(row, value) => (row, value),
-        Change::Delete(row, _) => return get(row).map(|_| ()).ok_or_else(|| "no such row".into()),
-    };
-    let rows = || {
-        earlier
-            .iter()
-            .map(|c| c.row())
-            .chain(db.rows().map(|(row, _)| row))
-    };
-    match (row.table, get(row)) {
-        (Table::Counter | Table::Mirror, Some(_)) => Ok(()),
-        (Table::Counter | Table::Mirror, None) => Err("no such row".into()),
-        (_, Some(_)) => Err("the key is there".into()),
-        (Table::Unique, None) => {
-            match rows().find(|r| r.table == Table::Unique && get(*r) == Some(value)) {
-                Some(other) => Err(format!("{other:?} has the value")),
-                None => Ok(()),
-            }
-        }
-        (Table::Parent | Table::Child, None) => Ok(()),
     }
 }

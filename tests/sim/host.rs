@@ -3,6 +3,7 @@
 
 use crate::scenario::Plant;
 use crate::server::{Server, lane};
+use crate::session::{Phase, Session};
 use crate::world::{Context, Happening};
 use bytes::Bytes;
 use postgres_r::coordinator::{Effect, Event, GcsCommand, Outcome};
@@ -25,6 +26,13 @@ impl Server {
 
     /// An event from this server's own processes; a fresh position goes before it.
     pub fn event(&mut self, ctx: &mut Context, event: Event) {
+        if let Event::HelperApplied { helper, gid } = event {
+            assert!(
+                gid <= self.db.committed,
+                "{}: helper {helper} reports GID {gid}, which is not committed",
+                self.me()
+            );
+        }
         self.tell_progress(ctx);
         self.step(ctx, event);
         self.settle(ctx);
@@ -133,10 +141,19 @@ impl Server {
                 ..
             } => {
                 ctx.trace(|| format!("{me} helper {helper} gets GID {gid} after {depends_on}"));
-                let wants = running.helpers[helper as usize].give(gid, depends_on, &changeset);
-                match wants {
-                    None => self.wake_helper(ctx, helper, 2),
+                let committing = |s: &Session| {
+                    s.published == Some(gid) && matches!(s.phase, Phase::Multicast | Phase::Passed(_))
+                };
+                assert!(
+                    !running.sessions.iter().any(committing),
+                    "{me} helper {helper} gets GID {gid}, which is with its session"
+                );
+                let to = &mut running.helpers[helper as usize];
+                let was_idle = to.is_idle();
+                match to.give(gid, depends_on, &changeset) {
                     Some(nth) => self.want_fragment(ctx, helper, gid, nth),
+                    None if was_idle => self.wake_helper(ctx, helper, 2),
+                    None => {}
                 }
             }
             Effect::Searched { detail, .. } => {

@@ -1,5 +1,6 @@
 //! A whole group in one process, from one seed: see `README.md`.
 
+mod apply;
 mod backend;
 mod check;
 mod database;
@@ -65,6 +66,7 @@ fn run_all(
                             let mut sum = sum.lock().unwrap();
                             sum.committed += one.committed;
                             sum.large += one.large;
+                            sum.together += one.together;
                             sum.gids += one.gids;
                             sum.events += one.events;
                             sum.recovery_ticks = sum.recovery_ticks.max(one.recovery_ticks);
@@ -116,6 +118,10 @@ fn seeds() {
     assert!(
         sum.large as u64 * 10 > count,
         "hardly anything goes ahead of its commit: {sum:?}"
+    );
+    assert!(
+        sum.together > count,
+        "hardly anything is committed together: {sum:?}"
     );
 }
 
@@ -179,6 +185,11 @@ fn plants_are_caught() {
         300,
         &["meets helper", "can't apply", "in the way"],
     );
+    let too_early = ["meets helper", "can't apply"];
+    caught(Plant::FirstDependenciesOnly, 300, &too_early);
+    caught(Plant::HighestDependencyOnly, 1000, &too_early);
+    caught(Plant::PastGate, 100, &["has a gap"]);
+    caught(Plant::GivenUpIsDone, 300, &["is not committed"]);
     caught(Plant::EarlyAnswer, 100, &["is lost"]);
     caught(
         Plant::WrongVerdict,

@@ -175,6 +175,11 @@ pub fn row_hash(row: Row) -> u64 {
     mix(&[u64::from(row.table as u8), u64::from(row.id)])
 }
 
+/// What helpers lock beside it, with many rows behind one lock.
+pub fn unkeyed_lock(row: Row) -> u64 {
+    mix(&[55, u64::from(row.table as u8), u64::from(row.id % 2)])
+}
+
 pub fn unique_hash(value: u64) -> u64 {
     mix(&[99, value])
 }
@@ -187,6 +192,14 @@ impl Change {
     pub fn row(self) -> Row {
         match self {
             Change::Put(row, _) | Change::Delete(row, _) => row,
+        }
+    }
+
+    /// Whoever applies it has to find the row.
+    pub fn is_of_a_row_that_is_there(self) -> bool {
+        match self {
+            Change::Put(row, _) => matches!(row.table, Table::Counter | Table::Mirror),
+            Change::Delete(..) => true,
         }
     }
 

@@ -21,6 +21,14 @@ pub enum Plant {
     DeliverBeforeDisk,
     /// Helpers start without waiting for what their changeset depends on.
     NoDependencies,
+    /// Of what is applied together, only the first waits for what it depends on.
+    FirstDependenciesOnly,
+    /// What depends on one that is applied together with it waits for nothing else.
+    HighestDependencyOnly,
+    /// What is applied together is committed before its turn.
+    PastGate,
+    /// What could not be applied together is reported as applied.
+    GivenUpIsDone,
     /// A client is told that it has committed when its changeset was sent.
     EarlyAnswer,
     /// One member reads some of the delivered changesets differently.
@@ -54,6 +62,12 @@ pub struct Scenario {
     pub large: u64,
     /// Helpers that fail, per mille of changesets.
     pub helper_failures: u64,
+    /// Milliseconds that a helper takes for a change while faults happen.
+    pub apply_max: u64,
+    /// Moves after which what is applied together is given up, per mille.
+    pub gives_up: u64,
+    /// Helpers take locks that no key stands for.
+    pub unkeyed_locks: bool,
     pub pace: Pace,
     /// Bytes of log kept for members that lag.
     pub keep_bytes: u64,
@@ -132,6 +146,9 @@ impl Scenario {
             faults,
             large: rng.pick(&[0, 50, 300]),
             helper_failures: rng.pick(&[0, 0, 50, 200]),
+            apply_max: rng.pick(&[3, 30, 150, 400]),
+            gives_up: rng.pick(&[0, 0, 10, 50]),
+            unkeyed_locks: rng.per_mille(300),
             pace: Pace {
                 checkpoint_messages: rng.pick(&[3, 10, 40]),
                 digest_gids: rng.pick(&[2, 5, 20]),

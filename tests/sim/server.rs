@@ -100,7 +100,7 @@ impl Server {
                 self.incarnation, self.db.committed
             )
         });
-        ctx.check.state(me, self.db.committed, self.db.hash());
+        ctx.check.starts(me, self.db.committed, self.db.hash());
         let (recovered, mut writer) = match recover::recover(&self.disk, GROUP, me) {
             Ok(found) => found,
             Err(LogError::Io { .. }) => return ctx.log_failed.push(self.site),

@@ -216,6 +216,8 @@ pub struct Summary {
     pub committed: usize,
     /// Transactions with entries that went ahead of them.
     pub large: usize,
+    /// Changesets that a member committed together with others.
+    pub together: u64,
     pub gids: u64,
     /// Ticks from healing until every member had served a write.
     pub recovery_ticks: u64,
@@ -323,6 +325,7 @@ impl World {
         Summary {
             committed: self.ctx.check.committed(),
             large: self.ctx.check.large,
+            together: self.ctx.check.together,
             gids: self.ctx.check.last_gid().0,
             recovery_ticks,
             events,
