@@ -24,13 +24,17 @@ impl Server {
         if !first.fragments.is_empty() {
             return;
         }
-        let gid = first.gid;
-        if ctx.rng.per_mille(ctx.scenario.helper_failures) && ctx.may_fail(self.site, gid) {
-            return self.helper_fails(ctx, number);
+        if ctx.now < self.helpers_stall && !ctx.healed {
+            let delay = self.helpers_stall - ctx.now;
+            return self.wake_helper(ctx, number, delay);
         }
+        let gid = first.gid;
         let Some(attempt) = &helper.attempt else {
             return self.begin(ctx, number);
         };
+        if ctx.rng.per_mille(ctx.scenario.helper_failures) && ctx.may_fail(self.site, gid) {
+            return self.helper_fails(ctx, number);
+        }
         let gives_up = attempt.length > 1 && ctx.rng.per_mille(ctx.scenario.gives_up);
         if attempt.is_wanted || gives_up {
             return self.roll_back(ctx, number);
@@ -58,7 +62,9 @@ impl Server {
             }
             if length > 1 {
                 let (first, last) = (helper.jobs[0].gid, helper.jobs[length as usize - 1].gid);
-                ctx.trace(|| format!("{me} helper {number} applies GIDs {first} to {last} together"));
+                ctx.trace(|| {
+                    format!("{me} helper {number} applies GIDs {first} to {last} together")
+                });
             }
             helper.alone = usize::from(length == 1);
             helper.attempt = (length > 1).then(|| Attempt::new(length as usize, committed));
@@ -188,7 +194,8 @@ impl Server {
                 }
             }
         }
-        if ctx.scenario.unkeyed_locks && !self.takes_unkeyed(owner, gid, change) {
+        if ctx.scenario.unkeyed_locks && !self.takes_unkeyed(ctx.scenario.plant, owner, gid, change)
+        {
             return self.wake_helper(ctx, number, 2);
         }
         let earlier = self.running.as_ref().map(|r| &r.helpers[number as usize]);
@@ -197,7 +204,8 @@ impl Server {
             panic!("{me}: helper {number} can't apply {change:?} of GID {gid}: {why}");
         }
         // A version that came after its snapshot would not be found.
-        if let Some(since) = (self.db.since(change.row())).filter(|_| change.is_of_a_row_that_is_there())
+        if let Some(since) =
+            (self.db.since(change.row())).filter(|_| change.is_of_a_row_that_is_there())
         {
             assert!(
                 since <= shown,
@@ -210,21 +218,28 @@ impl Server {
         {
             attempt.applied += 1;
         }
-        let slow = if ctx.healed { 3 } else { ctx.scenario.apply_max };
-        self.wake_helper(ctx, number, slow);
+        let is_slow = !ctx.healed && ctx.scenario.slow_sites >> self.site & 1 > 0;
+        let max = if is_slow { ctx.scenario.apply_max } else { 3 };
+        self.wake_helper(ctx, number, max);
     }
 
     /// A lock that no key stands for, so that nobody waits before he meets the holder: then the one rule
     /// for waiting decides. False: it is not there yet.
-    fn takes_unkeyed(&mut self, owner: Owner, gid: Gid, change: Change) -> bool {
+    fn takes_unkeyed(&mut self, plant: Plant, owner: Owner, gid: Gid, change: Change) -> bool {
         let (lock, mode) = (unkeyed_lock(change.row()), LockMode::Update);
         let holders = self.db.in_the_way(owner, lock, mode);
         for holder in &holders {
             let Owner::Helper(other) = *holder else {
                 panic!("only helpers take it");
             };
-            let lower = self.positions(other).is_some_and(|theirs| theirs.0 < gid);
+            let theirs = self.positions(other);
+            assert!(
+                theirs.is_some_and(|theirs| theirs.1 < gid || theirs.0 > gid),
+                "the helper of GID {gid} meets {other} with {theirs:?}"
+            );
+            let lower = theirs.is_some_and(|theirs| theirs.0 < gid);
             if !lower
+                && plant != Plant::NobodyGivesWay
                 && let Some(running) = &mut self.running
                 && let Some(attempt) = &mut running.helpers[other as usize].attempt
             {

@@ -277,8 +277,9 @@ impl Server {
         );
     }
 
-    /// A local transaction is waited for if its GID is lower. Any other gives way: aborted, or if it
-    /// was multicast, rolled back, and its outcome learned later.
+    /// A local transaction is waited for if its GID is lower, or it has none yet and was multicast: then
+    /// some don't wait for their verdicts, roll back, and learn of their outcome later. Any other is
+    /// aborted.
     pub fn make_way(&mut self, ctx: &mut Context, slot: u32, for_gid: Gid) {
         let me = self.me();
         let Some(running) = &mut self.running else {
@@ -288,6 +289,11 @@ impl Server {
         let xid = session.transaction.as_ref().map_or(0, |t| t.xid);
         if session.published.is_some_and(|gid| gid < for_gid) {
             // A row that it only locked: it is not in the changeset, so nothing else depends on it.
+            return;
+        }
+        let is_with_the_group = session.phase == Phase::Multicast && session.published.is_none();
+        if is_with_the_group && !ctx.rng.per_mille(10) {
+            // Its verdict decides.
             return;
         }
         ctx.trace(|| {

@@ -29,6 +29,7 @@ impl World {
             f.join,
             f.stop,
             f.fail_sync,
+            f.stall_helpers,
         ];
         let total: u64 = weights.iter().sum();
         if total == 0 {
@@ -69,6 +70,12 @@ impl World {
             Some(6) => self.copy_and_join(),
             Some(7) => self.stop(site),
             _ if self.servers[site].running.is_none() => {}
+            Some(9) => {
+                let until = self.ctx.now + self.ctx.rng.between(100, 5000);
+                self.ctx
+                    .trace(|| format!("helpers of site {site} stand still until {until}"));
+                self.servers[site].helpers_stall = until;
+            }
             _ => {
                 self.ctx
                     .trace(|| format!("the next sync of site {site} fails"));

@@ -76,6 +76,12 @@ impl Helper {
             fragments: (0..).zip(fragments).collect(),
             rest,
         };
+        assert!(
+            job.has_only_rows && self.jobs.iter().all(|job| job.has_only_rows)
+                || self.jobs.is_empty(),
+            "helper {} gets GID {gid} and something else, and waits for fragments of one",
+            self.number
+        );
         let wants = job.wants();
         self.jobs.push_back(job);
         wants

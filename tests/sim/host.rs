@@ -142,7 +142,8 @@ impl Server {
             } => {
                 ctx.trace(|| format!("{me} helper {helper} gets GID {gid} after {depends_on}"));
                 let committing = |s: &Session| {
-                    s.published == Some(gid) && matches!(s.phase, Phase::Multicast | Phase::Passed(_))
+                    s.published == Some(gid)
+                        && matches!(s.phase, Phase::Multicast | Phase::Passed(_))
                 };
                 assert!(
                     !running.sessions.iter().any(committing),

@@ -178,6 +178,7 @@ fn plants_are_caught() {
             "ends at",
             "history",
             "committed here",
+            "a simulated disk",
         ],
     );
     caught(
@@ -189,6 +190,7 @@ fn plants_are_caught() {
     caught(Plant::FirstDependenciesOnly, 300, &too_early);
     caught(Plant::HighestDependencyOnly, 1000, &too_early);
     caught(Plant::PastGate, 100, &["has a gap"]);
+    caught(Plant::NobodyGivesWay, 300, &["the group never"]);
     caught(Plant::GivenUpIsDone, 300, &["is not committed"]);
     caught(Plant::EarlyAnswer, 100, &["is lost"]);
     caught(

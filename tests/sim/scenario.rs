@@ -27,6 +27,8 @@ pub enum Plant {
     HighestDependencyOnly,
     /// What is applied together is committed before its turn.
     PastGate,
+    /// Whoever is in the way of a helper's lock is waited for.
+    NobodyGivesWay,
     /// What could not be applied together is reported as applied.
     GivenUpIsDone,
     /// A client is told that it has committed when its changeset was sent.
@@ -62,8 +64,9 @@ pub struct Scenario {
     pub large: u64,
     /// Helpers that fail, per mille of changesets.
     pub helper_failures: u64,
-    /// Milliseconds that a helper takes for a change while faults happen.
+    /// Milliseconds that a helper of some members takes for a change while faults happen; a bit a site.
     pub apply_max: u64,
+    pub slow_sites: u64,
     /// Moves after which what is applied together is given up, per mille.
     pub gives_up: u64,
     /// Helpers take locks that no key stands for.
@@ -85,6 +88,7 @@ pub struct Faults {
     pub join: u64,
     pub stop: u64,
     pub fail_sync: u64,
+    pub stall_helpers: u64,
 }
 
 /// Bytes of log that no seed reaches.
@@ -121,13 +125,14 @@ impl Scenario {
                 0
             },
             fail_sync: weight(rng, 4),
+            stall_helpers: weight(rng, 20),
         };
         Scenario {
             plant,
             members: rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5]),
             sessions: rng.between(1, 4) as u32,
             helpers: rng.between(1, 3) as u32,
-            transactions: rng.between(20, 200),
+            transactions: rng.between(20, 200) * rng.pick(&[1, 1, 1, 4]),
             safety_ticks: rng.between(30, 250),
             net_delay_max: rng.pick(&[2, 5, 20, 80]),
             disk_delay_max: rng.pick(&[1, 5, 20, 150]),
@@ -147,6 +152,7 @@ impl Scenario {
             large: rng.pick(&[0, 50, 300]),
             helper_failures: rng.pick(&[0, 0, 50, 200]),
             apply_max: rng.pick(&[3, 30, 150, 400]),
+            slow_sites: rng.below(32),
             gives_up: rng.pick(&[0, 0, 10, 50]),
             unkeyed_locks: rng.per_mille(300),
             pace: Pace {

@@ -36,6 +36,8 @@ pub struct Server {
     pub life: u64,
     pub running: Option<Running>,
     pub left: bool,
+    /// Until then helpers get nowhere: maintenance has what they need, or the disk.
+    pub helpers_stall: u64,
 }
 
 pub struct Running {
@@ -68,6 +70,7 @@ impl Server {
             life: 0,
             running: None,
             left: false,
+            helpers_stall: 0,
         }
     }
 

@@ -163,11 +163,12 @@ impl Context {
         Some(self.xid)
     }
 
-    /// A helper may fail on a changeset a few times; not so often that its member gives up.
+    /// While faults happen a helper may fail on a changeset a few times; not so often that its member
+    /// gives up.
     pub fn may_fail(&mut self, site: usize, gid: Gid) -> bool {
         let n = self.failures.entry((site, gid)).or_default();
         *n += 1;
-        *n <= 3
+        *n <= 3 && !self.healed
     }
 
     pub fn trace(&mut self, line: impl FnOnce() -> String) {
