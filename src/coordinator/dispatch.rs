@@ -7,7 +7,8 @@
 //! always finds a helper.
 //!
 //! When more waits than there are helpers, one gets several small changesets that follow each other
-//! in the queue, and may commit those of consecutive GIDs together.
+//! in the queue, and may commit those of consecutive GIDs together. So small ones that are only in the
+//! log are read while helpers are busy.
 
 use super::early::Begins;
 use super::event::{Effect, GcsCommand};
@@ -54,8 +55,9 @@ struct Room {
 pub enum Content {
     /// In memory.
     Memory(Bytes),
-    /// Only in the group log, at this delivery; `asked` once it is being read.
+    /// Only in the group log, at this delivery, with so many bytes; `asked` once it is being read.
     Log {
+        bytes: usize,
         seq: u64,
         index: u64,
         id: MessageId,
@@ -93,6 +95,8 @@ pub struct Dispatch {
     bytes: usize,
     bytes_max: usize,
     ticks: u64,
+    /// Queued changesets that are only in the log and not being read.
+    unread: usize,
     /// Positions of queued work in the log, while it has to be read.
     reading: BTreeMap<u64, Gid>,
     /// Positions of fragments that are being read: for which helper, and what it asked for.
@@ -112,6 +116,7 @@ impl Dispatch {
             bytes: 0,
             bytes_max,
             ticks: 0,
+            unread: 0,
             reading: BTreeMap::new(),
             reading_fragments: BTreeMap::new(),
         }
@@ -139,11 +144,13 @@ impl Dispatch {
             && !self.queue.is_empty()
         {
             work.content = Content::Log {
+                bytes: bytes.len(),
                 seq: delivery.seq,
                 index: delivery.index,
                 id: delivery.id,
                 asked: false,
             };
+            self.unread += 1;
         }
         self.enqueue(gid, work);
     }
@@ -301,6 +308,7 @@ impl Dispatch {
 
     /// Hands out what can be handed out.
     pub fn run(&mut self, last_committed: Gid, out: &mut Vec<Effect>) {
+        let mut read_at_least = 0;
         while let Some((&gid, work)) = self.queue.first_key_value() {
             if work.not_before > self.ticks {
                 break;
@@ -311,7 +319,7 @@ impl Dispatch {
                 break;
             };
             if let Content::Log { .. } = work.content {
-                self.read_ahead(out);
+                read_at_least = self.helpers.len();
                 break;
             }
             let mut room = self.room(helper);
@@ -343,6 +351,9 @@ impl Dispatch {
             }
             self.helpers[helper as usize] = Helper::Busy(given);
         }
+        if self.unread > 0 {
+            self.read_ahead(read_at_least, out);
+        }
     }
 
     /// How much a free helper is given.
@@ -369,17 +380,31 @@ impl Dispatch {
             .map(|h| h as u32)
     }
 
-    /// Asks for the changesets at the head of the queue that are only in the log, one a helper.
-    fn read_ahead(&mut self, out: &mut Vec<Effect>) {
-        for (&gid, work) in self.queue.iter_mut().take(self.helpers.len()) {
+    /// Asks for the changesets at the head of the queue that are only in the log: for what all helpers are
+    /// given at once, as far as there is room in memory, and for those among the first `at_least`.
+    fn read_ahead(&mut self, at_least: usize, out: &mut Vec<Effect>) {
+        let ordinary = self.helpers.len() - 1;
+        let room = self.bytes_max.min(ordinary * HELPER_RUN_BYTES);
+        let head = self.queue.iter_mut().take(ordinary * HELPER_RUN_MAX);
+        let mut bytes_so_far = 0;
+        for (nth, (&gid, work)) in head.enumerate() {
+            bytes_so_far += match &work.content {
+                Content::Memory(changeset) => changeset.len(),
+                Content::Log { bytes, .. } => *bytes,
+            };
+            if nth >= at_least && bytes_so_far > room {
+                break;
+            }
             if let Content::Log {
                 seq,
                 index,
                 id,
                 asked: asked @ false,
+                ..
             } = &mut work.content
             {
                 *asked = true;
+                self.unread -= 1;
                 self.reading.insert(*seq, gid);
                 out.push(Effect::Gcs(GcsCommand::Read {
                     seq: *seq,

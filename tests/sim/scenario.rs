@@ -161,7 +161,7 @@ impl Scenario {
                 keys_max: rng.pick(&[60, 400, 100_000]),
                 quorum_ticks: rng.between(20, 30) as u32,
                 status_ticks: rng.between(1, 5) as u32,
-                queue_bytes: rng.pick(&[400, 1 << 20]),
+                queue_bytes: rng.pick(&[400, 2000, 1 << 20, 1 << 20]),
                 open: Pace::default().open,
             },
             keep_bytes,

@@ -167,15 +167,52 @@ fn what_exceeds_the_memory_bound_is_read_from_the_log_again() {
     // The answers may come in any order; the work does not.
     for (seq, row) in [(4, 103), (3, 102)] {
         assert!(b.applies().is_empty());
-        let mut message = vec![0; 32];
-        message.extend(writes(OTHER, Incarnation(1), 0, row, 0));
-        crate::coordinator::message::seal_changeset(&mut message, Default::default());
-        b.step(Event::LogRead {
-            seq,
-            payload: Ok(message.into()),
-        });
+        read(&mut b, seq, row);
     }
     assert_eq!(b.applies(), [(2, 3, 0)]);
+}
+
+#[test]
+fn small_changesets_of_the_log_are_read_while_helpers_are_busy() {
+    let mut config = config(0);
+    config.pace = Pace {
+        queue_bytes: 4 * changeset_bytes(),
+        ..PACE
+    };
+    let mut b = Bench::new(config);
+    b.gcs(gcs::Event::View(two_voters(0)));
+    for row in 100..112 {
+        b.deliver_other(0, row);
+    }
+    let none: Vec<(u64, u64)> = b.effects.iter().filter_map(asked).collect();
+    assert_eq!(none, [], "there is no room for them");
+    b.step(Event::HelperReady { helper: 1 });
+    assert_eq!(
+        b.applies(),
+        (1..5).map(|gid| (1, gid, 0)).collect::<Vec<_>>()
+    );
+    let read_ahead: Vec<(u64, u64)> = b.effects.iter().filter_map(asked).collect();
+    assert_eq!(read_ahead, [(5, 6), (6, 7), (7, 8), (8, 9)]);
+    for (seq, row) in (5..9).zip(104..) {
+        read(&mut b, seq, row);
+    }
+    assert!(b.applies().is_empty(), "no helper is free");
+    b.step(Event::HelperReady { helper: 2 });
+    assert_eq!(
+        b.applies(),
+        (5..9).map(|gid| (2, gid, 0)).collect::<Vec<_>>()
+    );
+}
+
+/// The log has been read at this position, where GID `seq` writes the row.
+fn read(b: &mut Bench, seq: u64, row: u64) {
+    let mut message = vec![0; 32];
+    message.extend(writes(OTHER, Incarnation(1), 0, row, 0));
+    crate::coordinator::message::seal_changeset(&mut message, Default::default());
+    b.step(Event::LogRead {
+        seq,
+        payload: Ok(message.into()),
+    });
 }
 
 fn asked(effect: &Effect) -> Option<(u64, u64)> {
