@@ -183,7 +183,7 @@ impl Server {
                 None => self.db.lock(owner, lock, mode),
                 Some(Owner::Session(slot)) => {
                     let slot = *slot;
-                    self.make_way(ctx, slot, gid);
+                    self.make_way(ctx, slot, gid, true);
                     return self.wake_helper(ctx, number, 2);
                 }
                 Some(Owner::Helper(other)) => {
@@ -194,8 +194,7 @@ impl Server {
                 }
             }
         }
-        if ctx.scenario.unkeyed_locks && !self.takes_unkeyed(ctx.scenario.plant, owner, gid, change)
-        {
+        if ctx.scenario.unkeyed_locks && !self.takes_unkeyed(ctx, owner, gid, change) {
             return self.wake_helper(ctx, number, 2);
         }
         let earlier = self.running.as_ref().map(|r| &r.helpers[number as usize]);
@@ -225,12 +224,16 @@ impl Server {
 
     /// A lock that no key stands for, so that nobody waits before he meets the holder: then the one rule
     /// for waiting decides. False: it is not there yet.
-    fn takes_unkeyed(&mut self, plant: Plant, owner: Owner, gid: Gid, change: Change) -> bool {
+    fn takes_unkeyed(&mut self, ctx: &mut Context, owner: Owner, gid: Gid, change: Change) -> bool {
         let (lock, mode) = (unkeyed_lock(change.row()), LockMode::Update);
         let holders = self.db.in_the_way(owner, lock, mode);
         for holder in &holders {
-            let Owner::Helper(other) = *holder else {
-                panic!("only helpers take it");
+            let other = match *holder {
+                Owner::Helper(other) => other,
+                Owner::Session(slot) => {
+                    self.make_way(ctx, slot, gid, false);
+                    continue;
+                }
             };
             let theirs = self.positions(other);
             assert!(
@@ -239,7 +242,7 @@ impl Server {
             );
             let lower = theirs.is_some_and(|theirs| theirs.0 < gid);
             if !lower
-                && plant != Plant::NobodyGivesWay
+                && ctx.scenario.plant != Plant::NobodyGivesWay
                 && let Some(running) = &mut self.running
                 && let Some(attempt) = &mut running.helpers[other as usize].attempt
             {

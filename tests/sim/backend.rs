@@ -137,10 +137,16 @@ impl Server {
             }
             return self.multicast(ctx, slot);
         };
+        // What a helper could not do in its place is not in the way of others by such a lock.
+        let takes = ctx.scenario.unkeyed_locks && !t.local_effects && ctx.rng.per_mille(200);
+        let unkeyed = takes.then(|| {
+            let table = ctx.rng.pick(&Table::ALL);
+            model::unkeyed_lock(model::row(table, ctx.rng.below(2) as u32))
+        });
         let tried = if locked {
             t.execute(&self.db, statement, plant)
         } else {
-            t.lock(&mut self.db, owner, statement, plant)
+            t.lock(&mut self.db, owner, statement, unkeyed, plant)
         };
         match tried {
             Tried::Waits => {
@@ -156,7 +162,7 @@ impl Server {
                 if ctx.rng.per_mille(100) {
                     let mark = t.mark();
                     let other = Statement::random(&mut ctx.rng, &self.db);
-                    let locked = t.lock(&mut self.db, owner, other, plant) == Tried::Locked;
+                    let locked = t.lock(&mut self.db, owner, other, None, plant) == Tried::Locked;
                     if locked {
                         t.execute(&self.db, other, plant);
                     }
@@ -277,10 +283,12 @@ impl Server {
         );
     }
 
+    /// A session has a lock that a helper needs; `keyed` if certification knows of it.
+    ///
     /// A local transaction is waited for if its GID is lower, or it has none yet and was multicast: then
     /// some don't wait for their verdicts, roll back, and learn of their outcome later. Any other is
     /// aborted.
-    pub fn make_way(&mut self, ctx: &mut Context, slot: u32, for_gid: Gid) {
+    pub fn make_way(&mut self, ctx: &mut Context, slot: u32, for_gid: Gid, keyed: bool) {
         let me = self.me();
         let Some(running) = &mut self.running else {
             return;
@@ -312,7 +320,10 @@ impl Server {
                 ctx.check.told(xid, Told::Aborted);
                 self.wake_session(ctx, slot, ctx.scenario.think_max);
             }
-            Phase::Multicast => {
+            Phase::Passed(gid) if keyed => panic!(
+                "{me}: {xid} passed as GID {gid} and is in the way of GID {for_gid}: certification did not see it"
+            ),
+            Phase::Multicast | Phase::Passed(_) => {
                 session.phase = Phase::RolledBack;
                 let ticket = session.ticket;
                 self.tell_coordinator(
@@ -325,9 +336,6 @@ impl Server {
                     },
                 );
             }
-            Phase::Passed(gid) => panic!(
-                "{me}: {xid} passed as GID {gid} and is in the way of GID {for_gid}: certification did not see it"
-            ),
             Phase::Idle | Phase::RolledBack => unreachable!("it holds no locks"),
         }
         self.db.unlock(Owner::Session(slot));

@@ -175,7 +175,7 @@ pub fn row_hash(row: Row) -> u64 {
     mix(&[u64::from(row.table as u8), u64::from(row.id)])
 }
 
-/// What helpers lock beside it, with many rows behind one lock.
+/// What helpers lock beside it, and sessions now and then, with many rows behind one lock.
 pub fn unkeyed_lock(row: Row) -> u64 {
     mix(&[55, u64::from(row.table as u8), u64::from(row.id % 2)])
 }

@@ -69,7 +69,7 @@ pub struct Scenario {
     pub slow_sites: u64,
     /// Moves after which what is applied together is given up, per mille.
     pub gives_up: u64,
-    /// Helpers take locks that no key stands for.
+    /// Helpers and sessions take locks that no key stands for.
     pub unkeyed_locks: bool,
     pub pace: Pace,
     /// Bytes of log kept for members that lag.

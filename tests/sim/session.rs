@@ -221,20 +221,29 @@ impl Statement {
 }
 
 impl Transaction {
-    /// Takes the statement's locks, all or none.
+    /// Takes the statement's locks, all or none, and one that becomes no key.
     pub fn lock(
         &mut self,
         db: &mut Database,
         me: Owner,
         statement: Statement,
+        unkeyed: Option<u64>,
         plant: Plant,
     ) -> Tried {
         let locks = statement.locks();
-        if locks
-            .iter()
-            .any(|l| !db.in_the_way(me, l.hash, l.mode).is_empty())
+        let unkeyed = unkeyed.map(|hash| (hash, LockMode::Update));
+        let all = locks.iter().map(|l| (l.hash, l.mode)).chain(unkeyed);
+        if all
+            .into_iter()
+            .any(|(lock, mode)| !db.in_the_way(me, lock, mode).is_empty())
         {
             return Tried::Waits;
+        }
+        if let Some((lock, mode)) = unkeyed {
+            if !self.locks.contains(&(lock, mode)) {
+                self.locks.push((lock, mode));
+            }
+            db.lock(me, lock, mode);
         }
         for l in locks {
             if !self.locks.contains(&(l.hash, l.mode)) {
