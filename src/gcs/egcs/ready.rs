@@ -106,11 +106,17 @@ impl Node {
             return;
         }
         self.catching_up = CatchUp::Asking(Some(now));
-        let mut context = Vec::with_capacity(14);
-        context.extend_from_slice(&self.config.me.0.to_le_bytes());
-        context.extend_from_slice(&self.config.incarnation.0.to_le_bytes());
+        let mut context = self.this_life();
         context.extend_from_slice(&(now as u64).to_le_bytes());
         self.raft.read_index(context);
+    }
+
+    /// What its questions for the position begin with.
+    fn this_life(&self) -> Vec<u8> {
+        let mut name = Vec::with_capacity(14);
+        name.extend_from_slice(&self.config.me.0.to_le_bytes());
+        name.extend_from_slice(&self.config.incarnation.0.to_le_bytes());
+        name
     }
 
     /// What Raft is about to deliver must be readable.
@@ -190,7 +196,10 @@ impl Node {
         let messages = rd.take_persisted_messages();
         let committed = rd.take_committed_entries();
         for state in rd.take_read_states() {
-            self.position_known(state.index);
+            // One that was meant for an earlier life may be of before what that life delivered.
+            if state.request_ctx.starts_with(&self.this_life()) {
+                self.position_known(state.index);
+            }
         }
         if records.is_empty() && self.durable == self.ticket {
             self.raft.advance_append_async(rd);
