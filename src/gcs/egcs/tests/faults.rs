@@ -4,9 +4,11 @@
 use super::cluster::{Cluster, Faults, GROUP, id};
 use crate::gcs::egcs::log::Entry;
 use crate::gcs::egcs::recover;
+use crate::gcs::egcs::wire::{Assembly, Frame};
 use crate::gcs::{Input, Output};
 use crate::ids::{Gid, MemberId};
 use bytes::Bytes;
+use raft::eraftpb::MessageType;
 use std::collections::BTreeMap;
 
 fn payload(n: u64) -> Bytes {
@@ -225,6 +227,46 @@ fn member_cut_off_turns_not_primary_and_comes_back() {
     c.cut.clear();
     c.run_until("both ordered", |c| c.level() && c.history.len() == 2);
     assert_eq!(c.history[1].0, lost, "what was taken is sent again");
+}
+
+/// How far the group was when an earlier life asked says nothing to this one.
+#[test]
+fn answers_that_were_meant_for_an_earlier_life_are_not_taken() {
+    let is_answer = |bytes: &Bytes| match Assembly::default().take(bytes.clone()) {
+        Ok(Some(Frame::Raft(m))) => m.msg_type == MessageType::MsgReadIndexResp,
+        _ => false,
+    };
+    let mut c = Cluster::of(23, 3);
+    let leader = c.leader().unwrap();
+    let other = c.up().into_iter().find(|m| *m != leader).unwrap();
+    c.crash(other);
+    c.start(other);
+    let mut late = None;
+    for _ in 0..100_000 {
+        let mut net = c.net.iter();
+        if let Some(at) = net.position(|(_, to, bytes)| *to == other && is_answer(bytes)) {
+            late = c.net.remove(at);
+            break;
+        }
+        if !c.pass_one() {
+            (1..=3).for_each(|m| c.flush(id(m)));
+            c.tick_all();
+        }
+    }
+    let (_, _, bytes) = late.expect("it asks, and is answered");
+    c.crash(other);
+    for n in 0..20 {
+        c.multicast(leader, payload(n)).unwrap();
+        c.settle();
+    }
+    c.start(other);
+    let from = leader;
+    c.cut.extend([1, 2, 3].map(|m| (id(m), other)));
+    c.step(other, Input::Frame { from, bytes });
+    c.run(3);
+    assert!(!c.servers[&other].app.caught_up);
+    c.cut.clear();
+    c.run_until("it is in step", |c| c.level() && c.history.len() == 20);
 }
 
 #[test]
