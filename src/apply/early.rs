@@ -16,6 +16,7 @@ use crate::ids::Gid;
 use crate::imsg::message::{Job, ToCoordinator, ToHelper};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::internal;
+use crate::pg::source::Assumed;
 use crate::pg::victim::Cause;
 use crate::pg::{latch, sys, transaction};
 use crate::worker::channel::{set_phase, slot};
@@ -137,6 +138,7 @@ impl Helper {
         set_phase(Phase::Certified);
         helper::wait_for(job.depends_on, || Ok(()))?;
         applier.resume()?;
+        let _assumed = changeset.source().map(Assumed::new).transpose()?;
         let position = Some((changeset.header(), job.gid));
         for (nth, counted) in (0..).zip(list.counted()).skip(applied.len()) {
             let bytes = helper::fetch(job.gid, nth)?;

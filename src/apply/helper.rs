@@ -11,6 +11,7 @@ use crate::imsg::message::{Job, ToCoordinator, ToHelper};
 use crate::imsg::{Chain, Pool};
 use crate::pg::guard::{self, Result};
 use crate::pg::heap::{Context, internal};
+use crate::pg::source::Assumed;
 use crate::pg::victim::Cause;
 use crate::pg::{backend, elog, guc, latch, notify, prepared, shmem, sys, transaction};
 use crate::worker::channel::{self, control, set_phase, slot};
@@ -175,6 +176,7 @@ impl Helper {
     fn attempt_with(&mut self, job: &Job, bytes: &[u8]) -> Result<()> {
         let changeset = Changeset::parse(bytes).map_err(|e| job::damaged(&e))?;
         let mut applier = self.begin(job)?;
+        let _assumed = changeset.source().map(Assumed::new).transpose()?;
         job::apply(&changeset, job.gid, &mut applier, |nth| fetch(job.gid, nth))?;
         applier.finish()?;
         transaction::commit()

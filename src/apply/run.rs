@@ -3,7 +3,7 @@
 //!
 //! Its commit record carries the last GID, and all become visible together, so every snapshot is still a
 //! prefix of the order. Only what is the same in one transaction as in several is done so: changes of
-//! rows, without triggers. If anything goes wrong, each is applied by itself.
+//! rows, without triggers, of one source or of none. If anything goes wrong, each is applied by itself.
 
 use super::helper::{self, Helper, cause, next};
 use super::job::{self, Doing, damaged};
@@ -12,6 +12,7 @@ use crate::changeset::decode::{Changeset, Entry};
 use crate::ids::Gid;
 use crate::imsg::message::{Job, ToHelper};
 use crate::pg::guard::Result;
+use crate::pg::source::Assumed;
 use crate::pg::{elog, sys, transaction};
 use std::collections::VecDeque;
 
@@ -79,6 +80,7 @@ impl Helper {
         let mut shown = helper::shown();
         let mut applier = self.begin(&first)?;
         transaction::xid()?;
+        let mut assumed: Option<Assumed> = None;
         let (mut doing, mut changesets) = (Doing::default(), Vec::with_capacity(run.len()));
         for (_, bytes) in run {
             changesets.push(Changeset::parse(bytes).map_err(|e| damaged(&e))?);
@@ -97,6 +99,12 @@ impl Helper {
             if fires_triggers(changeset, applier.tables)? {
                 return Ok(false);
             }
+            // The last one's position is that of all.
+            match (&assumed, changeset.source()) {
+                (_, None) => {}
+                (None, Some(source)) => assumed = Some(Assumed::new(source)?),
+                (Some(assumed), Some(source)) => assumed.advance(source),
+            }
             let position = Some((changeset.header(), job.gid));
             doing.apply(changeset.entries(), &mut applier, position)?;
         }
@@ -112,8 +120,13 @@ impl Helper {
 fn length(given: &VecDeque<Given>) -> usize {
     let mut following = given.iter().peekable();
     let mut length = 0;
+    let mut source = None;
     while let Some((job, bytes)) = following.next() {
-        if !has_only_rows(bytes) {
+        let Ok(changeset) = Changeset::parse(bytes) else {
+            break;
+        };
+        let name = changeset.source().map(|s| s.name);
+        if !has_only_rows(&changeset) || *source.get_or_insert(name) != name {
             break;
         }
         length += 1;
@@ -127,21 +140,20 @@ fn length(given: &VecDeque<Given>) -> usize {
     length.max(1)
 }
 
-fn has_only_rows(changeset: &[u8]) -> bool {
-    Changeset::parse(changeset).is_ok_and(|changeset| {
-        changeset.fragments().is_none()
-            && changeset.entries().all(|entry| {
-                matches!(
-                    entry,
-                    Ok(Entry::Relation { .. }
-                        | Entry::Insert(_)
-                        | Entry::Batch(_)
-                        | Entry::Update { .. }
-                        | Entry::Delete(_)
-                        | Entry::Leave(_))
-                )
-            })
-    })
+fn has_only_rows(changeset: &Changeset<'_>) -> bool {
+    changeset.fragments().is_none()
+        && changeset.entries().all(|entry| {
+            matches!(
+                entry,
+                Ok(Entry::Relation { .. }
+                    | Entry::Source(_)
+                    | Entry::Insert(_)
+                    | Entry::Batch(_)
+                    | Entry::Update { .. }
+                    | Entry::Delete(_)
+                    | Entry::Leave(_))
+            )
+        })
 }
 
 /// Whether a table that a changeset is about has triggers that fire here.

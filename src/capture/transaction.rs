@@ -1,9 +1,10 @@
 //! The changeset of the current transaction, under construction in imessage memory.
 
+use super::hash::{Digest, KeyHash, What};
 use super::marks::{Cuts, Marks, Place};
 use super::relation::Relation;
 use super::{prepare, read, table_mode, trigger};
-use crate::changeset::decode::SequenceChange;
+use crate::changeset::decode::{SequenceChange, Source};
 use crate::changeset::encode::{Builder, Full, Mark};
 use crate::changeset::{Key, LockMode};
 use crate::export;
@@ -11,6 +12,7 @@ use crate::ids::{Gid, Oid};
 use crate::imsg::{ChainWriter, Class, since};
 use crate::limits::{CHANGESET_BYTES_MAX, CHANGESET_KEYS_MAX, FRAGMENT_BYTES, POOL_BLOCK_BYTES};
 use crate::pg::guard::{PgError, Result, boundary, boundary_nofail};
+use crate::pg::source::CATALOG;
 use crate::pg::{guc, shmem, sys, transaction};
 use crate::worker::{self, channel, fragments, victim};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -347,6 +349,24 @@ impl Pending {
             append_to(&mut self.builder, |b| b.fragments(fragments::of()))?;
         }
         Ok(coarse.into_iter().map(|c| c.0).collect())
+    }
+
+    /// Adds where the transaction came from. No other of that source passes beside it: each has its place
+    /// behind the ones that came before it there.
+    pub fn add_source(&mut self, source: Source<'_>) -> Result<()> {
+        append_to(&mut self.builder, |b| b.source(source))?;
+        if source.lsn == 0 {
+            return Ok(());
+        }
+        let name = Digest::new().bytes(source.name.to_bytes()).finish();
+        let key = Key {
+            hash: KeyHash::new(CATALOG, What::Row).add(name).finish(),
+            since: now(),
+            relation: CATALOG,
+            mode: LockMode::Update,
+            flags: 0,
+        };
+        append_to(&mut self.builder, |b| b.key(key))
     }
 
     /// Adds what the transaction has read, if it is SERIALIZABLE.

@@ -3,8 +3,8 @@
 
 use super::encode::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE,
-    ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE, HEADER_BYTES,
-    SEQUENCE_SET, SEQUENCE_TAKE, WITH_ACL, WITHOUT_ACL,
+    ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_SOURCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE,
+    HEADER_BYTES, SEQUENCE_SET, SEQUENCE_TAKE, WITH_ACL, WITHOUT_ACL,
 };
 use super::fragment::{COUNTED_BYTES, FRAGMENTS_OF_BYTES, FragmentList, FragmentsOf};
 use super::key::Keys;
@@ -158,6 +158,7 @@ pub struct Changeset<'a> {
     keys: &'a [u8],
     entries: &'a [u8],
     fragments: Option<FragmentList<'a>>,
+    source: Option<Source<'a>>,
 }
 
 /// One entry.
@@ -217,8 +218,21 @@ pub enum Entry<'a> {
         /// How.
         change: SequenceChange,
     },
+    /// Where the transaction came from.
+    Source(Source<'a>),
     /// Entries that went ahead and belong in front of all others; nothing follows it.
     Fragments(FragmentList<'a>),
+}
+
+/// Where a transaction came from that another system committed first: a subscription's publisher.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source<'a> {
+    /// Of the replication origin (`pg_replication_origin`), whose number each server chooses. Not empty.
+    pub name: &'a CStr,
+    /// How far everything of the source is here once this is committed; 0 says nothing.
+    pub lsn: u64,
+    /// `TimestampTz` of its commit there.
+    pub timestamp: i64,
 }
 
 /// What happens to a sequence.
@@ -272,6 +286,7 @@ impl<'a> Changeset<'a> {
             keys,
             entries,
             fragments: None,
+            source: None,
         };
         let mut all = changeset.keys();
         let count = all.by_ref().count();
@@ -286,8 +301,11 @@ impl<'a> Changeset<'a> {
             if changeset.fragments.is_some() {
                 return Err(DecodeError::Length);
             }
-            if let Entry::Fragments(list) = entry? {
-                changeset.fragments = Some(list);
+            match entry? {
+                Entry::Fragments(list) => changeset.fragments = Some(list),
+                Entry::Source(_) if changeset.source.is_some() => return Err(DecodeError::Length),
+                Entry::Source(source) => changeset.source = Some(source),
+                _ => {}
             }
             count += 1;
         }
@@ -320,6 +338,12 @@ impl<'a> Changeset<'a> {
     #[must_use]
     pub fn fragments(&self) -> Option<FragmentList<'a>> {
         self.fragments
+    }
+
+    /// Where the transaction came from, if not from a client.
+    #[must_use]
+    pub fn source(&self) -> Option<Source<'a>> {
+        self.source
     }
 }
 
@@ -381,6 +405,7 @@ impl<'a> Cursor<'a> {
             ENTRY_TRUNCATE => return self.truncate(),
             ENTRY_SEQUENCE => return self.sequence(),
             ENTRY_FRAGMENTS => return self.fragments(),
+            ENTRY_SOURCE => return self.source(),
             _ => {}
         }
         let natts_max = natts_max?;
@@ -477,6 +502,15 @@ impl<'a> Cursor<'a> {
         valid.then_some(Entry::Sequence { oid, change })
     }
 
+    fn source(&mut self) -> Option<Entry<'a>> {
+        let source = Source {
+            name: self.text()?,
+            lsn: u64::from_le_bytes(self.array()?),
+            timestamp: i64::from_le_bytes(self.array()?),
+        };
+        (!source.name.is_empty()).then_some(Entry::Source(source))
+    }
+
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
@@ -532,7 +566,7 @@ impl<'a> Iterator for Entries<'a> {
             self.natts_max = Some(natts);
         }
         self.failed = entry.is_none();
-        let error = if matches!(kind, ENTRY_RELATION..=ENTRY_SEQUENCE | ENTRY_NOTIFY..=ENTRY_FRAGMENTS)
+        let error = if matches!(kind, ENTRY_RELATION..=ENTRY_SEQUENCE | ENTRY_NOTIFY..=ENTRY_SOURCE)
         {
             DecodeError::Entry(at)
         } else {

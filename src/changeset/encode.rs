@@ -1,6 +1,6 @@
 //! Builds a changeset while its transaction runs.
 
-use super::decode::{Header, MAGIC, SequenceChange, VERSION};
+use super::decode::{Header, MAGIC, SequenceChange, Source, VERSION};
 use super::fragment::{Counted, FragmentsOf};
 use super::key::{
     BEFORE_FIRST, KEY_BLIND, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, Key,
@@ -49,6 +49,8 @@ pub(super) const SEQUENCE_TAKE: u8 = 1;
 pub(super) const SEQUENCE_SET: u8 = 2;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_FRAGMENTS: u8 = 12;
+/// See [`ENTRY_RELATION`].
+pub const ENTRY_SOURCE: u8 = 13;
 
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
@@ -382,6 +384,16 @@ impl<S: Sink> Builder<S> {
                     pen.put(&[called.into()])
                 }
             }
+        })
+    }
+
+    /// Where the transaction came from. At most once.
+    pub fn source(&mut self, source: Source<'_>) -> Result<(), Full> {
+        assert!(!source.name.is_empty(), "a source has a name");
+        self.entry(ENTRY_SOURCE, |pen| {
+            pen.put(source.name.to_bytes_with_nul())?;
+            pen.put(&source.lsn.to_le_bytes())?;
+            pen.put(&source.timestamp.to_le_bytes())
         })
     }
 

@@ -1,4 +1,6 @@
-use super::decode::{Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header, SequenceChange};
+use super::decode::{
+    Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header, SequenceChange, Source,
+};
 use super::encode::{Builder, Full, HEADER_BYTES, Sink};
 use super::key::{KEY_BYTES_MIN, KEY_LOCK_ONLY, KEY_UNIQUE, Key, LockMode};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
@@ -89,6 +91,43 @@ fn large_objects() -> Vec<u8> {
     whole(b)
 }
 
+const SOURCE: Source<'static> = Source {
+    name: c"pg_16400",
+    lsn: 0x1_6b37_4d48,
+    timestamp: -7,
+};
+
+/// A row that came from a publisher.
+fn sourced() -> Vec<u8> {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    b.relation(Oid(16390), 0xfeed_beef, 3).expect("room");
+    b.insert(&row(1, None, b"\x01\0\0\0")).expect("room");
+    b.source(SOURCE).expect("room");
+    whole(b)
+}
+
+#[test]
+fn a_source_is_said_once_and_has_a_name() {
+    let bytes = sourced();
+    let c = Changeset::parse(&bytes).expect("whole");
+    assert_eq!(c.source(), Some(SOURCE));
+    assert_eq!(c.entries().last(), Some(Ok(Entry::Source(SOURCE))));
+    let of_clients = example();
+    let of_clients = Changeset::parse(&of_clients).expect("whole");
+    assert_eq!(of_clients.source(), None);
+
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    b.source(SOURCE).expect("room");
+    let once = whole(b);
+    assert_eq!(broken(&once, 1, 0), DecodeError::Entry(0), "no name");
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    b.source(SOURCE).expect("room");
+    b.source(SOURCE).expect("room");
+    let twice = whole(b);
+    let error = Changeset::parse(&twice).map(|_| ()).expect_err("two");
+    assert_eq!(error, DecodeError::Length);
+}
+
 #[test]
 fn large_objects_are_read_back() {
     let bytes = large_objects();
@@ -156,6 +195,7 @@ fn golden_bytes() {
     golden("changeset", &example());
     golden("notify", &notifications());
     golden("large_object", &large_objects());
+    golden("source", &sourced());
 }
 
 fn golden(name: &str, bytes: &[u8]) {
@@ -498,7 +538,7 @@ proptest! {
                 }
                 Entry::Fragments(_) => unreachable!("none was sent"),
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
-                Entry::LargeObject { .. } | Entry::LargeObjectGone(_) => unreachable!("none was built"),
+                Entry::LargeObject { .. } | Entry::LargeObjectGone(_) | Entry::Source(_) => unreachable!("none was built"),
                 Entry::Notify { payload, .. } => seen.push((current, payload.to_bytes().to_vec())),
                 Entry::Sequence { oid, change: SequenceChange::Set { last, .. } } => seen.push((oid.0, last.to_le_bytes().to_vec())),
                 Entry::Sequence { .. } => unreachable!("none was taken"),

@@ -54,6 +54,8 @@ pub trait Host {
     fn state(&mut self, state: GroupState);
     /// The membership moved.
     fn view(&mut self, view: &View);
+    /// Whether this member leads ([`Gcs::leads`]): said before each [`Host::state`] and with each tick.
+    fn leads(&mut self, leads: bool);
     /// This member can't go on, and why.
     fn failed(&mut self, reason: &str);
     /// A connection came up, went, or was refused.
@@ -294,6 +296,7 @@ impl<H: Host, G: Gcs> Loop<H, G> {
                 what,
             } => self.host.early(helper, first, what),
             Effect::SetState(state) => {
+                self.host.leads(self.gcs.leads());
                 self.host.state(state);
                 if state == GroupState::Left {
                     self.stop();
@@ -344,6 +347,7 @@ impl<H: Host, G: Gcs> Loop<H, G> {
         for notice in self.peers.notices() {
             self.host.notice(&notice);
         }
+        self.host.leads(self.gcs.leads());
         let peers = &self.peers;
         self.host
             .tick(&self.core.stats(), &|member| peers.connected(member));

@@ -14,6 +14,7 @@ mod retry;
 mod sequence;
 mod server;
 mod stat;
+mod subscription;
 mod trigger;
 mod version;
 mod victim;

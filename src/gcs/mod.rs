@@ -173,4 +173,7 @@ pub trait Gcs {
     fn remove(&mut self, member: MemberId);
     /// The membership now.
     fn view(&self) -> &View;
+    /// Whether this member is the one of the primary component that does what one is to do. While
+    /// members fail or come back there may be none, or for a moment two.
+    fn leads(&self) -> bool;
 }

@@ -64,6 +64,9 @@ pub struct Control {
     pub work_waits: AtomicU32,
     /// The eventfd (all ones for none). Written by the postmaster, before any fork.
     pub wake_fd: AtomicU32,
+    /// 1 while this member runs the subscriptions of its database, for it leads and is open. Written by the
+    /// coordinator (sequentially consistent).
+    pub runs_subscriptions: AtomicU32,
     /// Slot + 1 of the coordinator, 0 while there is none. Written by the coordinator (release).
     pub coordinator_slot: AtomicU32,
     /// The group's name. Written at start and START.
@@ -210,6 +213,7 @@ impl Control {
             coordinator_sleeping: AtomicU32::new(0),
             work_waits: AtomicU32::new(0),
             wake_fd: AtomicU32::new(u32::MAX),
+            runs_subscriptions: AtomicU32::new(0),
             coordinator_slot: AtomicU32::new(0),
             group_name: Text::new(),
             failure: Text::new(),

@@ -7,7 +7,7 @@
 use super::guard::{self, PgError, Result};
 use super::host::{self, PgHost};
 use super::starting::{self, Stage};
-use super::{elog, guc, helpers, latch, prepared, shmem, sys};
+use super::{elog, guc, helpers, latch, prepared, shmem, subscription, sys};
 use crate::coordinator::Pace;
 use crate::coordinator::io::backend::Choice;
 use crate::coordinator::io::start::{self, Site, Started};
@@ -92,6 +92,7 @@ extern "C" fn on_exit(_code: c_int, _argument: sys::Datum) {
     guard::boundary_nofail(|| {
         let control = shmem::shared().control();
         control.coordinator_slot.store(0, Ordering::SeqCst);
+        subscription::run(false);
         helpers::stop_all();
         let state = GroupState::from_u32(control.state.load(Ordering::SeqCst)).unwrap_or_default();
         if matches!(
@@ -259,6 +260,7 @@ fn live(control: &Control, command: Option<SlotNo>) -> Result<()> {
             text.unwrap_or_default()
         ))
     });
+    subscription::run(false);
     helpers::stop_all();
     if starting::stage() == Stage::Forming {
         unform(control)?;

@@ -5,7 +5,7 @@ use super::guard::{self, PgError, Result};
 use super::relation;
 use super::sequence::{self, Tuple};
 use super::starting::{self, Stage, Starting};
-use super::{coordinator, guc, latch, shmem, sys};
+use super::{coordinator, guc, latch, shmem, subscription, sys};
 use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::ranges::Ranges;
@@ -174,7 +174,27 @@ pub fn stop(name: &CStr, top_level: bool) -> Result<()> {
         ));
     }
     let claim = Claim::take()?;
+    if !is_alone() {
+        // On disk before anybody runs them in this server's place: it may crash once it has left.
+        subscription::give_up(database)?;
+        // SAFETY: not in a transaction block; nothing of the transaction is used any more.
+        guard::call0(|e| unsafe { pgr_shim_next_transaction(e) })?;
+        // SAFETY: writes WAL.
+        guard::call0(|e| unsafe { pgr_shim_flush_all_wal(e) })?;
+    }
     claim.request(ToCoordinator::StopGroup, "stop replication")
+}
+
+/// Whether this server is all that is left of its group, as far as it knows.
+fn is_alone() -> bool {
+    let control = shmem::shared().control();
+    let me = control.member.load(Ordering::Relaxed);
+    control
+        .members
+        .get()
+        .iter()
+        .map(|m| u32::from(m.id.0))
+        .eq([me])
 }
 
 fn privileged(verb: &str) -> Result<()> {

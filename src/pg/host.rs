@@ -4,7 +4,7 @@ use super::guard::{self, PgError, Result};
 use super::helpers::Helpers;
 use super::outbox::{Outbox, What, Work};
 use super::positions::Positions;
-use super::{elog, guc, latch, shmem, starting, sys};
+use super::{elog, guc, latch, shmem, starting, subscription, sys};
 use crate::coordinator::io::peers::Notice;
 use crate::coordinator::message::ENVELOPE_BYTES;
 use crate::coordinator::run::Host;
@@ -37,6 +37,7 @@ pub struct PgHost {
     positions: Positions,
     members: Vec<MemberRow>,
     open_transactions: Vec<OpenRow>,
+    leads: bool,
     /// Slot of the session that runs START or STOP REPLICATION and waits.
     command: Option<SlotNo>,
     stopping: bool,
@@ -64,6 +65,7 @@ impl PgHost {
             positions: Positions::new(recovered),
             members: Vec::new(),
             open_transactions: Vec::new(),
+            leads: false,
             command,
             stopping: false,
             broken: None,
@@ -423,6 +425,8 @@ impl Host for PgHost {
     }
 
     fn state(&mut self, state: GroupState) {
+        // Before a database that begins to be replicated: its workers go on.
+        let begins = subscription::run(self.leads && state == GroupState::Online);
         if state == GroupState::Online {
             let control = self.control();
             if control.database.load(Ordering::SeqCst) == 0 {
@@ -438,6 +442,10 @@ impl Host for PgHost {
             }
         } else {
             announce(state);
+        }
+        // They would not be let in before.
+        if begins {
+            subscription::wake_launcher();
         }
         elog::log(
             sys::LOG,
@@ -484,7 +492,16 @@ impl Host for PgHost {
         );
     }
 
+    fn leads(&mut self, leads: bool) {
+        self.leads = leads;
+        let open = self.control().state.load(Ordering::SeqCst) == GroupState::Online as u32;
+        if subscription::run(leads && open) {
+            subscription::wake_launcher();
+        }
+    }
+
     fn failed(&mut self, reason: &str) {
+        subscription::run(false);
         self.control().failure.set(reason);
         announce(GroupState::Failed);
         elog::log(

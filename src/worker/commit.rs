@@ -7,7 +7,7 @@ use super::{consistency, fairness, fragments, retry, victim};
 use crate::capture::read;
 use crate::capture::relation::described;
 use crate::capture::transaction::{self as captured, ChainBuilder, Pending};
-use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, Header};
+use crate::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, Header, Source};
 use crate::changeset::encode::Sink;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -16,6 +16,7 @@ use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Chain, ChainWriter, Class};
 use crate::limits::CHANGESET_BYTES_MAX;
 use crate::pg::guard::{self, PgError, Result};
+use crate::pg::source::{self, Current};
 use crate::pg::starting::{self, Stage};
 use crate::pg::{backend, elog, guc, latch, notify, shmem, sys, transaction};
 use crate::sequence::session;
@@ -47,13 +48,17 @@ pub fn pre_commit() -> Result<bool> {
     }
     read::check_grouped()?;
     pending.add_reads()?;
+    let source = source::current()?;
+    if let Some(source) = &source {
+        pending.add_source(source.source())?;
+    }
     let coarse = pending.complete()?;
     if let Some(gid) = fairness::ask_for(&coarse)? {
         consistency::await_visible(gid)?;
     }
     let local_effects = pending.local_effects || transaction::used_temporary_objects();
     let _held = backend::HeldInterrupts::new();
-    let sent = multicast(pending, local_effects)?;
+    let sent = multicast(pending, local_effects, source.as_ref())?;
     let gid = wait_verdict(&sent)?;
     fairness::won();
     slot().gid.store(gid.0, Ordering::SeqCst);
@@ -62,7 +67,11 @@ pub fn pre_commit() -> Result<bool> {
     if guc::consistent_after() {
         consistency::await_shown(gid);
     }
-    Ok(wait_turn(gid, &sent, local_effects))
+    let commits = wait_turn(gid, &sent, local_effects);
+    if !commits {
+        source::set_aside();
+    }
+    Ok(commits)
 }
 
 /// Whether the database has a group by now; one that is about to be formed is waited for. Without
@@ -91,6 +100,7 @@ pub fn has_group() -> Result<bool> {
 
 /// Waits until a helper has committed what [`pre_commit`] returned false for.
 pub fn replay_wait() -> Result<()> {
+    source::restore();
     let gid = REPLACED.replace(Gid::ZERO);
     let local_lost = LOCAL_LOST.take();
     while control().visible.passed() < gid {
@@ -113,7 +123,7 @@ struct Sent {
     incarnation: u32,
 }
 
-fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
+fn multicast(pending: Pending, local_effects: bool, source: Option<&Current>) -> Result<Sent> {
     let control = control();
     if state() != Some(GroupState::Online) || !channel::has_coordinator() {
         return Err(closed(state()));
@@ -130,6 +140,10 @@ fn multicast(pending: Pending, local_effects: bool) -> Result<Sent> {
     }
     // All locks are held and nothing of the transaction is left to run.
     let header = header(flags, transaction::xid()?);
+    // After the snapshot GID: what is committed here later than that, it meets in certification.
+    if let Some(source) = source.filter(|s| source::is_subscriber() && s.is_here()) {
+        return Err(applied_already(source.source()));
+    }
     let incarnation = header.incarnation.0;
     let bytes = pending.builder.total_bytes();
     send(finish(pending.builder, header)?)?;
@@ -309,9 +323,11 @@ fn queues_notifications() -> bool {
     queued.is_ok()
 }
 
-/// Whether there may never be a verdict, and somebody wants to go or nobody is left to tell.
+/// Whether there may never be a verdict, and somebody wants to go or nobody is left to tell. What a
+/// subscription receives another member can receive as well, once this one lets go of the publisher.
 fn is_hopeless(sent: &Sent) -> bool {
-    !is_same_life(sent) || state() == Some(GroupState::NoQuorum) && backend::is_interrupted()
+    let may_go = || backend::is_interrupted() || source::is_subscriber();
+    !is_same_life(sent) || state() == Some(GroupState::NoQuorum) && may_go()
 }
 
 /// Whether the member still is what it was when the changeset was sent; another life of it knows
@@ -376,6 +392,14 @@ fn capitalized(text: &str) -> String {
 /// What a victim gets, whether it lost here or in certification.
 pub fn serialization() -> PgError {
     could_not_serialize(ON_ANOTHER_MEMBER)
+}
+
+/// The worker of the subscription that ran elsewhere has come as far, and this one did not know yet.
+fn applied_already(source: Source<'_>) -> PgError {
+    serialization().detail(format!(
+        "Another member has applied this transaction of replication origin \"{}\", or a later one.",
+        source.name.to_string_lossy()
+    ))
 }
 
 const ON_ANOTHER_MEMBER: &str = "concurrent update on another member";

@@ -159,6 +159,28 @@ fn all_members_killed_come_back_in_any_order_with_everything() {
 }
 
 #[test]
+fn one_member_leads_and_another_when_it_is_gone() {
+    each(|choice| {
+        let leaders = |c: &Cluster| -> Vec<usize> {
+            let runs = |i: &usize| c.members[*i].run.is_some();
+            let open = |i: &usize| c.server(*i, |s| s.leads && s.state == GroupState::Online);
+            (0..c.members.len()).filter(runs).filter(open).collect()
+        };
+        let mut cluster = three(choice);
+        cluster.until("one leads", |c| leaders(c).len() == 1);
+        let first = leaders(&cluster)[0];
+        cluster.kill(first);
+        cluster.until("another leads", |c| leaders(c).len() == 1);
+        let second = leaders(&cluster)[0];
+        assert_ne!(second, first);
+        cluster.stop((0..3).find(|i| ![first, second].contains(i)).unwrap());
+        cluster.until("nobody leads a minority", |c| leaders(c).is_empty());
+        cluster.revive(first);
+        cluster.until("one leads again", |c| leaders(c).len() == 1);
+    });
+}
+
+#[test]
 fn without_a_majority_writes_are_refused_until_it_is_back() {
     each(|choice| {
         let mut cluster = three(choice);

@@ -55,6 +55,7 @@ pub struct Server {
     pub state: GroupState,
     pub failed: Option<String>,
     pub view: View,
+    pub leads: bool,
     pub notices: Vec<Notice>,
     pub stop: bool,
     /// Commits nothing, as if a lock were in the way.
@@ -85,6 +86,7 @@ impl Shared {
             state: GroupState::Off,
             failed: None,
             view: View::default(),
+            leads: false,
             notices: Vec::new(),
             stop: false,
             held: false,
@@ -293,6 +295,9 @@ impl Host for Shared {
     }
     fn view(&mut self, view: &View) {
         self.0.borrow_mut().view = view.clone();
+    }
+    fn leads(&mut self, leads: bool) {
+        self.0.borrow_mut().leads = leads;
     }
     fn failed(&mut self, reason: &str) {
         self.0.borrow_mut().failed = Some(reason.to_owned());

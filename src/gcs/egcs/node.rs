@@ -451,4 +451,8 @@ impl Gcs for Node {
     fn view(&self) -> &View {
         &self.view
     }
+
+    fn leads(&self) -> bool {
+        self.is_leader() && self.is_primary()
+    }
 }

@@ -43,7 +43,7 @@ const PERMANENT: c_char = b'p' as c_char;
 
 const SCHEMA_HINT: &str = "Stop replication on all members, change the schema on one, start replication there, and let the others join again as copies of it.";
 
-const SUBSCRIPTION_HINT: &str = "A subscription's position is not replicated, and every copy of the database would have it: subscribe in another database.";
+const SUBSCRIPTION_HINT: &str = "Stop replication on all members, change subscriptions on one, start replication there when their tables are synchronized, and let the others join again as copies of it. Or subscribe in another database.";
 
 const PREPARE_HINT: &str = "Use COMMIT: a commit is atomic on all members of the group.";
 
@@ -280,9 +280,9 @@ fn verdict(statement: *mut sys::Node, context: sys::ProcessUtilityContext) -> Re
                 sys::OBJECT_LARGEOBJECT => Allowed,
                 kind => Refused(hint(kind)),
             },
-            sys::T_CreateSubscriptionStmt | sys::T_AlterSubscriptionStmt => {
-                Refused(SUBSCRIPTION_HINT)
-            }
+            sys::T_CreateSubscriptionStmt
+            | sys::T_AlterSubscriptionStmt
+            | sys::T_DropSubscriptionStmt => Refused(SUBSCRIPTION_HINT),
             sys::T_CreateRoleStmt
             | sys::T_AlterRoleStmt
             | sys::T_AlterRoleSetStmt

@@ -42,13 +42,39 @@ const OBSTACLES: &[Obstacle] = &[
         reason: "Changes are captured in tables under the access method \"heap\".",
         hint: "ALTER TABLE ... SET ACCESS METHOD heap, before replication starts.",
     },
+    // Of a subscription only its position is replicated: workers of any member go on from there, but they change
+    // catalogs of their own server.
+    Obstacle {
+        query: c"SELECT 'subscription ' || quote_ident(s.subname) || ' with table ' || r.srrelid::regclass FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid JOIN pg_subscription_rel r ON r.srsubid = s.oid \
+            WHERE d.datname = current_database() AND r.srsubstate <> 'r'",
+        code: "55000",
+        message: "this database has subscriptions to tables that are not synchronized yet",
+        reason: "What synchronizes a table is not replicated.",
+        hint: "Wait until all tables are in state 'r' in pg_subscription_rel, or drop what is in the way.",
+    },
     Obstacle {
         query: c"SELECT 'subscription ' || quote_ident(s.subname) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
-            WHERE d.datname = current_database()",
+            WHERE d.datname = current_database() AND s.subtwophasestate <> 'd'",
         code: "0A000",
-        message: "this database has subscriptions",
-        reason: "A subscription's position is not replicated, and every copy of the database would have it.",
-        hint: "DROP SUBSCRIPTION, before replication starts, or subscribe in another database.",
+        message: "this database has subscriptions with two-phase commit",
+        reason: "Two-phase commit is not replicated.",
+        hint: "ALTER SUBSCRIPTION ... DISABLE, then SET (two_phase = false), before replication starts.",
+    },
+    Obstacle {
+        query: c"SELECT 'subscription ' || quote_ident(s.subname) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+            WHERE d.datname = current_database() AND s.subdisableonerr",
+        code: "0A000",
+        message: "this database has subscriptions that an error disables",
+        reason: "One would be disabled on one member only.",
+        hint: "ALTER SUBSCRIPTION ... SET (disable_on_error = false), before replication starts.",
+    },
+    Obstacle {
+        query: c"SELECT 'subscription ' || quote_ident(s.subname) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+            WHERE d.datname = current_database() AND s.subskiplsn <> '0/0'",
+        code: "55000",
+        message: "this database has subscriptions that are to skip a transaction",
+        reason: "One would skip it on one member only.",
+        hint: "Wait until it is skipped, or ALTER SUBSCRIPTION ... SKIP (lsn = NONE), before replication starts.",
     },
     Obstacle {
         query: c"SELECT 'table ' || c.oid::regclass FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class p ON p.oid = k.confrelid \
