@@ -42,8 +42,7 @@ impl Current {
 
     /// Whether this server has all of the source up to there by now, from whomever.
     pub fn is_here(&self) -> bool {
-        // SAFETY: the session has set up its origin, as it has one.
-        self.lsn != 0 && unsafe { pgr_shim_source_progress() } >= self.lsn
+        self.lsn != 0 && progress() >= self.lsn
     }
 }
 
@@ -71,6 +70,13 @@ pub fn current() -> Result<Option<Current>> {
         lsn,
         timestamp,
     }))
+}
+
+/// How far everything of the session's source is here. The session has set one up.
+#[must_use]
+pub fn progress() -> u64 {
+    // SAFETY: by the caller there is a state to be read.
+    unsafe { pgr_shim_source_progress() }
 }
 
 /// Whether this process applies for a subscription what its publisher sends.

@@ -2,7 +2,7 @@
 //! began, and a commit that returns when all members show it.
 
 use super::channel::{self, control, slot};
-use super::commit::{is_over, state};
+use super::commit::{is_over, serialization, state};
 use super::fairness;
 use super::gate::LOOK_AROUND;
 use super::retry;
@@ -11,7 +11,7 @@ use crate::ids::Gid;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::pg::guard::{PgError, Result};
 use crate::pg::starting::{self, Stage};
-use crate::pg::{backend, elog, guc, latch, sys};
+use crate::pg::{backend, elog, guc, latch, source, sys};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
@@ -54,6 +54,27 @@ pub fn before_snapshot() -> Result<()> {
     } else {
         Err(unordered())
     }
+}
+
+/// A subscription's worker begins, at `start` of its source (0: that is not known yet). All that the
+/// publisher was told of must be here: it won't send that again, and what it sends rests on it.
+pub fn before_subscription(start: u64) -> Result<()> {
+    if starting::stage() != Stage::None
+        || control().database.load(Ordering::SeqCst) != backend::database()
+    {
+        return Ok(());
+    }
+    channel::attach(false)?;
+    let gid = ask(|ticket| ToCoordinator::AwaitOrder { ticket })?.ok_or_else(unordered)?;
+    if !await_visible(gid)? {
+        return Err(unordered());
+    }
+    if start != 0 && source::progress() > start {
+        return Err(serialization().detail(
+            "Another member has applied more of the subscription since its worker began here.",
+        ));
+    }
+    Ok(())
 }
 
 /// Waits until a GID is visible here; false if the group is over before that. A transaction that

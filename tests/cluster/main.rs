@@ -31,6 +31,7 @@ mod start;
 #[path = "../storms/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod storms;
+mod subscription;
 mod support;
 mod triggers;
 mod truncate;

@@ -31,6 +31,7 @@ const REFUSED: &[&str] = &[
     "UPDATE information_schema.sql_features SET comments = 'x'",
     "CREATE SUBSCRIPTION x CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)",
     "ALTER SUBSCRIPTION x ENABLE",
+    "DROP SUBSCRIPTION x",
     "ALTER DATABASE app CONNECTION LIMIT 50",
     "ALTER DATABASE app ALLOW_CONNECTIONS true",
     "ALTER DATABASE app SET work_mem = '8MB'",

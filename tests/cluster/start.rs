@@ -234,9 +234,27 @@ fn start_refuses_what_would_not_be_replicated() {
     let not_now = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
     for (make, unmake, code) in [
         (
-            "CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)",
+            "CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE, two_phase = true)",
             "DROP SUBSCRIPTION s",
             &unfit,
+        ),
+        (
+            "CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE, disable_on_error = true)",
+            "DROP SUBSCRIPTION s",
+            &unfit,
+        ),
+        (
+            "CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE);
+             ALTER SUBSCRIPTION s SKIP (lsn = '0/1234')",
+            "DROP SUBSCRIPTION s",
+            &not_now,
+        ),
+        (
+            "CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE);
+             SET allow_system_table_mods = on;
+             INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT oid, 't'::regclass, 'i' FROM pg_subscription",
+            "DROP SUBSCRIPTION s",
+            &not_now,
         ),
         (
             "CREATE UNLOGGED TABLE u (id int4 REFERENCES t)",

@@ -456,6 +456,7 @@ DO $$ BEGIN CREATE TABLE {s}.x (a int); END $$;
 -- each: subscriptions
 -- only: plain
 CREATE SUBSCRIPTION x CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE);
+DROP SUBSCRIPTION IF EXISTS x;
 
 -- each: objects of the server
 -- only: plain
