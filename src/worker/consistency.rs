@@ -2,7 +2,7 @@
 //! began, and a commit that returns when all members show it.
 
 use super::channel::{self, control, slot};
-use super::commit::{is_over, serialization, state};
+use super::commit::{closed, is_over, serialization, state};
 use super::fairness;
 use super::gate::LOOK_AROUND;
 use super::retry;
@@ -65,9 +65,9 @@ pub fn before_subscription(start: u64) -> Result<()> {
         return Ok(());
     }
     channel::attach(false)?;
-    let gid = ask(|ticket| ToCoordinator::AwaitOrder { ticket })?.ok_or_else(unordered)?;
+    let gid = ask(|ticket| ToCoordinator::AwaitOrder { ticket })?.ok_or_else(|| closed(state()))?;
     if !await_visible(gid)? {
-        return Err(unordered());
+        return Err(closed(state()));
     }
     if start != 0 && source::progress() > start {
         return Err(serialization().detail(
