@@ -4,6 +4,8 @@
 use crate::support::{
     PATIENCE, Stop, TestGroup, group_with, is_serialization_failure, options, scale,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use postgres_r::cluster::server::{StopMode, wait_for};
 use postgres_r::cluster::{Server, network};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -68,6 +70,40 @@ fn text(server: &Server, sql: &str) -> Option<String> {
 }
 
 const WORKERS: &str = "SELECT count(*)::text FROM pg_stat_subscription WHERE worker_type = 'apply' AND pid IS NOT NULL";
+
+const COORDINATOR: &str = "replication coordinator";
+const HELPER: &str = "replication helper";
+const APPLY_WORKER: &str = "logical replication apply worker";
+
+/// The processes of a kind that a member has, once it has one.
+fn processes(server: &Server, kind: &str) -> Vec<Pid> {
+    let sql = format!(
+        "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE backend_type = '{kind}'"
+    );
+    let pids = wait_for(PATIENCE, || text(server, &sql)).expect(kind);
+    let pid = |p: &str| Pid::from_raw(p.parse().expect("a number"));
+    pids.split(' ').map(pid).collect()
+}
+
+fn signal(pid: &Pid, signal: Signal) {
+    kill(*pid, signal).expect("the process is there");
+}
+
+/// Goes on when dropped, also by a panic: a server with a process that is stopped does not end.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: Pid) -> Stopped {
+        signal(&pid, Signal::SIGSTOP);
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
 
 impl Fed {
     fn publish(&self, sql: &str) {
@@ -205,8 +241,7 @@ fn another_member_goes_on_and_nothing_is_there_twice_or_missing() {
         }
         // The coordinator of the one that runs it.
         let runner = fed.group.member(fed.runner()).expect("member");
-        let end = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE backend_type = 'replication coordinator'";
-        assert_eq!(text(runner, end).as_deref(), Some("true"));
+        signal(&processes(runner, COORDINATOR)[0], Signal::SIGTERM);
         fed.group.await_online(runner.number);
         fed.await_progress(runner);
     });
@@ -322,4 +357,93 @@ fn who_has_left_the_group_receives_nothing() {
     fed.publish("INSERT INTO log VALUES (-1)");
     fed.group
         .await_value(server, "SELECT count(*) FROM log WHERE n = -1", 1);
+}
+
+/// A worker has received a transaction, and stands still while another member takes its part; when it goes
+/// on, the transaction is there already.
+#[test]
+fn a_worker_that_comes_late_applies_nothing_twice() {
+    let fed = fed("fed-late", "streaming = off", HOT);
+    let runner = fed.runner();
+    let server = fed.group.member(runner).expect("member");
+    let others = || fed.group.running().filter(|s| s.number != runner);
+    let once = "SELECT count(*) FROM log WHERE n = 7";
+    let mut holder = fed.group.client(runner);
+    let locked = holder.batch_execute("BEGIN; LOCK TABLE log IN SHARE MODE");
+    locked.expect("a lock");
+    fed.publish("INSERT INTO log VALUES (7)");
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'logical replication apply worker' AND wait_event_type = 'Lock'";
+    fed.group.await_value(server, waits, 1);
+    let worker = Stopped::new(processes(server, APPLY_WORKER)[0]);
+    holder.batch_execute("ROLLBACK").expect("given back");
+    let coordinator = Stopped::new(processes(server, COORDINATOR)[0]);
+    wait_for(PATIENCE, || {
+        // As a publisher that hears nothing for long does by itself.
+        let end = "SELECT string_agg(pg_terminate_backend(active_pid)::text, ',') FROM pg_replication_slots WHERE active_pid IS NOT NULL";
+        text(fed.publishing(), end);
+        let there = |s: &Server| text(s, "SELECT count(*)::text FROM log WHERE n = 7");
+        others().all(|s| there(s).as_deref() == Some("1")).then_some(())
+    })
+    .expect("another member applies it");
+    drop(coordinator);
+    fed.group.await_value(server, once, 1);
+    drop(worker);
+    let refused = "has applied this transaction of replication origin";
+    let logged = || server.log_tail(200).contains(refused).then_some(());
+    wait_for(PATIENCE, logged).expect("the worker that comes late is refused");
+    fed.assert_equal(&["keyed", "log"]);
+    fed.group.await_value(server, once, 1);
+}
+
+/// What tools do by SQL: of two members that go on with one origin at a time one fails, no position goes
+/// back, and origins that a member does not know are made there.
+#[test]
+fn origins_of_sessions_are_replicated() {
+    let group = crate::support::group("origins", 3, "CREATE TABLE log (n int8);");
+    let status = "SELECT external_id || ' ' || remote_lsn FROM pg_replication_origin_status";
+    let begin = |member: usize, lsn: &str, n: u32| {
+        let mut client = group.client(member);
+        let sql = format!(
+            "SELECT pg_replication_origin_session_setup('x'); BEGIN;
+             SELECT pg_replication_origin_xact_setup('{lsn}', now()); INSERT INTO log VALUES ({n})"
+        );
+        client.batch_execute(&sql).expect("it begins");
+        client
+    };
+    let await_status = |wanted: &str| {
+        for server in group.running() {
+            let seen = || text(server, status).filter(|s| s == wanted);
+            let last = wait_for(PATIENCE, seen);
+            assert!(last.is_some(), "{wanted}: {:?}", text(server, status));
+        }
+    };
+    group.execute(1, "SELECT pg_replication_origin_create('x')");
+    begin(1, "0/100", 1).batch_execute("COMMIT").expect("first");
+    await_status("x 0/100");
+    let (mut second, mut third) = (begin(2, "0/200", 2), begin(3, "0/200", 2));
+    let helpers: Vec<Stopped> = processes(group.member(3).expect("member"), HELPER)
+        .into_iter()
+        .map(Stopped::new)
+        .collect();
+    second.batch_execute("COMMIT").expect("it is first");
+    let lost = third
+        .batch_execute("COMMIT")
+        .expect_err("it did not see the other");
+    assert!(is_serialization_failure(&lost), "{lost:?}");
+    drop(helpers);
+    await_status("x 0/200");
+    drop((second, third));
+    begin(1, "0/180", 3)
+        .batch_execute("COMMIT")
+        .expect("an older one");
+    await_status("x 0/200");
+    assert_eq!(group.assert_identical(), 3);
+    await_status("x 0/200");
+    // It is in WAL, and in the group's log.
+    for server in group.running() {
+        server.kill().unwrap_or_else(|e| panic!("{e}"));
+    }
+    (1..=3).for_each(|number| group.start_quietly(number));
+    (1..=3).for_each(|number| group.await_online(number));
+    await_status("x 0/200");
 }
