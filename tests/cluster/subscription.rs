@@ -27,9 +27,9 @@ struct Fed {
 /// A server that publishes what is in [`TABLES`] and `contents`.
 fn publisher(name: &str, contents: &str) -> TestGroup {
     let mut options = options(1);
-    options
-        .configuration
-        .push_str("wal_level = logical\nlogical_decoding_work_mem = 64kB\n");
+    options.configuration.push_str(
+        "wal_level = logical\nlogical_decoding_work_mem = 64kB\nwal_sender_timeout = 3s\n",
+    );
     let init = format!(
         "{TABLES} ALTER TABLE plain REPLICA IDENTITY FULL;
          CREATE PUBLICATION p FOR TABLE keyed, plain, log, mark, hot (id, v); {contents}"
@@ -105,7 +105,19 @@ impl Drop for Stopped {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Pause,
+    Stop,
+}
+
 impl Fed {
+    /// The members that run beside this one.
+    fn others(&self, number: usize) -> impl Iterator<Item = &Server> {
+        self.group.running().filter(move |s| s.number != number)
+    }
+
     fn publish(&self, sql: &str) {
         self.publisher.execute(1, sql);
     }
@@ -222,21 +234,25 @@ fn another_member_goes_on_and_nothing_is_there_twice_or_missing() {
     std::thread::scope(|scope| {
         let _stop = Stop(&stop);
         scope.spawn(|| fed.write(&stop));
-        for fault in 0..3 {
+        for fault in [Fault::Kill, Fault::Pause, Fault::Kill, Fault::Stop] {
             let runner = fed.runner();
             let server = fed.group.member(runner).expect("member");
             fed.await_progress(server);
-            if fault < 2 {
-                server.kill().unwrap_or_else(|e| panic!("{e}"));
-            } else {
-                let stopped = server.stop(StopMode::Fast);
-                stopped.unwrap_or_else(|e| panic!("{e}"));
+            match fault {
+                Fault::Kill => server.kill(),
+                Fault::Pause => server.signal_all(Signal::SIGSTOP),
+                Fault::Stop => server.stop(StopMode::Fast),
             }
-            for other in fed.group.running() {
+            .unwrap_or_else(|e| panic!("{e}"));
+            for other in fed.others(runner) {
                 fed.await_progress(other);
             }
-            assert_ne!(fed.runner(), runner);
-            fed.group.start(runner);
+            if fault == Fault::Pause {
+                let goes_on = server.signal_all(Signal::SIGCONT);
+                goes_on.unwrap_or_else(|e| panic!("{e}"));
+            } else {
+                fed.group.start(runner);
+            }
             fed.await_progress(server);
         }
         // The coordinator of the one that runs it.
@@ -270,7 +286,7 @@ fn a_member_that_is_cut_off_lets_go_of_the_publisher() {
         let server = fed.group.member(runner).expect("member");
         fed.await_progress(server);
         network::cut(&fed.group, server).unwrap_or_else(|e| panic!("{e}"));
-        for other in fed.group.running().filter(|s| s.number != runner) {
+        for other in fed.others(runner) {
             fed.await_progress(other);
         }
         assert_ne!(fed.runner(), runner);
@@ -366,7 +382,6 @@ fn a_worker_that_comes_late_applies_nothing_twice() {
     let fed = fed("fed-late", "streaming = off", HOT);
     let runner = fed.runner();
     let server = fed.group.member(runner).expect("member");
-    let others = || fed.group.running().filter(|s| s.number != runner);
     let once = "SELECT count(*) FROM log WHERE n = 7";
     let mut holder = fed.group.client(runner);
     let locked = holder.batch_execute("BEGIN; LOCK TABLE log IN SHARE MODE");
@@ -382,7 +397,7 @@ fn a_worker_that_comes_late_applies_nothing_twice() {
         let end = "SELECT string_agg(pg_terminate_backend(active_pid)::text, ',') FROM pg_replication_slots WHERE active_pid IS NOT NULL";
         text(fed.publishing(), end);
         let there = |s: &Server| text(s, "SELECT count(*)::text FROM log WHERE n = 7");
-        others().all(|s| there(s).as_deref() == Some("1")).then_some(())
+        fed.others(runner).all(|s| there(s).as_deref() == Some("1")).then_some(())
     })
     .expect("another member applies it");
     drop(coordinator);
