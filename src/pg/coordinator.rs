@@ -450,6 +450,8 @@ fn abandon_membership(control: &Control) -> Result<()> {
         Ok::<_, PgError>(())
     })?;
     host::announce(GroupState::Off);
+    // Those that it still has are its own now.
+    subscription::wake_launcher();
     control.members.set(&[]);
     control.open_transactions.set(&[]);
     control.group_id.store(0, Ordering::Relaxed);

@@ -45,7 +45,7 @@ fn fed(name: &str, with: &str, contents: &str) -> Fed {
     let mut options = options(3);
     options
         .configuration
-        .push_str("wal_retrieve_retry_interval = 500ms\n");
+        .push_str("wal_retrieve_retry_interval = 500ms\nreplication_changeset_memory = '64kB'\n");
     let init = format!(
         "{TABLES} CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p WITH ({with});
          DO $$ BEGIN
@@ -414,7 +414,9 @@ fn a_worker_that_comes_late_applies_nothing_twice() {
 /// back, and origins that a member does not know are made there.
 #[test]
 fn origins_of_sessions_are_replicated() {
-    let group = crate::support::group("origins", 3, "CREATE TABLE log (n int8);");
+    let mut options = options(3);
+    options.configuration.push_str("wal_level = logical\n");
+    let group = group_with("origins", options, "CREATE TABLE log (n int8);");
     let status = "SELECT external_id || ' ' || remote_lsn FROM pg_replication_origin_status";
     let begin = |member: usize, lsn: &str, n: u32| {
         let mut client = group.client(member);
@@ -433,8 +435,22 @@ fn origins_of_sessions_are_replicated() {
         }
     };
     group.execute(1, "SELECT pg_replication_origin_create('x')");
+    // What a helper writes is of the origin, for those who decode it.
+    let slot = "SELECT pg_create_logical_replication_slot('d', 'test_decoding')";
+    group.execute(2, slot);
     begin(1, "0/100", 1).batch_execute("COMMIT").expect("first");
     await_status("x 0/100");
+    group.execute(1, "INSERT INTO log VALUES (0)");
+    group.wait_in_step(PATIENCE).expect("in step");
+    // Decoded is what is on disk.
+    group.execute(2, "CHECKPOINT");
+    for (only_local, rows) in [(0, "2"), (1, "1")] {
+        let sql = format!(
+            "SELECT count(*)::text FROM pg_logical_slot_peek_changes('d', NULL, NULL, 'only-local', '{only_local}') WHERE data LIKE 'table%'"
+        );
+        let member = group.member(2).expect("member");
+        assert_eq!(text(member, &sql).as_deref(), Some(rows), "{sql}");
+    }
     let (mut second, mut third) = (begin(2, "0/200", 2), begin(3, "0/200", 2));
     let helpers: Vec<Stopped> = processes(group.member(3).expect("member"), HELPER)
         .into_iter()
@@ -452,7 +468,7 @@ fn origins_of_sessions_are_replicated() {
         .batch_execute("COMMIT")
         .expect("an older one");
     await_status("x 0/200");
-    assert_eq!(group.assert_identical(), 3);
+    assert_eq!(group.assert_identical(), 4);
     await_status("x 0/200");
     // It is in WAL, and in the group's log.
     for server in group.running() {
