@@ -457,13 +457,15 @@ fn origins_of_sessions_are_replicated() {
         .map(Stopped::new)
         .collect();
     second.batch_execute("COMMIT").expect("it is first");
-    let lost = third
-        .batch_execute("COMMIT")
-        .expect_err("it did not see the other");
-    assert!(is_serialization_failure(&lost), "{lost:?}");
+    let late = std::thread::spawn(move || third.batch_execute("COMMIT"));
+    // It would wait for its turn, if it passed.
+    wait_for(PATIENCE, || late.is_finished().then_some(()));
     drop(helpers);
+    let lost = late.join().expect("no panic");
+    let lost = lost.expect_err("it did not see the other");
+    assert!(is_serialization_failure(&lost), "{lost:?}");
     await_status("x 0/200");
-    drop((second, third));
+    drop(second);
     begin(1, "0/180", 3)
         .batch_execute("COMMIT")
         .expect("an older one");
