@@ -151,10 +151,9 @@ impl<'c> Doing<'c> {
         self.update(applier)?;
         let (memory, relation) = (applier.memory, self.relation);
         match entry {
-            Entry::Insert(_)
-            | Entry::Update { .. }
-            | Entry::Fragments(_)
-            | Entry::Source(_) => Ok(()),
+            Entry::Insert(_) | Entry::Update { .. } | Entry::Fragments(_) | Entry::Source(_) => {
+                Ok(())
+            }
             Entry::Relation {
                 oid,
                 fingerprint,
