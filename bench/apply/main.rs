@@ -3,7 +3,8 @@
 //!
 //! The follower is stopped while the origin works, so that what is measured afterwards is applying
 //! alone: seconds until it has caught up, and processor seconds of all its processes. Adjustable:
-//! `APPLY_ROWS` (rows of the largest cases), `APPLY_ROUNDS`, `APPLY_CASES` (a list of names).
+//! `APPLY_ROWS` (rows of the largest cases), `APPLY_ROUNDS`, `APPLY_CASES` (a list of names), `APPLY_HELPERS` (of
+//! the group; a subscription has one process that applies).
 
 mod cases;
 #[path = "../servers.rs"]
@@ -33,7 +34,7 @@ struct Run {
 fn main() {
     let (size, rounds) = (setting("APPLY_ROWS", 200_000), setting("APPLY_ROUNDS", 3));
     let wanted: Vec<String> = list("APPLY_CASES", "");
-    let subjects = Subjects::make();
+    let subjects = Subjects::make(setting("APPLY_HELPERS", 4));
     println!(
         "{:<14} {:>5} {:<9} {:>10} {:>14} {:>11} {:>11} {:>9}",
         "case", "round", "", "rows/s", "rows/CPU s", "of logical", "WAL B/row", "wire B/row"

@@ -70,7 +70,7 @@ pub struct Subjects {
 
 impl Subjects {
     /// Makes all servers, with the tables of the cases.
-    pub fn make() -> Subjects {
+    pub fn make(helpers: u32) -> Subjects {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("build");
         let dir = std::env::temp_dir().join(format!("pgr-apply-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("folder of the benchmark");
@@ -112,7 +112,7 @@ impl Subjects {
         let mut options = UpOptions::new(root.join("pgsql/bin"));
         options.port = 6211;
         options.init = Some(init);
-        options.configuration = CONFIGURATION.into();
+        options.configuration = format!("{CONFIGURATION}replication_helpers = {helpers}\n");
         let group = Cluster::up(&dir.join("group"), &options, &mut |text| {
             println!("  {text}")
         })

@@ -16,8 +16,8 @@ use crate::pg::trigger::{self, Triggers};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-/// Rows that one heap_multi_insert takes.
-pub const BATCH_ROWS: usize = 128;
+/// Rows that go to the heap, and to the indexes, together.
+pub const BATCH_ROWS: usize = 512;
 
 /// Bytes of rows from which on a batch takes no more.
 pub const BATCH_BYTES: usize = 256 * 1024;

@@ -31,8 +31,12 @@
 
 #define GUARD(statement) PGR_GUARD(edata, statement)
 
-/* A record of one update, without the row itself, is about as long. */
+/*
+ * The record of one update, without the row itself, is about as long; and with
+ * the lock of the old version that is logged before another page is looked for.
+ */
 #define UPDATE_RECORD 64
+#define MOVE_RECORD 128
 
 /* Rows to be updated, in order, and what is known about all of them. */
 typedef struct Updates
@@ -198,7 +202,7 @@ update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, bool 
 				target_map = InvalidBuffer;
 	Page		page;
 	Size		room,
-				records = 0;
+				bytes = 0;
 	int			pointers,
 				count = 0;
 
@@ -224,16 +228,16 @@ update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, bool 
 				!get_plain(rel, buffer, &updates->old[first + count], updates->cid, &old[count]))
 				break;
 			room -= Min(room, size);
-			records += size + UPDATE_RECORD;
+			bytes += size;
 		}
 	}
 	if (count > 0 && RelationNeedsWAL(rel))
 	{
-		Size		images = image_bytes(page) + records - count * UPDATE_RECORD;
+		Size		images = image_bytes(page) + bytes;
 
 		if (target != buffer)
 			images += image_bytes(BufferGetPage(target));
-		*few = images > 2 * records;
+		*few = images > 2 * (bytes + count * (target == buffer ? UPDATE_RECORD : MOVE_RECORD));
 		if (*few)
 			count = 0;
 	}
@@ -287,8 +291,8 @@ update_many(Updates *updates, TU_UpdateIndexes *indexes, TM_Result *result)
 
 			for (n = 0; done + n < updates->n &&
 				 ItemPointerGetBlockNumber(&updates->old[done + n]) == block; n++)
-				records += updates->new[done + n]->t_len + UPDATE_RECORD;
-			/* of a page that is no more than half full, which is as much as can be hoped for */
+				records += updates->new[done + n]->t_len + MOVE_RECORD;
+			/* images of less than half a page are not to be hoped for */
 			few = 2 * records < BLCKSZ / 2;
 			count = few ? 0 : update_page(updates, done, n, indexes, &few);
 			if (count > 0)
