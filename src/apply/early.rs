@@ -197,8 +197,8 @@ fn all_of(number: u32, fragment: &[u8]) -> Counted {
     Counted { number, bytes }
 }
 
-/// Whether these are only what a rollback undoes, what keeps nobody out of more than rows, and what needs
-/// no GID.
+/// Whether these are only what a rollback undoes, what needs no GID, and what keeps nobody out of more than
+/// rows (and of dropping the owner of a large object).
 fn may_be_early(entries: Entries<'_>) -> Result<bool> {
     for entry in entries {
         let entry = entry.map_err(|e| damaged(&e))?;

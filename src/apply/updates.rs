@@ -11,6 +11,7 @@ use crate::pg::relation::Tuple;
 use crate::pg::sys;
 use crate::pg::transaction;
 use crate::pg::tuple;
+use std::collections::HashSet;
 
 /// An update of a row.
 #[derive(Clone, Copy)]
@@ -100,6 +101,7 @@ impl Applier<'_> {
         let changed = updates[0].changed;
         let mut columns = Columns::of(&self.tables.get(oid)?.attrs, changed);
         let (mut old, mut new, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut places, mut again) = (HashSet::new(), false);
         for update in updates {
             if update.changed != changed || bytes >= BATCH_BYTES {
                 break;
@@ -113,6 +115,11 @@ impl Applier<'_> {
             }
             let table = self.tables.get(oid)?;
             let found = heap::slot_tuple(table.found)?;
+            // What was found is what an earlier one changes: the snapshot is to show that first.
+            again = !places.insert(place(&found.tid()));
+            if again {
+                break;
+            }
             let tuple = columns.replace(table, found, update, &mut self.spans)?;
             bytes += tuple.bytes();
             old.push(found.tid());
@@ -145,7 +152,13 @@ impl Applier<'_> {
         }
         if updated.outcome != Outcome::Done {
             self.look_again(updated.outcome)?;
+        } else if again {
+            self.show_written()?;
         }
         Ok(done)
     }
+}
+
+fn place(tid: &sys::ItemPointerData) -> (u16, u16, u16) {
+    (tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid)
 }

@@ -29,6 +29,8 @@ struct Begun {
     wanted: Option<u32>,
     /// How many were ordered.
     ordered: u32,
+    /// It was begun anew, and is not near the last yet: the origin does not wait for that.
+    behind: bool,
     /// The last of them, so that who keeps up need not read the log.
     recent: VecDeque<Recent>,
     /// Its changeset has passed.
@@ -77,8 +79,8 @@ impl Dispatch {
             let Some(helper) = helper else {
                 return;
             };
-            let again = self.early.given_up.get(&first);
-            if self.early.begun.len() >= ordinary / 2 || again.is_some_and(|a| ordered < *a) {
+            let again = self.early.given_up.get(&first).copied();
+            if self.early.begun.len() >= ordinary / 2 || again.is_some_and(|a| ordered < a) {
                 return;
             }
             self.helpers[helper] = Helper::Early(first);
@@ -89,6 +91,7 @@ impl Dispatch {
                     helper,
                     wanted: None,
                     ordered,
+                    behind: again.is_some(),
                     recent: VecDeque::new(),
                     gid: None,
                     ended: false,
@@ -113,7 +116,7 @@ impl Dispatch {
     }
 
     /// A helper wants a fragment of what it began early; `place`: where it is, if it is ordered. Whether
-    /// it is still at it.
+    /// the origin is to hear how far it is.
     pub fn early_wanted(
         &mut self,
         helper: u32,
@@ -137,7 +140,8 @@ impl Dispatch {
         } else {
             begun.wanted = Some(nth);
         }
-        true
+        begun.behind &= begun.ordered.saturating_sub(nth) > EARLY_KEPT_MAX as u32;
+        !begun.behind
     }
 
     /// A fragment was read from the log.

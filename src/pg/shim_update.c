@@ -10,6 +10,8 @@
  * locked or changed, values out of line, pages that are all-visible, WAL that
  * is to be decoded, and pages on which so few rows change that records of them
  * would have less than half of the bytes.  So nothing here waits for anybody.
+ *
+ * Redo of such images does not tell the free space map, which is a hint.
  */
 #include "shim.h"
 
@@ -51,15 +53,18 @@ typedef struct Updates
 	bool		summarized;		/* one of a summarizing index does */
 } Updates;
 
-/* Which columns change decides as in heap_update(), except that it is taken from "changed". */
+/*
+ * Which columns change decides as in heap_update(), except that it is taken from
+ * "changed".  There as here the whole row and system columns always do.
+ */
 static void
 set_columns(Updates *updates, const bool *changed, int natts)
 {
 	Bitmapset  *modified = NULL;
 
-	for (int i = 0; i < natts; i++)
-		if (changed[i])
-			modified = bms_add_member(modified, i + 1 - FirstLowInvalidHeapAttributeNumber);
+	for (int i = FirstLowInvalidHeapAttributeNumber + 1; i <= natts; i++)
+		if (i > 0 ? changed[i - 1] : i != TableOidAttributeNumber)
+			modified = bms_add_member(modified, i - FirstLowInvalidHeapAttributeNumber);
 	updates->key_intact =
 		!bms_overlap(modified, RelationGetIndexAttrBitmap(updates->rel, INDEX_ATTR_BITMAP_KEY));
 	updates->hot =
@@ -87,12 +92,17 @@ get_plain(Relation rel, Buffer buffer, ItemPointer tid, CommandId cid, HeapTuple
 		!HeapTupleHasExternal(out);
 }
 
-/* A new version as it is to stand on a page; false: heap_update() has to do more with it. */
+/* Does heap_update() have more to do with a new version than to store it? */
 static bool
+is_toasted(HeapTuple tuple)
+{
+	return HeapTupleHasExternal(tuple) || tuple->t_len > TOAST_TUPLE_THRESHOLD;
+}
+
+/* A new version as it is to stand on a page. */
+static void
 set_header(Relation rel, HeapTuple tuple, TransactionId xid, CommandId cid)
 {
-	if (HeapTupleHasExternal(tuple) || tuple->t_len > TOAST_TUPLE_THRESHOLD)
-		return false;
 	tuple->t_data->t_infomask &= ~HEAP_XACT_MASK;
 	tuple->t_data->t_infomask2 &= ~HEAP2_XACT_MASK;
 	HeapTupleHeaderSetXmin(tuple->t_data, xid);
@@ -100,7 +110,6 @@ set_header(Relation rel, HeapTuple tuple, TransactionId xid, CommandId cid)
 	tuple->t_data->t_infomask |= HEAP_UPDATED | HEAP_XMAX_INVALID;
 	HeapTupleHeaderSetXmax(tuple->t_data, InvalidTransactionId);
 	tuple->t_tableOid = RelationGetRelid(rel);
-	return true;
 }
 
 /* How many more rows a page may have. */
@@ -187,10 +196,10 @@ replace(Updates *updates, int first, int count, HeapTupleData *old, Buffer buffe
 /*
  * Updates the first of these "n" rows, which lie on one page, and as many of
  * those behind it as go to the same page; returns how many.  0: it takes
- * heap_update() to do the first.  *few: or all of them.
+ * heap_update() to do the first, or the first *few.
  */
 static int
-update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, bool *few)
+update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, int *few)
 {
 	Relation	rel = updates->rel;
 	TransactionId xid = GetCurrentTransactionId();
@@ -205,7 +214,9 @@ update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, bool 
 				bytes = 0;
 	int			pointers,
 				count = 0;
+	bool		taken[MaxHeapTuplesPerPage + 1] = {false};
 
+	*few = 1;
 	buffer = target = ReadBuffer(rel, ItemPointerGetBlockNumber(&updates->old[first]));
 	page = BufferGetPage(buffer);
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -222,11 +233,17 @@ update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, bool 
 		for (; count < Min(n, pointers); count++)
 		{
 			Size		size = MAXALIGN(new[count]->t_len) + sizeof(ItemIdData);
+			OffsetNumber place = ItemPointerGetOffsetNumber(&updates->old[first + count]);
 
-			if (MAXALIGN(new[count]->t_len) > room ||
-				!set_header(rel, new[count], xid, updates->cid) ||
+			/* Of a row that comes twice the second version is one of the first's. */
+			if (MAXALIGN(new[count]->t_len) > room || is_toasted(new[count]) || taken[place] ||
 				!get_plain(rel, buffer, &updates->old[first + count], updates->cid, &old[count]))
 				break;
+			set_header(rel, new[count], xid, updates->cid);
+			taken[place] = true;
+			/* The first has been given a page; the others leave on it what the first had to. */
+			if (count == 0 && target != buffer)
+				room -= Min(room, RelationGetTargetPageFreeSpace(rel, HEAP_DEFAULT_FILLFACTOR));
 			room -= Min(room, size);
 			bytes += size;
 		}
@@ -237,9 +254,11 @@ update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, bool 
 
 		if (target != buffer)
 			images += image_bytes(BufferGetPage(target));
-		*few = images > 2 * (bytes + count * (target == buffer ? UPDATE_RECORD : MOVE_RECORD));
-		if (*few)
+		if (images > 2 * (bytes + count * (target == buffer ? UPDATE_RECORD : MOVE_RECORD)))
+		{
+			*few = count;
 			count = 0;
+		}
 	}
 	if (count > 0)
 	{
@@ -283,25 +302,24 @@ update_many(Updates *updates, TU_UpdateIndexes *indexes, TM_Result *result)
 		int			n = 1;
 		BlockNumber block = ItemPointerGetBlockNumber(&updates->old[done]);
 
-		if (done >= plain_until)
+		if (done >= plain_until && !is_toasted(updates->new[done]))
 		{
 			Size		records = 0;
-			int			count;
-			bool		few = false;
+			int			count,
+						few;
 
 			for (n = 0; done + n < updates->n &&
 				 ItemPointerGetBlockNumber(&updates->old[done + n]) == block; n++)
 				records += updates->new[done + n]->t_len + MOVE_RECORD;
 			/* images of less than half a page are not to be hoped for */
-			few = 2 * records < BLCKSZ / 2;
-			count = few ? 0 : update_page(updates, done, n, indexes, &few);
+			few = n;
+			count = 2 * records < BLCKSZ / 2 ? 0 : update_page(updates, done, n, indexes, &few);
 			if (count > 0)
 			{
 				done += count;
 				continue;
 			}
-			if (few)
-				plain_until = done + n;
+			plain_until = done + few;
 		}
 		{
 			TM_FailureData failure;

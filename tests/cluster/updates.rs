@@ -2,6 +2,7 @@
 //! them, WAL makes the same of them again, and whoever has a row locked is waited for or asked to go as ever.
 
 use crate::support::{PATIENCE, TestGroup, group_with, options};
+use nix::sys::signal::Signal;
 use postgres::Client;
 use postgres_r::cluster::server::{Server, StopMode};
 
@@ -22,8 +23,6 @@ INSERT INTO summed SELECT i, i, i FROM generate_series(1, 3000) i;
 INSERT INTO mixed SELECT i, 0, repeat('x', i % 50), CASE WHEN i % 200 = 0 THEN repeat(md5(i::text), 300) END
     FROM generate_series(1, 3000) i;
 ";
-
-const HEAPS: [&str; 5] = ["tiny", "half", "summed", "mixed", "child"];
 
 /// Pages of tables (not of indexes) that went to WAL as a whole since `from`, without a record of a change.
 const WHOLE_PAGES: &str = "SELECT count(*) FROM pg_get_wal_block_info('{from}', pg_current_wal_insert_lsn())
@@ -57,13 +56,12 @@ fn run(client: &mut Client, statement: &str) {
 
 /// What a heap holds is sound, and so are its indexes.
 fn check_heaps(server: &Server) {
-    for table in HEAPS {
-        let found: Option<String> = value(
-            server,
-            &format!("SELECT string_agg(v::text, E'\\n') FROM verify_heapam('{table}') v"),
-        );
-        assert_eq!(found, None, "{table} of member {}", server.number);
-    }
+    let found: Option<String> = value(
+        server,
+        "SELECT string_agg(c.relname || ': ' || v::text, E'\\n') FROM pg_class c, LATERAL verify_heapam(c.oid) v
+         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace",
+    );
+    assert_eq!(found, None, "member {}", server.number);
     let _: i64 = value(
         server,
         "SELECT count(*) FROM (SELECT bt_index_parent_check(i.indexrelid, true, true, true)
@@ -198,4 +196,71 @@ fn who_has_some_of_the_rows_locked_keeps_what_is_his() {
     group.await_value(two, "SELECT count(*) FROM tiny WHERE n = 2", ROWS);
     run(&mut referring, "COMMIT");
     in_step(&group);
+}
+
+/// In one transaction, and in small ones that a member which is behind applies together.
+#[test]
+fn a_row_that_is_updated_again_has_one_version() {
+    let group = group_with(
+        "updates-again",
+        options(3),
+        &format!(
+            "{TABLES} CREATE TABLE counter (id int4 PRIMARY KEY, n int4, t text); INSERT INTO counter SELECT i, 0, repeat('x', 20) FROM generate_series(1, 50) i;
+             CREATE TABLE moving (id int4 PRIMARY KEY, n int4, t text); INSERT INTO moving SELECT i, i, repeat('x', 20) FROM generate_series(1, 100) i;
+             CREATE TABLE whole (id int4 PRIMARY KEY, n int4, t text) WITH (fillfactor = 40);
+             CREATE FUNCTION sum_of(whole) RETURNS int4 LANGUAGE sql IMMUTABLE AS 'SELECT $1.id + $1.n';
+             INSERT INTO whole SELECT i, 0, repeat('x', 20) FROM generate_series(1, 3000) i; CREATE INDEX ON whole (sum_of(whole));
+             CREATE TABLE great (id int4 PRIMARY KEY, n int4, a text STORAGE EXTERNAL, b text); INSERT INTO great SELECT i, 0, 'a', 'b' FROM generate_series(1, 300) i;"
+        ),
+    );
+    let two = group.member(2).expect("member");
+    let statements = [
+        "DO $$ BEGIN FOR i IN 1..100 LOOP UPDATE counter SET n = n + 1 WHERE id = 1; END LOOP; END $$",
+        "BEGIN; UPDATE counter SET n = n + 1; UPDATE counter SET n = n + 1; UPDATE counter SET n = n + 1; COMMIT",
+        "DO $$ BEGIN FOR i IN 1..3 LOOP UPDATE counter SET n = n + 1 WHERE id BETWEEN 10 AND 49; UPDATE counter SET n = n + 1 WHERE id = 20; END LOOP; END $$",
+        // A name goes from row to row.
+        "DO $$ BEGIN FOR i IN REVERSE 100..1 LOOP UPDATE moving SET id = id + 1 WHERE id = i; END LOOP;
+         UPDATE moving SET id = id + 1000 WHERE id = 51; UPDATE moving SET id = 51 WHERE id = 52; UPDATE moving SET id = id + 2000 WHERE id = 51; END $$",
+        "UPDATE whole SET n = n + 1",
+        // Longer than a page before they are put elsewhere.
+        "UPDATE great SET a = (SELECT string_agg(md5((id * 1000 + i)::text), '') FROM generate_series(1, 400) i) WHERE id = 1",
+        "UPDATE great SET b = (SELECT string_agg(md5((id * 1000 + i)::text), '') FROM generate_series(1, 300) i) WHERE id <= 100",
+        "UPDATE great SET n = n + 1; UPDATE great SET n = n + 1, a = repeat(md5(id::text), 60)",
+    ];
+    let mut client = group.client(1);
+    for statement in statements {
+        run(&mut client, statement);
+    }
+    two.signal_all(Signal::SIGSTOP).expect("stop");
+    for i in 0..600 {
+        run(
+            &mut client,
+            &format!("UPDATE counter SET n = n + 1 WHERE id IN (1, {})", i % 3),
+        );
+    }
+    two.signal_all(Signal::SIGCONT).expect("go on");
+    group.wait_in_step(PATIENCE).expect("in step");
+    group.assert_identical();
+    for server in group.running() {
+        check_heaps(server);
+        for (sql, wanted) in [
+            ("SELECT count(*) FROM counter", 50),
+            ("SELECT n::int8 FROM counter WHERE id = 1", 703),
+            ("SELECT count(*) FROM moving", 100),
+            ("SELECT count(*) FROM whole WHERE n = 1", 3000),
+            (
+                "SET enable_seqscan = off; SELECT count(*) FROM whole w WHERE sum_of(w) BETWEEN 2 AND 3001",
+                3000,
+            ),
+        ] {
+            let (before, sql) = sql.rsplit_once("; ").unwrap_or(("", sql));
+            let mut client = server.connect("app").unwrap_or_else(|e| panic!("{e}"));
+            run(&mut client, before);
+            let found: i64 = client
+                .query_one(sql, &[])
+                .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+                .get(0);
+            assert_eq!(found, wanted, "{sql} on member {}", server.number);
+        }
+    }
 }

@@ -166,6 +166,35 @@ fn a_transaction_that_was_given_up_is_begun_anew_when_it_is_twice_as_long() {
 }
 
 #[test]
+fn the_origin_waits_for_what_was_begun_anew_only_when_it_is_near() {
+    let mut b = Bench::online();
+    let near = EARLY_KEPT_MAX as u32;
+    let (fragments, _) = begun(&mut b, 2 * near);
+    let first = b.seq;
+    let mut rest = (101..).zip(fragments);
+    let mut deliver = |b: &mut Bench, n: u32| {
+        for (number, fragment) in rest.by_ref().take(n as usize) {
+            deliver_fragment(b, number, fragment);
+        }
+        told(b)
+    };
+    let said = |b: &mut Bench, nth: u32| {
+        let before = b.sent.len();
+        wants(b, 2, first, nth);
+        told(b);
+        b.sent.len() - before
+    };
+    deliver(&mut b, near - 1);
+    assert_eq!(said(&mut b, 0), 1, "the first time it does");
+    b.step(Event::EarlyEnded { helper: 2, first });
+    assert_eq!(deliver(&mut b, near), [(2, first, "begin")]);
+    assert_eq!(said(&mut b, 0), 0);
+    assert_eq!(said(&mut b, near - 1), 0);
+    assert_eq!(said(&mut b, near), 1);
+    assert_eq!(said(&mut b, near + 1), 1);
+}
+
+#[test]
 fn who_gives_up_when_its_turn_comes_is_given_the_changeset_all_the_same() {
     let mut b = Bench::online();
     let (fragments, changeset) = begun(&mut b, 2);
