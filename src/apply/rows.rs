@@ -211,14 +211,7 @@ impl<'t> Applier<'t> {
                 if has_triggers {
                     self.fire(oid, When::Before, event)?;
                 }
-                let table = self.tables.get(oid)?;
-                let cid = transaction::command_id()?;
-                let (outcome, indexes) = heap::update(table.handle, tid, tuple, cid)?;
-                if outcome == Outcome::Done && indexes != Indexes::None {
-                    heap::slot_store(table.slots[0], tuple)?;
-                    insert_index_entries(table, 1, indexes, Some(&columns.changed))?;
-                    heap::slot_clear(table.slots[0])?;
-                }
+                let (_, outcome) = self.replace(oid, &mut [tid], &[tuple], &columns.changed)?;
                 (outcome, event)
             }
         };

@@ -40,11 +40,11 @@ impl Helper {
     /// Applies what was given, together what can be.
     pub(super) fn apply_given(&mut self, mut given: VecDeque<Given>) -> Result<()> {
         while !given.is_empty() {
-            let run: Vec<Given> = given.drain(..length(&given)).collect();
-            if run.len() > 1 && self.apply_together(&run)? {
-                continue;
-            }
-            for (job, bytes) in run {
+            let (length, done) = match &together(&given)[..] {
+                run @ [_, _, ..] => (run.len(), self.apply_together(run)?),
+                _ => (1, false),
+            };
+            for (job, bytes) in given.drain(..length).filter(|_| !done) {
                 self.bytes = bytes;
                 self.apply(job)?;
             }
@@ -53,7 +53,7 @@ impl Helper {
     }
 
     /// Whether all are committed; else nothing is.
-    fn apply_together(&mut self, run: &[Given]) -> Result<bool> {
+    fn apply_together(&mut self, run: &[(Job, Changeset)]) -> Result<bool> {
         let ((first, _), (last, _)) = (&run[0], &run[run.len() - 1]);
         job::set_first(Some(first.gid));
         let done = self.try_together(run);
@@ -75,17 +75,14 @@ impl Helper {
         Ok(false)
     }
 
-    fn try_together(&mut self, run: &[Given]) -> Result<bool> {
+    fn try_together(&mut self, run: &[(Job, Changeset)]) -> Result<bool> {
         let first = run[0].0;
         let mut shown = helper::shown();
         let mut applier = self.begin(&first)?;
         transaction::xid()?;
         let mut assumed: Option<Assumed> = None;
-        let (mut doing, mut changesets) = (Doing::default(), Vec::with_capacity(run.len()));
-        for (_, bytes) in run {
-            changesets.push(Changeset::parse(bytes).map_err(|e| damaged(&e))?);
-        }
-        for ((job, _), changeset) in run.iter().zip(&changesets) {
+        let mut doing = Doing::default();
+        for (job, changeset) in run {
             job::set_current(Some(cause(job)));
             // It depends on more than the highest, of which others may be before the run.
             let depends_on = job.depends_on.min(Gid(first.gid.0 - 1));
@@ -115,45 +112,31 @@ impl Helper {
     }
 }
 
-/// How many of these, from the first on, may be applied together: those of consecutive GIDs that have only
-/// changes of rows.
-fn length(given: &VecDeque<Given>) -> usize {
-    let mut following = given.iter().peekable();
-    let mut length = 0;
+/// Those of these, from the first on, that may be applied together: of consecutive GIDs, with only changes
+/// of rows, of one source or of none. One by itself is not looked at.
+fn together(given: &VecDeque<Given>) -> Vec<(Job, Changeset<'_>)> {
+    let mut run: Vec<(Job, Changeset)> = Vec::new();
+    if given.len() == 1 {
+        return run;
+    }
     let mut source = None;
-    while let Some((job, bytes)) = following.next() {
+    for (job, bytes) in given {
+        if run
+            .last()
+            .is_some_and(|(last, _)| job.gid != last.gid.next())
+        {
+            break;
+        }
         let Ok(changeset) = Changeset::parse(bytes) else {
             break;
         };
         let name = changeset.source().map(|s| s.name);
-        if !has_only_rows(&changeset) || *source.get_or_insert(name) != name {
+        if !changeset.has_only_rows() || *source.get_or_insert(name) != name {
             break;
         }
-        length += 1;
-        if following
-            .peek()
-            .is_none_or(|(next, _)| next.gid != job.gid.next())
-        {
-            break;
-        }
+        run.push((*job, changeset));
     }
-    length.max(1)
-}
-
-fn has_only_rows(changeset: &Changeset<'_>) -> bool {
-    changeset.fragments().is_none()
-        && changeset.entries().all(|entry| {
-            matches!(
-                entry,
-                Ok(Entry::Relation { .. }
-                    | Entry::Source(_)
-                    | Entry::Insert(_)
-                    | Entry::Batch(_)
-                    | Entry::Update { .. }
-                    | Entry::Delete(_)
-                    | Entry::Leave(_))
-            )
-        })
+    run
 }
 
 /// Whether a table that a changeset is about has triggers that fire here.

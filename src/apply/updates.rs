@@ -125,37 +125,46 @@ impl Applier<'_> {
             old.push(found.tid());
             new.push(tuple);
         }
+        heap::slot_clear(self.tables.get(oid)?.found)?;
+        let (done, outcome) = self.replace(oid, &mut old, &new, &columns.changed)?;
+        if outcome != Outcome::Done {
+            self.look_again(outcome)?;
+        } else if again {
+            self.show_written()?;
+        }
+        Ok(done)
+    }
+
+    /// Replaces the rows at `old` by `new`, in order, in the heap and the indexes; how many, the first ones,
+    /// and `Done` or why the next one was not.
+    pub(super) fn replace(
+        &mut self,
+        oid: u32,
+        old: &mut [sys::ItemPointerData],
+        new: &[Tuple],
+        changed: &[bool],
+    ) -> Result<(usize, Outcome)> {
         let table = self.tables.get_with_slots(oid, new.len())?;
-        heap::slot_clear(table.found)?;
         let cid = transaction::command_id()?;
-        let updated = heap::update_many(table.handle, &mut old, &new, cid, &columns.changed)?;
+        let updated = heap::update_many(table.handle, old, new, cid, changed)?;
         let done = updated.indexes.len();
         self.written |= done > 0;
         // Entries come before anybody looks for these rows: the snapshot does not show them yet.
         for which in [Indexes::All, Indexes::Summarizing] {
-            let of_these = updated
-                .indexes
-                .iter()
-                .zip(&new)
-                .filter(|(w, _)| **w == which);
+            let of_these = updated.indexes.iter().zip(new);
             let mut rows = 0;
-            for (_, tuple) in of_these {
+            for (_, tuple) in of_these.filter(|(w, _)| **w == which) {
                 heap::slot_store(table.slots[rows], *tuple)?;
                 rows += 1;
             }
             if rows > 0 {
-                insert_index_entries(table, rows, which, Some(&columns.changed))?;
+                insert_index_entries(table, rows, which, Some(changed))?;
             }
             for slot in &table.slots[..rows] {
                 heap::slot_clear(*slot)?;
             }
         }
-        if updated.outcome != Outcome::Done {
-            self.look_again(updated.outcome)?;
-        } else if again {
-            self.show_written()?;
-        }
-        Ok(done)
+        Ok((done, updated.outcome))
     }
 }
 

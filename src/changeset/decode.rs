@@ -159,6 +159,7 @@ pub struct Changeset<'a> {
     entries: &'a [u8],
     fragments: Option<FragmentList<'a>>,
     source: Option<Source<'a>>,
+    only_rows: bool,
 }
 
 /// One entry.
@@ -287,6 +288,7 @@ impl<'a> Changeset<'a> {
             entries,
             fragments: None,
             source: None,
+            only_rows: true,
         };
         let mut all = changeset.keys();
         let count = all.by_ref().count();
@@ -305,7 +307,13 @@ impl<'a> Changeset<'a> {
                 Entry::Fragments(list) => changeset.fragments = Some(list),
                 Entry::Source(_) if changeset.source.is_some() => return Err(DecodeError::Length),
                 Entry::Source(source) => changeset.source = Some(source),
-                _ => {}
+                Entry::Relation { .. }
+                | Entry::Insert(_)
+                | Entry::Batch(_)
+                | Entry::Update { .. }
+                | Entry::Delete(_)
+                | Entry::Leave(_) => {}
+                _ => changeset.only_rows = false,
             }
             count += 1;
         }
@@ -338,6 +346,12 @@ impl<'a> Changeset<'a> {
     #[must_use]
     pub fn fragments(&self) -> Option<FragmentList<'a>> {
         self.fragments
+    }
+
+    /// Whether it is all here, and about rows of relations only.
+    #[must_use]
+    pub fn has_only_rows(&self) -> bool {
+        self.only_rows && self.fragments.is_none()
     }
 
     /// Where the transaction came from, if not from a client.

@@ -46,15 +46,6 @@ unsafe extern "C" {
         cid: u32,
         e: Edata,
     ) -> c_int;
-    fn pgr_shim_heap_update(
-        rel: Handle,
-        tid: *mut sys::ItemPointerData,
-        tuple: Tuple,
-        cid: u32,
-        result: *mut sys::TM_Result,
-        indexes: *mut sys::TU_UpdateIndexes,
-        e: Edata,
-    ) -> c_int;
     fn pgr_shim_heap_delete(
         rel: Handle,
         tid: *mut sys::ItemPointerData,
@@ -409,10 +400,9 @@ pub enum Outcome {
 }
 
 /// Which indexes an update needs entries in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Indexes {
     /// None (a HOT update).
-    #[default]
     None,
     /// All.
     All,
@@ -445,8 +435,8 @@ pub struct Updated {
     pub outcome: Outcome,
 }
 
-/// Replaces the rows at `old` by `new`, in order, as [`update`] does; in all of them the same columns have
-/// `changed`. Works in the current memory context.
+/// Replaces the rows at `old` by `new`, in order; waits for those who have them locked. In all of them the
+/// same columns have `changed`. Works in the current memory context.
 pub fn update_many(
     rel: Handle,
     old: &mut [sys::ItemPointerData],
@@ -479,30 +469,6 @@ pub fn update_many(
         indexes: done.map(needed).collect(),
         outcome: outcome(result)?,
     })
-}
-
-/// Replaces the row at `tid`; waits for those who have it locked.
-pub fn update(
-    rel: Handle,
-    mut tid: sys::ItemPointerData,
-    tuple: Tuple,
-    cid: u32,
-) -> Result<(Outcome, Indexes)> {
-    let mut result = sys::TM_Ok;
-    let mut indexes = sys::TU_None;
-    // SAFETY: a tuple of this relation in writable memory.
-    guard::call0(|e| unsafe {
-        pgr_shim_heap_update(
-            rel,
-            &raw mut tid,
-            tuple,
-            cid,
-            &raw mut result,
-            &raw mut indexes,
-            e,
-        )
-    })?;
-    Ok((outcome(result)?, needed(indexes)))
 }
 
 /// Deletes the row at `tid`; waits for those who have it locked. If it `leaves` for another

@@ -444,17 +444,6 @@ pgr_shim_heap_multi_insert(Relation rel, TupleTableSlot **slots, int n,
 }
 
 int
-pgr_shim_heap_update(Relation rel, ItemPointer tid, HeapTuple tuple, CommandId cid,
-					 TM_Result *result, TU_UpdateIndexes *indexes, ErrorData **edata)
-{
-	TM_FailureData failure;
-	LockTupleMode mode;
-
-	GUARD(*result = heap_update(rel, tid, tuple, cid, InvalidSnapshot, true,
-								&failure, &mode, indexes));
-}
-
-int
 pgr_shim_heap_delete(Relation rel, ItemPointer tid, CommandId cid, bool leaves,
 					 TM_Result *result, ErrorData **edata)
 {

@@ -48,6 +48,8 @@ typedef struct Updates
 	HeapTuple  *new;			/* their new versions */
 	int			n;
 	CommandId	cid;
+	const bool *changed;		/* which columns change in all of them */
+	int			natts;
 	bool		key_intact;		/* no column of a key changes */
 	bool		hot;			/* no column of an index changes */
 	bool		summarized;		/* one of a summarizing index does */
@@ -58,12 +60,12 @@ typedef struct Updates
  * "changed".  There as here the whole row and system columns always do.
  */
 static void
-set_columns(Updates *updates, const bool *changed, int natts)
+set_columns(Updates *updates)
 {
 	Bitmapset  *modified = NULL;
 
-	for (int i = FirstLowInvalidHeapAttributeNumber + 1; i <= natts; i++)
-		if (i > 0 ? changed[i - 1] : i != TableOidAttributeNumber)
+	for (int i = FirstLowInvalidHeapAttributeNumber + 1; i <= updates->natts; i++)
+		if (i > 0 ? updates->changed[i - 1] : i != TableOidAttributeNumber)
 			modified = bms_add_member(modified, i - FirstLowInvalidHeapAttributeNumber);
 	updates->key_intact =
 		!bms_overlap(modified, RelationGetIndexAttrBitmap(updates->rel, INDEX_ATTR_BITMAP_KEY));
@@ -217,6 +219,9 @@ update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, int *
 	bool		taken[MaxHeapTuplesPerPage + 1] = {false};
 
 	*few = 1;
+	set_columns(updates);
+	if (updates->key_intact)
+		MultiXactIdSetOldestMember();
 	buffer = target = ReadBuffer(rel, ItemPointerGetBlockNumber(&updates->old[first]));
 	page = BufferGetPage(buffer);
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -294,18 +299,18 @@ update_many(Updates *updates, TU_UpdateIndexes *indexes, TM_Result *result)
 
 	if (RelationIsLogicallyLogged(rel) || IsCatalogRelation(rel))
 		plain_until = updates->n;
-	if (updates->key_intact)
-		MultiXactIdSetOldestMember();
 	*result = TM_Ok;
 	while (done < updates->n)
 	{
-		int			n = 1;
 		BlockNumber block = ItemPointerGetBlockNumber(&updates->old[done]);
+		TM_FailureData failure;
+		LockTupleMode mode;
 
 		if (done >= plain_until && !is_toasted(updates->new[done]))
 		{
 			Size		records = 0;
-			int			count,
+			int			n,
+						count,
 						few;
 
 			for (n = 0; done + n < updates->n &&
@@ -321,16 +326,11 @@ update_many(Updates *updates, TU_UpdateIndexes *indexes, TM_Result *result)
 			}
 			plain_until = done + few;
 		}
-		{
-			TM_FailureData failure;
-			LockTupleMode mode;
-
-			*result = heap_update(rel, &updates->old[done], updates->new[done], updates->cid,
-								  InvalidSnapshot, true, &failure, &mode, &indexes[done]);
-			if (*result != TM_Ok)
-				break;
-			done++;
-		}
+		*result = heap_update(rel, &updates->old[done], updates->new[done], updates->cid,
+							  InvalidSnapshot, true, &failure, &mode, &indexes[done]);
+		if (*result != TM_Ok)
+			break;
+		done++;
 	}
 	return done;
 }
@@ -345,8 +345,7 @@ pgr_shim_heap_update_many(Relation rel, ItemPointer old, HeapTuple *new, int n, 
 						  const bool *changed, int natts, TU_UpdateIndexes *indexes, int *done,
 						  TM_Result *result, ErrorData **edata)
 {
-	Updates		updates = {rel, old, new, n, cid};
+	Updates		updates = {rel, old, new, n, cid, changed, natts};
 
-	GUARD(set_columns(&updates, changed, natts);
-		  *done = update_many(&updates, indexes, result));
+	GUARD(*done = update_many(&updates, indexes, result));
 }

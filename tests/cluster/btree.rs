@@ -1,7 +1,7 @@
 //! What is applied puts entries into B-trees many at a time: the trees are those that PostgreSQL itself
 //! would accept, and WAL makes the same of them again.
 
-use crate::support::{PATIENCE, TestGroup, group_with, options};
+use crate::support::{PATIENCE, TestGroup, check_trees, group_with, options};
 
 const TABLES: &str = "
 CREATE EXTENSION amcheck;
@@ -23,20 +23,6 @@ CREATE TABLE composed (x text, y int4, z int4, PRIMARY KEY (x, y));
 /// A row numbered `i`: `a` scattered, `b` of few values and null at times, `c` long, `f` mostly null.
 const ROW: &str = "i, (i % 100003) * 7919 % 100003, CASE WHEN i % 11 = 0 THEN NULL ELSE i % 10 END, repeat(md5((i % 500)::text), 12) || i,
     chr(65 + i % 50) || i, (i % 700) / 3.0, CASE WHEN i % 5 = 0 THEN i END";
-
-/// All B-trees of user tables, entry for entry against the heap and from the root.
-fn check_trees(group: &TestGroup, member: usize) {
-    let checked = group
-        .client(member)
-        .query_one(
-            "SELECT count(*) FROM (SELECT bt_index_parent_check(i.indexrelid, true, true, true), pg_relation_size(i.indexrelid)
-             FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
-             WHERE m.amname = 'btree' AND t.relnamespace = 'public'::regnamespace OFFSET 0) s",
-            &[],
-        )
-        .unwrap_or_else(|e| panic!("member {member}: {e:?}"));
-    assert_eq!(checked.get::<_, i64>(0), 14, "member {member}");
-}
 
 fn work(group: &TestGroup, member: usize) {
     let base = member as i64 * 1_000_000;
@@ -125,7 +111,7 @@ fn trees_are_sound_on_all_members_and_after_a_crash() {
     });
     assert!(group.assert_identical() > 8_000);
     for member in 1..=3 {
-        check_trees(&group, member);
+        assert_eq!(check_trees(group.member(member).expect("member")), 14);
     }
     let server = group.member(2).expect("member");
     server.kill().unwrap_or_else(|e| panic!("{e}"));
@@ -133,5 +119,5 @@ fn trees_are_sound_on_all_members_and_after_a_crash() {
     group.await_online(2);
     group.wait_in_step(PATIENCE).expect("in step");
     group.assert_identical();
-    check_trees(&group, 2);
+    assert_eq!(check_trees(server), 14);
 }

@@ -42,21 +42,26 @@ fn publisher(name: &str, contents: &str) -> TestGroup {
 /// Both, when the group has what was published before.
 fn fed(name: &str, with: &str, contents: &str) -> Fed {
     let publisher = publisher(name, contents);
-    let mut options = options(3);
+    let mut options = options(1);
     options
         .configuration
         .push_str("wal_retrieve_retry_interval = 500ms\nreplication_changeset_memory = '64kB'\n");
-    let init = format!(
-        "{TABLES} CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p WITH ({with});
-         DO $$ BEGIN
-             WHILE EXISTS (SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r') LOOP
-                 PERFORM pg_sleep(0.05);
-             END LOOP;
-         END $$;",
-        publisher.member(1).expect("publisher").url("app")
+    // Without a group yet.
+    let mut group = group_with(name, options, TABLES);
+    group.execute(1, "ALTER DATABASE app STOP REPLICATION");
+    let url = publisher.member(1).expect("publisher").url("app");
+    group.execute(
+        1,
+        &format!("CREATE SUBSCRIPTION s CONNECTION '{url}' PUBLICATION p WITH ({with})"),
     );
+    let unready = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";
+    group.await_value(group.member(1).expect("member"), unready, 0);
+    group.execute(1, "ALTER DATABASE app START REPLICATION IN GROUP app");
+    for _ in 2..=3 {
+        group.join(&mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    }
     let fed = Fed {
-        group: group_with(name, options, &init),
+        group,
         publisher,
         marks: AtomicI64::new(0),
     };

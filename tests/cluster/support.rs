@@ -226,6 +226,15 @@ impl TestGroup {
     }
 }
 
+/// Checks all B-trees of tables in `public`, entry for entry against the heap and from the root; how many.
+/// The database has amcheck.
+pub fn check_trees(server: &Server) -> i64 {
+    let sql = "SELECT count(*) FROM (SELECT bt_index_parent_check(i.indexrelid, true, true, true), pg_relation_size(i.indexrelid)
+         FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+         WHERE m.amname = 'btree' AND t.relnamespace = 'public'::regnamespace OFFSET 0) s";
+    postgres_r::cluster::group::query_one(server, "app", sql).unwrap_or_else(|e| panic!("{e}"))
+}
+
 /// Tells threads of a scope to stop when it is dropped, also by a panic, which would wait for them.
 pub struct Stop<'a>(pub &'a AtomicBool);
 

@@ -1,9 +1,10 @@
 //! Updates that follow each other are put into the heap many at a time: the pages are such as PostgreSQL makes
 //! them, WAL makes the same of them again, and whoever has a row locked is waited for or asked to go as ever.
 
-use crate::support::{PATIENCE, TestGroup, group_with, options};
+use crate::support::{PATIENCE, TestGroup, check_trees, group_with, options};
 use nix::sys::signal::Signal;
 use postgres::Client;
+use postgres_r::cluster::group::query_one;
 use postgres_r::cluster::server::{Server, StopMode};
 
 const ROWS: i64 = 3000;
@@ -29,11 +30,7 @@ const WHOLE_PAGES: &str = "SELECT count(*) FROM pg_get_wal_block_info('{from}', 
     WHERE record_type = 'FPI' AND relfilenode IN (SELECT relfilenode FROM pg_class WHERE relkind = 'r')";
 
 fn value<T: for<'a> postgres::types::FromSql<'a>>(server: &Server, sql: &str) -> T {
-    let mut client = server.connect("app").unwrap_or_else(|e| panic!("{e}"));
-    client
-        .query_one(sql, &[])
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-        .get(0)
+    query_one(server, "app", sql).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn position(server: &Server) -> String {
@@ -62,12 +59,7 @@ fn check_heaps(server: &Server) {
          WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace",
     );
     assert_eq!(found, None, "member {}", server.number);
-    let _: i64 = value(
-        server,
-        "SELECT count(*) FROM (SELECT bt_index_parent_check(i.indexrelid, true, true, true)
-         FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
-         WHERE m.amname = 'btree' AND t.relnamespace = 'public'::regnamespace OFFSET 0) s",
-    );
+    check_trees(server);
 }
 
 fn in_step(group: &TestGroup) {
