@@ -42,6 +42,11 @@ pub fn set_first(first: Option<Gid>) {
     FIRST.set(first);
 }
 
+/// Whether what is being applied is committed together with others.
+pub(super) fn are_several() -> bool {
+    FIRST.get().is_some()
+}
+
 /// Says which relation it is about.
 pub(super) fn set_relation(relation: u32) {
     if let Some(cause) = CURRENT.get() {

@@ -45,7 +45,7 @@ pub struct Applier<'t> {
     /// Triggers that have failed.
     pub(super) failed: HashSet<u32>,
     pub(super) spans: Vec<Span>,
-    buffers: Vec<TupleBuffer>,
+    pub(super) buffers: Vec<TupleBuffer>,
     values: Vec<Option<sys::Datum>>,
 }
 
@@ -202,7 +202,10 @@ impl<'t> Applier<'t> {
             }
             Change::Update(update) => {
                 columns = Columns::of(&table.attrs, update.changed);
-                let tuple = columns.replace(table, old, update, &mut self.spans)?;
+                self.buffers
+                    .resize_with(self.buffers.len().max(1), TupleBuffer::new);
+                let buffer = &mut self.buffers[0];
+                let tuple = columns.replace(table, old, update, &mut self.spans, buffer)?;
                 let event = Event::Update {
                     old: before,
                     new: tuple,

@@ -6,9 +6,8 @@
 //! rows, without triggers, of one source or of none. If anything goes wrong, each is applied by itself.
 
 use super::helper::{self, Helper, cause, next};
-use super::job::{self, Doing, damaged};
-use super::tables::Tables;
-use crate::changeset::decode::{Changeset, Entry};
+use super::job::{self, Doing};
+use crate::changeset::decode::Changeset;
 use crate::ids::Gid;
 use crate::imsg::message::{Job, ToHelper};
 use crate::pg::guard::Result;
@@ -59,23 +58,21 @@ impl Helper {
         let done = self.try_together(run);
         job::set_current(None);
         job::set_first(None);
-        if let Ok(true) = done {
+        let Err(error) = done else {
             self.committed(run.iter().map(|(job, _)| job))?;
             return Ok(true);
-        }
-        if let Err(error) = &done {
-            let (first, last) = (first.gid, last.gid);
-            elog::log(
-                sys::DEBUG1,
-                &format!("transactions {first} to {last} are applied one by one: {error}"),
-            );
-        }
+        };
+        let (first, last) = (first.gid, last.gid);
+        elog::log(
+            sys::DEBUG1,
+            &format!("transactions {first} to {last} are applied one by one: {error}"),
+        );
         transaction::abort()?;
         self.tables.forget()?;
         Ok(false)
     }
 
-    fn try_together(&mut self, run: &[(Job, Changeset)]) -> Result<bool> {
+    fn try_together(&mut self, run: &[(Job, Changeset)]) -> Result<()> {
         let first = run[0].0;
         let mut shown = helper::shown();
         let mut applier = self.begin(&first)?;
@@ -92,10 +89,6 @@ impl Helper {
                 shown = helper::shown();
                 applier.resume()?;
             }
-            // Locks its tables, so not before.
-            if fires_triggers(changeset, applier.tables)? {
-                return Ok(false);
-            }
             // The last one's position is that of all.
             match (&assumed, changeset.source()) {
                 (_, None) => {}
@@ -107,8 +100,7 @@ impl Helper {
         }
         doing.finish(&mut applier)?;
         applier.finish()?;
-        transaction::commit()?;
-        Ok(true)
+        transaction::commit()
     }
 }
 
@@ -137,17 +129,4 @@ fn together(given: &VecDeque<Given>) -> Vec<(Job, Changeset<'_>)> {
         run.push((*job, changeset));
     }
     run
-}
-
-/// Whether a table that a changeset is about has triggers that fire here.
-fn fires_triggers(changeset: &Changeset<'_>, tables: &mut Tables) -> Result<bool> {
-    for entry in changeset.entries() {
-        if let Entry::Relation { oid, .. } = entry.map_err(|e| damaged(&e))? {
-            job::set_relation(oid.0);
-            if tables.get(oid.0)?.has_triggers {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
 }

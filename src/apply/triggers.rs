@@ -25,6 +25,10 @@ impl Applier<'_> {
         if self.in_order {
             return Ok(());
         }
+        // Of several that are committed together none has a turn of its own: each is applied by itself then.
+        if job::are_several() {
+            return Err(internal("triggers fire"));
+        }
         // What is applied early has no place in the order yet, and is given up.
         let cause = job::current().ok_or_else(|| internal("triggers without a transaction"))?;
         helper::wait_for(Gid(cause.gid.0 - 1), || Ok(()))?;

@@ -3,15 +3,14 @@
 use super::rows::{Applier, Change, TRIES_MAX, check, insert_index_entries, moved};
 use super::tables::{BATCH_BYTES, Table};
 use super::whole_rows::Run;
-use crate::capture::layout::{Attr, Span};
+use crate::capture::layout::{self, Attr, Span};
 use crate::changeset::tuple::{Bitmap, TupleBytes};
 use crate::pg::guard::Result;
 use crate::pg::heap::{self, Indexes, Outcome};
 use crate::pg::relation::Tuple;
 use crate::pg::sys;
 use crate::pg::transaction;
-use crate::pg::tuple;
-use std::collections::HashSet;
+use crate::pg::tuple::{self, Row, TupleBuffer};
 
 /// An update of a row.
 #[derive(Clone, Copy)]
@@ -29,27 +28,49 @@ pub(super) struct Columns {
     pub changed: Vec<bool>,
     values: Vec<sys::Datum>,
     nulls: Vec<bool>,
+    /// One behind the last that changes.
+    end: usize,
+    /// Where the first `end` columns of an old row are.
+    old: Vec<Span>,
 }
 
 impl Columns {
     /// Of a table with these attributes.
     pub fn of(attrs: &[Attr], changed: Bitmap) -> Columns {
+        let changed: Vec<bool> = (0..attrs.len()).map(|i| changed.has(i)).collect();
         Columns {
-            changed: (0..attrs.len()).map(|i| changed.has(i)).collect(),
+            end: changed.iter().rposition(|c| *c).map_or(0, |last| last + 1),
+            changed,
             values: vec![0; attrs.len()],
             nulls: vec![false; attrs.len()],
+            old: Vec::new(),
         }
     }
 
-    /// The new version of a row that an update changes in these columns, in the current memory context.
+    /// The new version of a row that an update changes in these columns, in `buffer` or in the current memory
+    /// context.
     pub fn replace(
         &mut self,
         table: &Table,
         old: Tuple,
         update: &Update,
         spans: &mut Vec<Span>,
+        buffer: &mut TupleBuffer,
     ) -> Result<Tuple> {
         check(&table.attrs, &update.new, spans)?;
+        let row = tuple::row(old);
+        if self.fit(&table.attrs, &row, update, spans) {
+            let tuple = buffer.copy(old);
+            let data = buffer.data_mut();
+            for i in (0..self.end).filter(|i| self.changed[*i]) {
+                if let (Some(to), Some(value)) =
+                    (self.old[i].of_mut(data), spans[i].of(update.new.data))
+                {
+                    to.copy_from_slice(value);
+                }
+            }
+            return Ok(tuple);
+        }
         for (i, attr) in table
             .attrs
             .iter()
@@ -62,6 +83,17 @@ impl Columns {
         }
         let (values, nulls) = (&mut self.values, &mut self.nulls);
         heap::modify(old, table.handle, values, nulls, &mut self.changed)
+    }
+
+    /// Whether each new value can stand where the old one does, in a row that is as now.
+    fn fit(&mut self, attrs: &[Attr], row: &Row, update: &Update, spans: &[Span]) -> bool {
+        let old = &mut self.old;
+        row.natts == attrs.len()
+            && layout::walk(attrs, self.end, row.bitmap, row.data, old).is_ok()
+            && (0..self.end).filter(|i| self.changed[*i]).all(|i| {
+                let values = old[i].of(row.data).zip(spans[i].of(update.new.data));
+                values.is_some_and(|(old, new)| layout::fits(attrs[i], old, new))
+            })
     }
 }
 
@@ -101,7 +133,10 @@ impl Applier<'_> {
         let changed = updates[0].changed;
         let mut columns = Columns::of(&self.tables.get(oid)?.attrs, changed);
         let (mut old, mut new, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let (mut places, mut again) = (HashSet::new(), false);
+        let (mut highest, mut again) = (0, false);
+        // Tuples point into them: none may move from here on.
+        let buffers = updates.len().max(self.buffers.len());
+        self.buffers.resize_with(buffers, TupleBuffer::new);
         for update in updates {
             if update.changed != changed || bytes >= BATCH_BYTES {
                 break;
@@ -116,11 +151,14 @@ impl Applier<'_> {
             let table = self.tables.get(oid)?;
             let found = heap::slot_tuple(table.found)?;
             // What was found is what an earlier one changes: the snapshot is to show that first.
-            again = !places.insert(place(&found.tid()));
+            let at = place(&found.tid());
+            again = at <= highest && old.iter().any(|tid| place(tid) == at);
             if again {
                 break;
             }
-            let tuple = columns.replace(table, found, update, &mut self.spans)?;
+            highest = highest.max(at);
+            let buffer = &mut self.buffers[old.len()];
+            let tuple = columns.replace(table, found, update, &mut self.spans, buffer)?;
             bytes += tuple.bytes();
             old.push(found.tid());
             new.push(tuple);
@@ -168,6 +206,8 @@ impl Applier<'_> {
     }
 }
 
-fn place(tid: &sys::ItemPointerData) -> (u16, u16, u16) {
-    (tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid)
+/// The place of a row as a number, ascending as in the heap, and never 0.
+fn place(tid: &sys::ItemPointerData) -> u64 {
+    let block = &tid.ip_blkid;
+    u64::from(block.bi_hi) << 32 | u64::from(block.bi_lo) << 16 | u64::from(tid.ip_posid)
 }

@@ -51,6 +51,16 @@ impl Span {
             data.get(self.start as usize..self.end as usize)
         }
     }
+
+    /// The same, to be written.
+    #[must_use]
+    pub fn of_mut(self, data: &mut [u8]) -> Option<&mut [u8]> {
+        if self.is_null() {
+            None
+        } else {
+            data.get_mut(self.start as usize..self.end as usize)
+        }
+    }
 }
 
 /// The bytes are no row of this layout.
@@ -168,6 +178,14 @@ pub fn is_compressed(value: &[u8]) -> bool {
         [first, ..] => first & 3 == 2,
         [] => false,
     }
+}
+
+/// Whether a value can stand where another does, with everything else of the row as it is. Long varlenas
+/// can't: they are aligned, where short ones of the same length need not be.
+#[must_use]
+pub fn fits(attr: Attr, old: &[u8], new: &[u8]) -> bool {
+    let is_short = |value: &[u8]| value.first().is_some_and(|b| b & 1 == 1 && *b != 0x01);
+    old.len() == new.len() && (attr.len > 0 || attr.len == -1 && is_short(old) && is_short(new))
 }
 
 /// Next offset at or after `at` with this alignment.
@@ -330,6 +348,32 @@ mod tests {
         }
 
         #[test]
+        fn what_fits_stands_as_if_it_were_written_there(row in rows(), others in rows()) {
+            let written = |values: &[Option<Vec<u8>>]| {
+                let mut w = Writer::new();
+                for ((attr, _), value) in row.iter().zip(values) {
+                    w.push(*attr, value.as_deref());
+                }
+                w
+            };
+            let attrs: Vec<Attr> = row.iter().map(|r| r.0).collect();
+            let mut values: Vec<_> = row.iter().map(|r| r.1.clone()).collect();
+            let before = written(&values);
+            let (mut data, mut spans) = (before.data().to_vec(), Vec::new());
+            walk(&attrs, attrs.len(), before.bitmap(), before.data(), &mut spans).unwrap();
+            for (i, value) in values.iter_mut().enumerate() {
+                let of_this = others.iter().filter(|o| o.0 == attrs[i]).filter_map(|o| o.1.as_ref());
+                let fitting = of_this.filter(|new| value.as_ref().is_some_and(|old| fits(attrs[i], old, new)));
+                if let Some(new) = fitting.last() {
+                    spans[i].of_mut(&mut data).unwrap().copy_from_slice(new);
+                    *value = Some(new.clone());
+                }
+            }
+            let after = written(&values);
+            prop_assert_eq!(&data[..], after.data());
+        }
+
+        #[test]
         fn garbage_is_refused_and_never_read_beyond_its_end(
             attrs in prop::collection::vec(prop::sample::select(vec![INT4, INT8, BOOL, TEXT, CSTRING]), 0..12),
             bitmap in prop::option::of(prop::collection::vec(any::<u8>(), 0..3)),
@@ -378,6 +422,20 @@ mod tests {
         // By the method whose bits lie above the size.
         assert!(is_compressed(&pointer(104, 1 << 30 | 99)));
         assert!(!is_compressed(&[]));
+    }
+
+    #[test]
+    fn what_has_another_length_or_alignment_does_not_fit() {
+        let (text, same) = (short(b"abcd"), short(b"efgh"));
+        assert!(fits(TEXT, &text, &same));
+        assert!(fits(INT4, &[1, 2, 3, 4], &[0, 0, 0, 0]));
+        assert!(!fits(TEXT, &text, &short(b"abc")));
+        assert!(!fits(TEXT, &text, &long(b"a")));
+        assert!(!fits(TEXT, &long(b"a"), &text));
+        assert!(!fits(TEXT, &long(b"a"), &long(b"b")));
+        let pointer = [&[1u8, 18][..], &[7; 16][..]].concat();
+        assert!(!fits(TEXT, &pointer, &pointer));
+        assert!(!fits(CSTRING, b"a\0", b"b\0"));
     }
 
     #[test]

@@ -33,6 +33,9 @@
 /* Of rows with equal keys: more are left to an index scan, which marks dead ones. */
 #define FOUND_MAX 4
 
+/* So few entries are not worth that dead ones are looked for on a leaf. */
+#define FEW 16
+
 /* A record of one entry, without the entry itself, is about as long. */
 #define INSERT_RECORD 48
 
@@ -101,19 +104,26 @@ static bool
 find_place(Relation index, BTScanInsert key, Page page, OffsetNumber low, OffsetNumber *place)
 {
 	OffsetNumber high = OffsetNumberNext(PageGetMaxOffsetNumber(page));
+	bool		first = low == P_FIRSTDATAKEY(BTPageGetOpaque(page));
+	OffsetNumber ahead = 0;
 
-	/* Keys that ascend all go to the end, or between the same two. */
-	for (int probe = 0; low < high; probe++)
+	/*
+	 * Keys that ascend all go to the end, or between the same two; or each goes
+	 * behind the old version of its row, which is next: the steps grow.
+	 */
+	for (int probe = first ? 0 : 1; low < high; probe++)
 	{
-		OffsetNumber item = probe == 0 ? high - 1 : probe == 1 ? low : low + (high - low) / 2;
+		OffsetNumber item = probe == 0 ? high - 1 : low + Min(ahead, (high - low) / 2);
 		int32		order = _bt_compare(index, key, page, item);
 
 		if (order == 0)
 			return false;
-		if (order > 0)
-			low = OffsetNumberNext(item);
-		else
+		if (order < 0)
 			high = item;
+		else
+			low = OffsetNumberNext(item);
+		if (probe > 1)
+			ahead = order > 0 ? 2 * ahead + 1 : high;
 	}
 	*place = low;
 	return true;
@@ -159,11 +169,13 @@ add_to_leaf(Relation index, Buffer buf, IndexTuple *entries, const OffsetNumber 
 
 /*
  * Adds the first of these entries, and those after it that ascend and belong to
- * the same leaf; returns how many.  0: it takes nbtree to add the first.  With
- * "unique" no entry may have the key of another.
+ * the same leaf; returns how many.  0: it takes nbtree to add the first, and
+ * *full is the leaf, if it is full.  With "unique" no entry may have the key of
+ * another.
  */
 static int
-insert_run(Relation index, Relation heap, BTScanInsert key, IndexTuple *entries, int n, bool unique)
+insert_run(Relation index, Relation heap, BTScanInsert key, IndexTuple *entries, int n, bool unique,
+		   BlockNumber *full)
 {
 	OffsetNumber places[RUN_MAX];
 	OffsetNumber place;
@@ -175,6 +187,7 @@ insert_run(Relation index, Relation heap, BTScanInsert key, IndexTuple *entries,
 	BTStack		stack;
 	int			count;
 
+	*full = InvalidBlockNumber;
 	set_key(index, key, entries[0], !unique);
 	if (unique && key->anynullkeys)
 		return 0;
@@ -188,7 +201,10 @@ insert_run(Relation index, Relation heap, BTScanInsert key, IndexTuple *entries,
 		Size		size = MAXALIGN(IndexTupleSize(entries[count]));
 
 		if (size > BTMaxItemSize || bytes + size + sizeof(ItemIdData) > free)
+		{
+			*full = BufferGetBlockNumber(buf);
 			break;
+		}
 		if (count > 0)
 		{
 			set_key(index, key, entries[count], !unique);
@@ -224,6 +240,8 @@ btree_insert(Relation index, Relation heap, IndexInfo *info, TupleTableSlot **sl
 	IndexTuple *entries = palloc_array(IndexTuple, n);
 	BTScanInsert key;
 	int			done = 0;
+	BlockNumber tried = InvalidBlockNumber;
+	int			since = 0;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -237,17 +255,28 @@ btree_insert(Relation index, Relation heap, IndexInfo *info, TupleTableSlot **sl
 	key = _bt_mkscankey(index, entries[0]);
 	while (done < n)
 	{
+		BlockNumber full = InvalidBlockNumber;
 		int			run = 0;
+		bool		hopeless;
 
 		if (key->heapkeyspace)
 			run = insert_run(index, heap, key, entries + done, n - done,
-							 check != UNIQUE_CHECK_NO);
-		if (run == 0)
+							 check != UNIQUE_CHECK_NO, &full);
+		if (run > 0)
 		{
-			_bt_doinsert(index, entries[done], check, unchanged, heap);
-			run = 1;
+			done += run;
+			since += run;
+			continue;
 		}
-		done += run;
+		/* What has made room for few entries is not done again at once. */
+		hopeless = full != InvalidBlockNumber && full == tried && since < FEW;
+		if (full != InvalidBlockNumber)
+		{
+			tried = full;
+			since = 0;
+		}
+		_bt_doinsert(index, entries[done], check, unchanged && !hopeless, heap);
+		done++;
 	}
 }
 
@@ -268,6 +297,7 @@ typedef struct PgrFinger
 	BTScanInsert key;
 	IndexFetchTableData *rows;
 	BlockNumber leaf;			/* InvalidBlockNumber: from the root */
+	Buffer		buffer;			/* where that was */
 	OffsetNumber place;			/* behind what was found there */
 } PgrFinger;
 
@@ -325,7 +355,15 @@ find_leaf(PgrFinger *finger)
 	if (finger->leaf != InvalidBlockNumber)
 	{
 		/* It may have become anything meanwhile, but not have left the index. */
-		buf = _bt_getbuf(index, finger->leaf, BT_READ);
+		if (ReadRecentBuffer(index->rd_locator, MAIN_FORKNUM, finger->leaf, finger->buffer))
+		{
+			buf = finger->buffer;
+			_bt_lockbuf(index, buf, BT_READ);
+			_bt_checkpage(index, buf);
+		}
+		else
+			buf = _bt_getbuf(index, finger->leaf, BT_READ);
+		finger->buffer = buf;
 		if (is_inside(finger, BufferGetPage(buf)))
 			return buf;
 		_bt_relbuf(index, buf);
@@ -342,6 +380,7 @@ find_leaf(PgrFinger *finger)
 		return InvalidBuffer;
 	}
 	finger->leaf = BufferGetBlockNumber(buf);
+	finger->buffer = buf;
 	finger->place = P_FIRSTDATAKEY(opaque);
 	return buf;
 }

@@ -219,9 +219,6 @@ update_page(Updates *updates, int first, int n, TU_UpdateIndexes *indexes, int *
 	bool		taken[MaxHeapTuplesPerPage + 1] = {false};
 
 	*few = 1;
-	set_columns(updates);
-	if (updates->key_intact)
-		MultiXactIdSetOldestMember();
 	buffer = target = ReadBuffer(rel, ItemPointerGetBlockNumber(&updates->old[first]));
 	page = BufferGetPage(buffer);
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -299,6 +296,9 @@ update_many(Updates *updates, TU_UpdateIndexes *indexes, TM_Result *result)
 
 	if (RelationIsLogicallyLogged(rel) || IsCatalogRelation(rel))
 		plain_until = updates->n;
+	set_columns(updates);
+	if (updates->key_intact)
+		MultiXactIdSetOldestMember();
 	*result = TM_Ok;
 	while (done < updates->n)
 	{

@@ -103,6 +103,36 @@ impl TupleBuffer {
         invalidate(&mut self.tuple.t_self);
         Tuple(&raw mut self.tuple)
     }
+
+    /// A copy of a row of a table, as a new version of it. Valid as that of [`TupleBuffer::form`].
+    pub fn copy(&mut self, old: Tuple) -> Tuple {
+        // SAFETY: a live tuple, whose header is as long as its t_hoff says.
+        let (len, old) = unsafe { ((*old.0).t_len as usize, &*old.0) };
+        self.memory.clear();
+        self.memory.resize(len.div_ceil(8), 0);
+        let base = self.memory.as_mut_ptr().cast::<u8>();
+        let header = base.cast::<sys::HeapTupleHeaderData>();
+        let kept = sys::HEAP_HASNULL | sys::HEAP_HASVARWIDTH | sys::HEAP_HASEXTERNAL;
+        // SAFETY: `memory` has `len` bytes, aligned; t_data points at as many, which begin with a header.
+        unsafe {
+            std::ptr::copy_nonoverlapping(old.t_data.cast::<u8>().cast_const(), base, len);
+            (*header).t_infomask &= kept as u16;
+            (*header).t_infomask2 &= sys::HEAP_NATTS_MASK as u16;
+        }
+        self.tuple = *old;
+        self.tuple.t_data = header;
+        Tuple(&raw mut self.tuple)
+    }
+
+    /// Bytes of the attributes of the tuple that it holds.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        let base = self.memory.as_mut_ptr().cast::<u8>();
+        // SAFETY: `memory` holds the t_len bytes of the tuple, of which the header has t_hoff.
+        unsafe {
+            let hoff = usize::from((*self.tuple.t_data).t_hoff);
+            std::slice::from_raw_parts_mut(base.add(hoff), self.tuple.t_len as usize - hoff)
+        }
+    }
 }
 
 impl Default for TupleBuffer {

@@ -17,12 +17,17 @@ CREATE TABLE summed (id int4 PRIMARY KEY, n int4, m int4) WITH (fillfactor = 40)
 CREATE INDEX ON summed USING brin (n) WITH (pages_per_range = 1);
 CREATE INDEX ON summed (m);
 CREATE TABLE mixed (id int8 PRIMARY KEY, n int4, t text, doc text STORAGE EXTERNAL);
+CREATE TABLE sized (id int4 PRIMARY KEY, a text, u uuid, b int8, c text, n numeric);
 CREATE TABLE child (id int4 PRIMARY KEY, tiny int4 REFERENCES tiny);
 INSERT INTO tiny SELECT i, 0 FROM generate_series(1, 3000) i;
 INSERT INTO half SELECT i, 0, 'row ' || i FROM generate_series(1, 3000) i;
 INSERT INTO summed SELECT i, i, i FROM generate_series(1, 3000) i;
 INSERT INTO mixed SELECT i, 0, repeat('x', i % 50), CASE WHEN i % 200 = 0 THEN repeat(md5(i::text), 300) END
     FROM generate_series(1, 3000) i;
+INSERT INTO sized SELECT i, CASE i % 7 WHEN 0 THEN NULL ELSE md5(i::text) END, gen_random_uuid(), i, repeat(i::text, 1 + i % 70), i
+    FROM generate_series(1, 3000) i;
+-- Rows that are shorter than their table.
+ALTER TABLE sized ADD COLUMN added int4 DEFAULT 7, ADD COLUMN word text DEFAULT 'word';
 ";
 
 /// Pages of tables (not of indexes) that went to WAL as a whole since `from`, without a record of a change.
@@ -91,6 +96,12 @@ fn work(client: &mut Client) {
         // Values out of line come and go.
         "UPDATE mixed SET doc = CASE WHEN id % 300 = 0 THEN repeat(md5(id::text), 200) ELSE doc END WHERE id % 100 = 0;
          UPDATE mixed SET doc = NULL, n = n - 1 WHERE id % 400 = 0; UPDATE mixed SET n = n + 1 WHERE id % 50 < 40".into(),
+        // Values that are as long as before, short ones and long ones, longer ones, and nulls.
+        "UPDATE sized SET a = reverse(a), u = gen_random_uuid(); UPDATE sized SET c = translate(c, '12', '21'), b = -b;
+         UPDATE sized SET b = NULL, n = n + 10 WHERE id % 5 = 0; UPDATE sized SET b = id, a = coalesce(a, 'a') WHERE id % 3 = 0;
+         UPDATE sized SET added = added + 1 WHERE id % 2 = 0; UPDATE sized SET word = 'drow', c = c || '0' WHERE id % 4 < 2;
+         UPDATE sized SET c = repeat('x', 126) WHERE id % 9 = 0; UPDATE sized SET c = repeat('y', 127) WHERE id % 9 < 2;
+         UPDATE sized SET c = repeat('z', 127) WHERE id % 9 = 1".into(),
         // Many small ones.
         "DO $$ BEGIN FOR i IN 0..29 LOOP UPDATE half SET n = n + 1 WHERE id BETWEEN i * 100 + 1 AND i * 100 + 100; COMMIT; END LOOP; END $$".into(),
         "DELETE FROM tiny WHERE id > 10000".into(),
