@@ -1,6 +1,7 @@
 //! What servers use: processor time, bytes between them, bytes of WAL.
 
 use postgres_r::cluster::Server;
+use postgres_r::cluster::status::group_state;
 use std::process::Command;
 
 /// Processor seconds that all processes of these servers have used.
@@ -69,6 +70,12 @@ pub fn wire_bytes(servers: &[Server]) -> f64 {
         }
     }
     sum
+}
+
+/// Bytes of changesets that these servers have multicast, if they have a group.
+pub fn changeset_bytes(servers: &[Server]) -> Option<f64> {
+    let of = |server| Some(group_state(server).ok()?.changeset_bytes as f64);
+    servers.iter().map(of).sum()
 }
 
 /// Bytes of WAL that these servers have written.

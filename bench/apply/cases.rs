@@ -9,12 +9,18 @@ pub const SCHEMA: &str = "
         e1 timestamptz, e2 timestamptz, e3 numeric, e4 numeric, f1 float8, f2 float8, f3 bool, f4 uuid);
     CREATE TABLE toasted (id int4 PRIMARY KEY, n int4 NOT NULL, doc text STORAGE EXTERNAL);
     CREATE TABLE indexed (id int4 PRIMARY KEY, a int4, b int4, c text);
-    CREATE INDEX ON indexed (a); CREATE INDEX ON indexed (b); CREATE INDEX ON indexed (c);";
+    CREATE INDEX ON indexed (a); CREATE INDEX ON indexed (b); CREATE INDEX ON indexed (c);
+    CREATE TABLE branches (bid int4 PRIMARY KEY, bbalance int4, filler char(88));
+    CREATE TABLE tellers (tid int4 PRIMARY KEY, bid int4, tbalance int4, filler char(84));
+    CREATE TABLE accounts (aid int4 PRIMARY KEY, bid int4, abalance int4, filler char(84));
+    CREATE TABLE history (tid int4, bid int4, aid int4, delta int4, mtime timestamp, filler char(22));";
 
 /// A kind of change, done to rows of consecutive keys, so many in a transaction.
 pub struct Case {
     /// For the table.
     pub name: &'static str,
+    /// Statements before it, which are not measured.
+    pub before: &'static str,
     /// Rows a transaction.
     pub rows: u32,
     /// Of [`Size::rows`], the part that is changed: one in so many.
@@ -35,6 +41,7 @@ pub enum Change {
 pub const CASES: &[Case] = &[
     Case {
         name: "insert",
+        before: "",
         rows: 100,
         part: 1,
         change: Change::Statement(
@@ -43,30 +50,35 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "update",
+        before: "",
         rows: 100,
         part: 1,
         change: Change::Statement("UPDATE narrow SET n = n + 1 WHERE id BETWEEN {from} AND {to}"),
     },
     Case {
         name: "delete",
+        before: "",
         rows: 100,
         part: 1,
         change: Change::Statement("DELETE FROM narrow WHERE id BETWEEN {from} AND {to}"),
     },
     Case {
         name: "one row",
+        before: "",
         rows: 1,
         part: 10,
         change: Change::Statement("INSERT INTO narrow VALUES ({from}, 0, 'row')"),
     },
     Case {
         name: "copy",
+        before: "",
         rows: 1000,
         part: 1,
         change: Change::Copy,
     },
     Case {
         name: "wide insert",
+        before: "",
         rows: 100,
         part: 4,
         change: Change::Statement(
@@ -76,12 +88,14 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "wide update",
+        before: "",
         rows: 100,
         part: 4,
         change: Change::Statement("UPDATE wide SET c1 = c1 + 1 WHERE id BETWEEN {from} AND {to}"),
     },
     Case {
         name: "toast insert",
+        before: "",
         rows: 100,
         part: 20,
         change: Change::Statement(
@@ -90,12 +104,14 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "toast kept",
+        before: "",
         rows: 100,
         part: 20,
         change: Change::Statement("UPDATE toasted SET n = n + 1 WHERE id BETWEEN {from} AND {to}"),
     },
     Case {
         name: "4 indexes",
+        before: "",
         rows: 100,
         part: 2,
         change: Change::Statement(
@@ -104,9 +120,29 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "4 updated",
+        before: "",
         rows: 100,
         part: 2,
         change: Change::Statement("UPDATE indexed SET a = a + 1 WHERE id BETWEEN {from} AND {to}"),
+    },
+    // A row is a transaction of pgbench's here, of four changes.
+    Case {
+        name: "tpcb",
+        before: "INSERT INTO branches SELECT i, 0 FROM generate_series(1, 10) i;
+            INSERT INTO tellers SELECT i, (i - 1) / 10 + 1, 0 FROM generate_series(1, 100) i;
+            INSERT INTO accounts SELECT i, i % 10 + 1, 0, '' FROM generate_series(1, 100000) i;",
+        rows: 1,
+        part: 10,
+        change: Change::Statement(
+            "BEGIN;
+            UPDATE accounts SET abalance = abalance + {from} WHERE aid = {from} * 7919 % 100000 + 1;
+            SELECT abalance FROM accounts WHERE aid = {from} * 7919 % 100000 + 1;
+            UPDATE tellers SET tbalance = tbalance + {from} WHERE tid = {from} % 100 + 1;
+            UPDATE branches SET bbalance = bbalance + {from} WHERE bid = {from} % 10 + 1;
+            INSERT INTO history (tid, bid, aid, delta, mtime)
+                VALUES ({from} % 100 + 1, {from} % 10 + 1, {from} * 7919 % 100000 + 1, {from}, CURRENT_TIMESTAMP);
+            END",
+        ),
     },
 ];
 

@@ -27,6 +27,8 @@ struct Run {
     seconds: f64,
     cpu_seconds: f64,
     wal_bytes: f64,
+    /// Of the origin's changesets, if it has a group.
+    changeset_bytes: Option<f64>,
     /// To the follower that was not stopped.
     wire_bytes: Option<f64>,
 }
@@ -36,8 +38,16 @@ fn main() {
     let wanted: Vec<String> = list("APPLY_CASES", "");
     let subjects = Subjects::make(setting("APPLY_HELPERS", 4));
     println!(
-        "{:<14} {:>5} {:<9} {:>10} {:>14} {:>11} {:>11} {:>9}",
-        "case", "round", "", "rows/s", "rows/CPU s", "of logical", "WAL B/row", "wire B/row"
+        "{:<14} {:>5} {:<9} {:>10} {:>14} {:>11} {:>11} {:>11} {:>10}",
+        "case",
+        "round",
+        "",
+        "rows/s",
+        "rows/CPU s",
+        "of logical",
+        "WAL B/row",
+        "chg B/row",
+        "wire B/row"
     );
     for round in 1..=rounds {
         for case in CASES {
@@ -48,7 +58,8 @@ fn main() {
         }
         // The next round inserts the same rows anew.
         for subject in &subjects.all {
-            let sql = "DELETE FROM narrow; DELETE FROM copied; DELETE FROM wide; DELETE FROM toasted; DELETE FROM indexed";
+            let sql = "DELETE FROM narrow; DELETE FROM copied; DELETE FROM wide; DELETE FROM toasted; DELETE FROM indexed; \
+                       DELETE FROM accounts; DELETE FROM tellers; DELETE FROM branches; DELETE FROM history";
             let all = if round == rounds { "" } else { sql };
             for statement in all.split(';').filter(|s| !s.is_empty()) {
                 subject
@@ -80,15 +91,19 @@ fn run(subject: &Subject, case: &Case, size: u32) -> Run {
         let other = subject.other.as_ref()?;
         Some(usage::wire_bytes(&[subject.origin.clone(), other.clone()]))
     };
-    let wal = || usage::wal_bytes(std::slice::from_ref(&subject.origin));
-    signal(Signal::SIGSTOP);
-    let (wire_before, wal_before) = (wire(), wal());
+    let origin = std::slice::from_ref(&subject.origin);
+    let changesets = || usage::changeset_bytes(origin);
+    let wal = || usage::wal_bytes(origin);
     let mut client = subject
         .origin
         .connect("app")
         .unwrap_or_else(|e| panic!("{e}"));
+    client.batch_execute(case.before).expect(case.name);
+    assert!(subject.await_target(), "{} does not catch up", subject.name);
+    signal(Signal::SIGSTOP);
+    let (wire_before, changesets_before, wal_before) = (wire(), changesets(), wal());
     let rows = case.run(&mut client, size) as f64;
-    let (wire_after, wal_after) = (wire(), wal());
+    let (wire_after, changesets_after, wal_after) = (wire(), changesets(), wal());
     let cpu = usage::cpu_seconds(target);
     let start = Instant::now();
     signal(Signal::SIGCONT);
@@ -98,6 +113,9 @@ fn run(subject: &Subject, case: &Case, size: u32) -> Run {
         seconds: start.elapsed().as_secs_f64(),
         cpu_seconds: usage::cpu_seconds(target) - cpu,
         wal_bytes: wal_after - wal_before,
+        changeset_bytes: changesets_before
+            .zip(changesets_after)
+            .map(|(before, after)| after - before),
         wire_bytes: wire_before
             .zip(wire_after)
             .map(|(before, after)| after - before),
@@ -111,11 +129,10 @@ fn report(case: &Case, round: u32, subjects: &[Subject], runs: &[Run]) {
         .position(|s| s.name == "logical")
         .map(|i| per_cpu(&runs[i]));
     for (subject, run) in subjects.iter().zip(runs) {
-        let wire = run
-            .wire_bytes
-            .map_or(String::new(), |b| format!("{:.0}", b / run.rows));
+        let [changesets, wire] = [run.changeset_bytes, run.wire_bytes]
+            .map(|bytes| bytes.map_or(String::new(), |b| format!("{:.0}", b / run.rows)));
         println!(
-            "{:<14} {:>5} {:<9} {:>10.0} {:>14.0} {:>11.2} {:>11.0} {:>9}",
+            "{:<14} {:>5} {:<9} {:>10.0} {:>14.0} {:>11.2} {:>11.0} {:>11} {:>10}",
             case.name,
             round,
             subject.name,
@@ -123,6 +140,7 @@ fn report(case: &Case, round: u32, subjects: &[Subject], runs: &[Run]) {
             per_cpu(run),
             per_cpu(run) / logical.unwrap_or(f64::NAN),
             run.wal_bytes / run.rows,
+            changesets,
             wire
         );
     }

@@ -1,7 +1,7 @@
 //! One run of pgbench and what it used.
 
 use crate::setups::Setup;
-use crate::usage::{cpu_seconds, wal_bytes, wire_bytes};
+use crate::usage::{changeset_bytes, cpu_seconds, wal_bytes, wire_bytes};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -102,13 +102,15 @@ pub struct Run {
     pub wire_bytes: f64,
     /// Bytes of WAL of all servers, a transaction.
     pub wal_bytes: f64,
+    /// Bytes of changesets, a transaction; 0 without a group.
+    pub changeset_bytes: f64,
 }
 
 impl Run {
     /// One line, as the run ends.
     pub fn line(&self, round: u32) -> String {
         format!(
-            "round {round} {:<12} {:>2} clients {:<14} {:>8.0} tps {:>8.2} ms {:>7.4} aborts/tx {:>7.3} CPU s/1000 tx {:>7.0} B wire {:>7.0} B WAL",
+            "round {round} {:<12} {:>2} clients {:<14} {:>8.0} tps {:>8.2} ms {:>7.4} aborts/tx {:>7.3} CPU s/1000 tx {:>7.0} B wire {:>7.0} B WAL {:>5.0} B changesets",
             self.script.name(),
             self.clients,
             self.setup,
@@ -117,7 +119,8 @@ impl Run {
             self.aborts,
             self.cpu_s_per_1000,
             self.wire_bytes,
-            self.wal_bytes
+            self.wal_bytes,
+            self.changeset_bytes
         )
     }
 }
@@ -147,10 +150,12 @@ pub fn run(setup: &Setup, script: Script, clients: u32, seconds: u32) -> Run {
         let _ = server.execute("postgres", "checkpoint", "CHECKPOINT");
     }
     let writers = setup.writers.len() as u32;
-    let (cpu, wire, wal) = (
+    let changesets = || changeset_bytes(&setup.servers).unwrap_or_default();
+    let (cpu, wire, wal, changesets_before) = (
         cpu_seconds(&setup.servers),
         wire_bytes(&setup.servers),
         wal_bytes(&setup.servers),
+        changesets(),
     );
     let children: Vec<_> = setup
         .writers
@@ -233,5 +238,6 @@ pub fn run(setup: &Setup, script: Script, clients: u32, seconds: u32) -> Run {
         cpu_s_per_1000: per(cpu_seconds(&setup.servers) - cpu) * 1000.0,
         wire_bytes: per(wire_bytes(&setup.servers) - wire),
         wal_bytes: per(wal),
+        changeset_bytes: per(changesets() - changesets_before),
     }
 }

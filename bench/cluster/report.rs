@@ -21,6 +21,7 @@ pub struct Row<'a> {
     cpu: f64,
     wire: f64,
     wal: f64,
+    changesets: f64,
     /// Median of the rounds' ratios against stock and against the standbys with `on`.
     pub against_stock: f64,
     against_standby: f64,
@@ -80,6 +81,7 @@ fn rows<'a>(setups: &'a Setups, runs: &[Run]) -> Vec<Row<'a>> {
                 cpu: median(runs.iter().map(|r| r.cpu_s_per_1000)),
                 wire: median(runs.iter().map(|r| r.wire_bytes)),
                 wal: median(runs.iter().map(|r| r.wal_bytes)),
+                changesets: median(runs.iter().map(|r| r.changeset_bytes)),
                 against_stock: ratio(&runs, &of("stock")),
                 against_standby: ratio(&runs, &of("standby on")),
             });
@@ -103,7 +105,7 @@ pub fn write(
     }
     let _ = writeln!(
         text,
-        "\n{:<12} {:>7} {:<14} {:>8} {:>17} {:>9} {:>9} {:>11} {:>8} {:>8} {:>8} {:>10}",
+        "\n{:<12} {:>7} {:<14} {:>8} {:>17} {:>9} {:>9} {:>11} {:>8} {:>8} {:>8} {:>8} {:>10}",
         "script",
         "clients",
         "set-up",
@@ -114,13 +116,14 @@ pub fn write(
         "CPU s/1000",
         "wire B",
         "WAL B",
+        "chg B",
         "/ stock",
         "/ standby"
     );
     for r in &rows {
         let _ = writeln!(
             text,
-            "{:<12} {:>7} {:<14} {:>8.0} {:>17} {:>9.2} {:>9.4} {:>11.3} {:>8.0} {:>8.0} {:>8.2} {:>10.2}",
+            "{:<12} {:>7} {:<14} {:>8.0} {:>17} {:>9.2} {:>9.4} {:>11.3} {:>8.0} {:>8.0} {:>8.0} {:>8.2} {:>10.2}",
             r.script.name(),
             r.clients,
             r.setup,
@@ -131,6 +134,7 @@ pub fn write(
             r.cpu,
             r.wire,
             r.wal,
+            r.changesets,
             r.against_stock,
             r.against_standby
         );
@@ -201,8 +205,8 @@ fn json(
         .iter()
         .map(|r| {
             format!(
-                "{{\"script\": \"{}\", \"clients\": {}, \"setup\": \"{}\", \"tps\": {:.1}, \"tps_min\": {:.1}, \"tps_max\": {:.1}, \"latency_ms\": {:.3}, \"aborts_per_tx\": {:.5}, \"cpu_s_per_1000_tx\": {:.4}, \"wire_bytes_per_tx\": {:.1}, \"wal_bytes_per_tx\": {:.1}, \"ratio_to_stock\": {}, \"ratio_to_standby_on\": {}}}",
-                r.script.name(), r.clients, r.setup, r.tps[1], r.tps[0], r.tps[2], r.latency_ms, r.aborts, r.cpu, r.wire, r.wal, ratio(r.against_stock), ratio(r.against_standby)
+                "{{\"script\": \"{}\", \"clients\": {}, \"setup\": \"{}\", \"tps\": {:.1}, \"tps_min\": {:.1}, \"tps_max\": {:.1}, \"latency_ms\": {:.3}, \"aborts_per_tx\": {:.5}, \"cpu_s_per_1000_tx\": {:.4}, \"wire_bytes_per_tx\": {:.1}, \"wal_bytes_per_tx\": {:.1}, \"changeset_bytes_per_tx\": {:.1}, \"ratio_to_stock\": {}, \"ratio_to_standby_on\": {}}}",
+                r.script.name(), r.clients, r.setup, r.tps[1], r.tps[0], r.tps[2], r.latency_ms, r.aborts, r.cpu, r.wire, r.wal, r.changesets, ratio(r.against_stock), ratio(r.against_standby)
             )
         })
         .collect();

@@ -1,12 +1,16 @@
 //! How many keys the certifier judges, enters and purges a second of CPU time (so that a busy machine
-//! matters less): `cargo bench --bench certifier`.
+//! matters less), and how many are read out of changesets: `cargo bench --bench certifier`.
 //!
 //! Without `--bench` (as `cargo test --benches` runs it) it does a small round, so that it can't rot.
 
 use nix::time::{ClockId, clock_gettime};
+use postgres_r::capture::hash::{KeyHash, What};
 use postgres_r::certifier::{Certifier, Config, Verdict};
+use postgres_r::changeset::decode::{Changeset, Header};
+use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::key::KEY_RELATION;
 use postgres_r::changeset::{Key, LockMode};
-use postgres_r::ids::{Gid, MemberId};
+use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use postgres_r::limits::CERTIFIER_KEYS_MAX;
 use std::hint::black_box;
 use std::time::Duration;
@@ -65,6 +69,46 @@ fn run(warm: u64, count: u64) -> (Duration, Certifier) {
     (cpu() - start, certifier)
 }
 
+/// A changeset of one that writes rows of a relation, without the rows.
+fn changeset() -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new(), Vec::new());
+    let since = Gid(1_000_000);
+    let writer = Key {
+        hash: KeyHash::new(1, What::Relation).finish(),
+        mode: LockMode::KeyShare,
+        flags: KEY_RELATION,
+        ..key(0, since)
+    };
+    builder.key(writer).expect("a Vec is never full");
+    for number in 1..KEYS_EACH {
+        let key = key(number, since);
+        builder.key(key).expect("a Vec is never full");
+    }
+    let (header, keys, entries) = builder.finish(Header {
+        flags: 0,
+        group: GroupId(1),
+        origin: MemberId(1),
+        incarnation: Incarnation(1),
+        isolation: 1,
+        xid: 1_000_000,
+        snapshot_gid: since,
+        commit_ts: 1,
+        database: Oid(16384),
+    });
+    [&header[..], &keys, &entries].concat()
+}
+
+/// Time to read about so many keys, as who is handed a changeset to certify does.
+fn read(count: u64) -> Duration {
+    let bytes = changeset();
+    let start = cpu();
+    for _ in 0..count / KEYS_EACH {
+        let changeset = Changeset::parse(black_box(&bytes)).expect("its own changeset");
+        black_box(changeset.keys().fold(0, |sum, key| sum ^ key.hash));
+    }
+    cpu() - start
+}
+
 /// Resident memory of this process, in MB.
 fn resident() -> f64 {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
@@ -114,6 +158,8 @@ fn main() {
         "{transactions:>9} transactions in flight, then purged, MB resident after each round:"
     );
     println!("{:>9} {:.0?}", "", rounds(transactions));
+    let rate = count as f64 / read(count).as_secs_f64() / 1e6;
+    println!("{KEYS_EACH:>9} keys a changeset, read: {rate:6.2} million keys/s");
     for &warm in sizes {
         let (elapsed, certifier) = run(warm, count);
         let rate = count as f64 / elapsed.as_secs_f64() / 1e6;

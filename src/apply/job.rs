@@ -182,7 +182,7 @@ impl<'c> Doing<'c> {
                 applier.change(relation, identity, change, &mut self.run)
             }
             Entry::Truncate(relations) => {
-                let relations: Vec<u32> = relations.iter().map(|oid| oid.0).collect();
+                let relations: Vec<u32> = relations.map(|oid| oid.0).collect();
                 applier.finish_run(&mut self.run)?;
                 set_relation(relations[0]);
                 applier.truncate(&relations)?;

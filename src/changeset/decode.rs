@@ -4,20 +4,22 @@
 use super::encode::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE,
     ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_SOURCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE,
-    HEADER_BYTES, SEQUENCE_SET, SEQUENCE_TAKE, WITH_ACL, WITHOUT_ACL,
+    HEADER_NUMBERS, ISOLATION_BITS, SEQUENCE_SET, SEQUENCE_TAKE, TUPLE_BITMAP, TUPLE_CHANGED,
+    TUPLE_SHIFT, TUPLE_SHORT, WITH_ACL, WITHOUT_ACL,
 };
 use super::fragment::{COUNTED_BYTES, FRAGMENTS_OF_BYTES, FragmentList, FragmentsOf};
 use super::key::Keys;
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
+use super::varint;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use crate::limits::{CHANGESET_BYTES_MAX, CHANGESET_KEYS_MAX};
 use std::ffi::CStr;
 use std::fmt;
 
-/// "PGRC", little endian.
-pub const MAGIC: u32 = u32::from_le_bytes(*b"PGRC");
+/// In front of every changeset.
+pub const MAGIC: u8 = 0xc5;
 /// Of the format.
-pub const VERSION: u16 = 2;
+pub const VERSION: u8 = 3;
 /// The transaction has effects that its changeset does not carry (temporary tables, cursors WITH
 /// HOLD, LISTEN), so that no helper can stand in for its worker.
 pub const FLAG_LOCAL_EFFECTS: u16 = 1;
@@ -27,15 +29,17 @@ pub const FLAG_AWAITED: u16 = 2;
 pub const FLAG_RESERVED: u16 = 4;
 /// No transaction commits it: helpers do, on its own member too.
 pub const FLAG_DETACHED: u16 = 8;
+/// All of them; a header with any other bit is refused.
+pub const FLAGS: u16 = FLAG_LOCAL_EFFECTS | FLAG_AWAITED | FLAG_RESERVED | FLAG_DETACHED;
 
 /// [`Header::isolation`] of a SERIALIZABLE transaction.
 pub const ISOLATION_SERIALIZABLE: u8 = 3;
 
-/// What stands in front of every changeset: 72 bytes, little endian, no padding.
+/// What stands in front of every changeset.
 ///
-/// magic u32, version u16, flags u16, group u64, origin u16, isolation u8, 0 u8, incarnation u32,
-/// xid u64, snapshot GID u64, commit time i64, database u32, counts of keys and entries u32, bytes of
-/// keys and entries u32, CRC32 u32 over everything with this field 0.
+/// Magic u8, version u8, CRC32 u32 of all that follows it, group u64, commit time i64, little endian. Then
+/// numbers ([`varint`]): flags and isolation (in the lowest 2 bits), origin, incarnation, xid, snapshot GID,
+/// database, and the bytes of the writeset that follows; what is behind that are entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// `FLAG_*`.
@@ -56,50 +60,43 @@ pub struct Header {
     pub commit_ts: i64,
     /// The replicated database.
     pub database: Oid,
-    /// Keys in the writeset.
-    pub keys_count: u32,
-    /// Entries.
-    pub entries_count: u32,
-    /// Bytes of the writeset.
-    pub keys_bytes: u32,
-    /// Bytes of the entries.
-    pub entries_bytes: u32,
 }
 
 impl Header {
-    /// Reads one; its checksum, which covers what follows too, is not looked at.
-    pub fn decode(b: &[u8; HEADER_BYTES]) -> Result<Header, DecodeError> {
-        let u16_at = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
-        let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
-        let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
-        if u32_at(0) != MAGIC {
-            return Err(DecodeError::Magic);
+    /// Reads what follows the checksum of one: the header, the bytes of keys, and what is behind it. `None`
+    /// if no builder writes such a one.
+    fn decode(bytes: &[u8]) -> Option<(Header, usize, &[u8])> {
+        let (group, rest) = bytes.split_first_chunk()?;
+        let (commit_ts, mut rest) = rest.split_first_chunk()?;
+        let mut numbers = [0; HEADER_NUMBERS];
+        for number in &mut numbers {
+            (*number, rest) = varint::read(rest)?;
         }
-        if u16_at(4) != VERSION {
-            return Err(DecodeError::Version(u16_at(4)));
-        }
-        if b[19] != 0 {
-            return Err(DecodeError::Reserved);
-        }
-        Ok(Header {
-            flags: u16_at(6),
-            group: GroupId(u64_at(8)),
-            origin: MemberId(u16_at(16)),
-            isolation: b[18],
-            incarnation: Incarnation(u32_at(20)),
-            xid: u64_at(24),
-            snapshot_gid: Gid(u64_at(32)),
-            commit_ts: u64_at(40).cast_signed(),
-            database: Oid(u32_at(48)),
-            keys_count: u32_at(52),
-            entries_count: u32_at(56),
-            keys_bytes: u32_at(60),
-            entries_bytes: u32_at(64),
-        })
+        let [
+            mode,
+            origin,
+            incarnation,
+            xid,
+            snapshot,
+            database,
+            keys_bytes,
+        ] = numbers;
+        let flags = u16::try_from(mode >> ISOLATION_BITS).ok()?;
+        let header = Header {
+            flags,
+            group: GroupId(u64::from_le_bytes(*group)),
+            origin: MemberId(origin.try_into().ok()?),
+            incarnation: Incarnation(incarnation.try_into().ok()?),
+            isolation: (mode & ((1 << ISOLATION_BITS) - 1)) as u8,
+            xid,
+            snapshot_gid: Gid(snapshot),
+            commit_ts: i64::from_le_bytes(*commit_ts),
+            database: Oid(database.try_into().ok()?),
+        };
+        let keys_bytes = usize::try_from(keys_bytes).ok()?;
+        (flags & !FLAGS == 0).then_some((header, keys_bytes, rest))
     }
 }
-
-const _: () = assert!(4 + 2 + 2 + 8 + 2 + 1 + 1 + 4 + 8 + 8 + 8 + 4 + 4 * 4 + 4 == HEADER_BYTES);
 
 /// These bytes are no changeset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,12 +108,12 @@ pub enum DecodeError {
     /// Not ours.
     Magic,
     /// Of another version of the format.
-    Version(u16),
+    Version(u8),
     /// The checksum does not match.
     Checksum,
-    /// Bytes of the header that are kept for later are not 0.
-    Reserved,
-    /// A key with a mode or flag that there is not.
+    /// The header says what none says, or says it in another way.
+    Header,
+    /// The same of a key.
     Key,
     /// An entry of an unknown kind, at this byte of the entries.
     Kind(u8, usize),
@@ -138,8 +135,8 @@ impl fmt::Display for DecodeError {
                 "the changeset has format version {v}, this server knows {VERSION}"
             ),
             Self::Checksum => write!(f, "the changeset's checksum does not match"),
-            Self::Reserved => write!(f, "the changeset has a header with unknown fields"),
-            Self::Key => write!(f, "the changeset has a key of an unknown kind"),
+            Self::Header => write!(f, "the changeset has a broken header"),
+            Self::Key => write!(f, "the changeset has a broken key"),
             Self::Kind(kind, at) => write!(
                 f,
                 "the changeset has an entry of unknown kind {kind} at byte {at}"
@@ -264,22 +261,18 @@ impl<'a> Changeset<'a> {
         if bytes.len() > CHANGESET_BYTES_MAX {
             return Err(DecodeError::TooBig);
         }
-        let head: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(DecodeError::Length)?;
-        let header = Header::decode(head)?;
-        let rest = &bytes[HEADER_BYTES..];
-        let keys_bytes = header.keys_bytes as usize;
-        if rest.len() as u64 != u64::from(header.keys_bytes) + u64::from(header.entries_bytes) {
-            return Err(DecodeError::Length);
-        }
-        if header.keys_count as usize > CHANGESET_KEYS_MAX {
-            return Err(DecodeError::TooBig);
-        }
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&head[..HEADER_BYTES - 4]);
-        crc.update(&[0; 4]);
-        crc.update(rest);
-        if crc.finalize().to_le_bytes() != head[HEADER_BYTES - 4..] {
+        let (crc, checked) = match bytes {
+            [MAGIC, VERSION, rest @ ..] => rest.split_first_chunk().ok_or(DecodeError::Length)?,
+            [MAGIC, version, ..] => return Err(DecodeError::Version(*version)),
+            [] | [MAGIC] => return Err(DecodeError::Length),
+            _ => return Err(DecodeError::Magic),
+        };
+        if crc32fast::hash(checked).to_le_bytes() != *crc {
             return Err(DecodeError::Checksum);
+        }
+        let (header, keys_bytes, rest) = Header::decode(checked).ok_or(DecodeError::Header)?;
+        if keys_bytes > rest.len() {
+            return Err(DecodeError::Length);
         }
         let (keys, entries) = rest.split_at(keys_bytes);
         let mut changeset = Changeset {
@@ -291,14 +284,12 @@ impl<'a> Changeset<'a> {
             only_rows: true,
         };
         let mut all = changeset.keys();
-        let count = all.by_ref().count();
+        if all.by_ref().count() > CHANGESET_KEYS_MAX {
+            return Err(DecodeError::TooBig);
+        }
         if !all.rest().is_empty() {
             return Err(DecodeError::Key);
         }
-        if count != header.keys_count as usize {
-            return Err(DecodeError::Length);
-        }
-        let mut count = 0u32;
         for entry in changeset.entries() {
             if changeset.fragments.is_some() {
                 return Err(DecodeError::Length);
@@ -315,13 +306,8 @@ impl<'a> Changeset<'a> {
                 | Entry::Leave(_) => {}
                 _ => changeset.only_rows = false,
             }
-            count += 1;
         }
-        if count == header.entries_count {
-            Ok(changeset)
-        } else {
-            Err(DecodeError::Length)
-        }
+        Ok(changeset)
     }
 
     /// The header.
@@ -376,33 +362,31 @@ impl<'a> Cursor<'a> {
     }
 
     fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
+        let bytes = &self.bytes[self.at..];
+        let (value, rest) = varint::read(bytes)?;
+        self.at += bytes.len() - rest.len();
+        Some(value)
     }
 
-    fn tuple(&mut self, natts_max: u16) -> Option<TupleBytes<'a>> {
-        let natts = u16::try_from(self.varint()?).ok()?;
-        if natts > natts_max {
-            return None;
-        }
+    fn oid(&mut self) -> Option<Oid> {
+        self.varint()?.try_into().ok().map(Oid)
+    }
+
+    /// A row of a relation with so many attributes.
+    fn tuple(&mut self, relation_natts: u16) -> Option<TupleBytes<'a>> {
         let length = self.varint()?;
-        let bitmap = if length & 1 == 1 {
-            Some(self.take(bitmap_bytes(natts))?)
+        let natts = if length & TUPLE_SHORT == 0 {
+            relation_natts
         } else {
-            None
+            let natts = u16::try_from(self.varint()?).ok()?;
+            Some(natts).filter(|natts| *natts < relation_natts)?
         };
-        let data = self.take(usize::try_from(length >> 1).ok()?)?;
+        let bitmap = if length & TUPLE_BITMAP == 0 {
+            None
+        } else {
+            Some(self.take(bitmap_bytes(natts))?)
+        };
+        let data = self.take(usize::try_from(length >> TUPLE_SHIFT).ok()?)?;
         Some(TupleBytes {
             natts,
             bitmap,
@@ -410,8 +394,25 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// `natts_max`: attributes of the current relation, none before the first one.
-    fn entry(&mut self, kind: u8, natts_max: Option<u16>) -> Option<Entry<'a>> {
+    /// The new row of an update.
+    fn changed_tuple(&mut self, natts: u16, changed: &'a [u8]) -> Option<TupleBytes<'a>> {
+        let length = self.varint()?;
+        let bitmap = match length & (TUPLE_BITMAP | TUPLE_CHANGED) {
+            0 => None,
+            TUPLE_CHANGED => Some(changed),
+            TUPLE_BITMAP => Some(self.take(changed.len()).filter(|b| *b != changed)?),
+            _ => return None,
+        };
+        let data = self.take(usize::try_from(length >> TUPLE_SHIFT).ok()?)?;
+        Some(TupleBytes {
+            natts,
+            bitmap,
+            data,
+        })
+    }
+
+    /// `natts`: attributes of the current relation, none before the first one.
+    fn entry(&mut self, kind: u8, natts: Option<u16>) -> Option<Entry<'a>> {
         match kind {
             ENTRY_RELATION => return self.relation(),
             ENTRY_NOTIFY => return self.notify(),
@@ -422,43 +423,51 @@ impl<'a> Cursor<'a> {
             ENTRY_SOURCE => return self.source(),
             _ => {}
         }
-        let natts_max = natts_max?;
+        let natts = natts?;
         Some(match kind {
-            ENTRY_INSERT => Entry::Insert(self.tuple(natts_max)?),
+            ENTRY_INSERT => Entry::Insert(self.tuple(natts)?),
             ENTRY_UPDATE => {
-                let identity = self.tuple(natts_max)?;
-                let new = self.tuple(natts_max)?;
+                let identity = self.tuple(natts)?;
+                let changed = self.take(bitmap_bytes(natts))?;
                 Entry::Update {
                     identity,
-                    changed: Bitmap(self.take(bitmap_bytes(new.natts))?),
-                    new,
+                    changed: Bitmap(changed),
+                    new: self.changed_tuple(natts, changed)?,
                 }
             }
-            ENTRY_DELETE => Entry::Delete(self.tuple(natts_max)?),
+            ENTRY_DELETE => Entry::Delete(self.tuple(natts)?),
             ENTRY_BATCH => {
                 let count = self.varint()?;
                 let start = self.at;
-                // Each takes two bytes at least: a false count ends with the bytes.
+                // Each takes a byte at least: a false count ends with the bytes.
                 for _ in 0..count {
-                    self.tuple(natts_max)?;
+                    self.tuple(natts)?;
                 }
                 Entry::Batch(Rows {
                     cursor: Cursor {
-                        bytes: &self.bytes[..self.at],
-                        at: start,
+                        bytes: &self.bytes[start..self.at],
+                        at: 0,
                     },
+                    natts,
                     left: count,
                 })
             }
-            ENTRY_LEAVE => Entry::Leave(self.tuple(natts_max)?),
+            ENTRY_LEAVE => Entry::Leave(self.tuple(natts)?),
             _ => return None,
         })
     }
 
     fn truncate(&mut self) -> Option<Entry<'a>> {
-        let count = usize::try_from(self.varint()?).ok()?;
-        let bytes = self.take(count.checked_mul(4)?)?;
-        (count > 0).then_some(Entry::Truncate(Oids(bytes)))
+        let count = self.varint()?;
+        let start = self.at;
+        for _ in 0..count {
+            self.oid()?;
+        }
+        let cursor = Cursor {
+            bytes: &self.bytes[start..self.at],
+            at: 0,
+        };
+        (count > 0).then_some(Entry::Truncate(Oids(cursor)))
     }
 
     fn notify(&mut self) -> Option<Entry<'a>> {
@@ -467,7 +476,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn large_object(&mut self) -> Option<Entry<'a>> {
-        let oid = Oid(u32::from_le_bytes(self.take(4)?.try_into().ok()?));
+        let oid = self.oid()?;
         let state = self.take(1)?[0];
         if state == GONE {
             return Some(Entry::LargeObjectGone(oid));
@@ -496,11 +505,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn sequence(&mut self) -> Option<Entry<'a>> {
-        let oid = Oid(u32::from_le_bytes(self.array()?));
+        let oid = self.oid()?;
         let change = match self.take(1)?[0] {
             SEQUENCE_TAKE => SequenceChange::Take {
-                want: u32::from_le_bytes(self.array()?),
-                slot: u32::from_le_bytes(self.array()?),
+                want: self.varint()?.try_into().ok()?,
+                slot: self.varint()?.try_into().ok()?,
                 ticket: u64::from_le_bytes(self.array()?),
             },
             SEQUENCE_SET => SequenceChange::Set {
@@ -537,12 +546,10 @@ impl<'a> Cursor<'a> {
     }
 
     fn relation(&mut self) -> Option<Entry<'a>> {
-        let b: [u8; 14] = self.take(14)?.try_into().ok()?;
-        let [o0, o1, o2, o3, fingerprint @ .., n0, n1] = b;
         Some(Entry::Relation {
-            oid: Oid(u32::from_le_bytes([o0, o1, o2, o3])),
-            fingerprint: u64::from_le_bytes(fingerprint),
-            natts: u16::from_le_bytes([n0, n1]),
+            oid: self.oid()?,
+            fingerprint: u64::from_le_bytes(self.array()?),
+            natts: self.varint()?.try_into().ok()?,
         })
     }
 }
@@ -552,7 +559,7 @@ impl<'a> Cursor<'a> {
 pub struct Entries<'a> {
     cursor: Cursor<'a>,
     /// Attributes of the relation of the rows that follow.
-    natts_max: Option<u16>,
+    natts: Option<u16>,
     failed: bool,
 }
 
@@ -560,7 +567,7 @@ impl<'a> Entries<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Entries<'a> {
         Entries {
             cursor: Cursor { bytes, at: 0 },
-            natts_max: None,
+            natts: None,
             failed: false,
         }
     }
@@ -575,9 +582,9 @@ impl<'a> Iterator for Entries<'a> {
             return None;
         }
         let kind = self.cursor.take(1)?[0];
-        let entry = self.cursor.entry(kind, self.natts_max);
+        let entry = self.cursor.entry(kind, self.natts);
         if let Some(Entry::Relation { natts, .. }) = entry {
-            self.natts_max = Some(natts);
+            self.natts = Some(natts);
         }
         self.failed = entry.is_none();
         let error = if matches!(kind, ENTRY_RELATION..=ENTRY_SEQUENCE | ENTRY_NOTIFY..=ENTRY_SOURCE)
@@ -590,15 +597,15 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// OIDs of relations, four bytes each.
+/// OIDs of relations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Oids<'a>(&'a [u8]);
+pub struct Oids<'a>(Cursor<'a>);
 
-impl<'a> Oids<'a> {
-    /// In their order.
-    pub fn iter(self) -> impl Iterator<Item = Oid> + use<'a> {
-        let (oids, _) = self.0.as_chunks::<4>();
-        oids.iter().map(|oid| Oid(u32::from_le_bytes(*oid)))
+impl Iterator for Oids<'_> {
+    type Item = Oid;
+
+    fn next(&mut self) -> Option<Oid> {
+        self.0.oid()
     }
 }
 
@@ -606,6 +613,7 @@ impl<'a> Oids<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rows<'a> {
     cursor: Cursor<'a>,
+    natts: u16,
     left: u64,
 }
 
@@ -614,7 +622,7 @@ impl<'a> Iterator for Rows<'a> {
 
     fn next(&mut self) -> Option<TupleBytes<'a>> {
         self.left = self.left.checked_sub(1)?;
-        self.cursor.tuple(u16::MAX)
+        self.cursor.tuple(self.natts)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

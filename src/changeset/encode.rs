@@ -1,19 +1,30 @@
 //! Builds a changeset while its transaction runs.
 
-use super::decode::{Header, MAGIC, SequenceChange, Source, VERSION};
+use super::decode::{
+    FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source, VERSION,
+};
 use super::fragment::{Counted, FragmentsOf};
 use super::key::{
     BEFORE_FIRST, KEY_BLIND, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, Key,
     Keys,
 };
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
+use super::varint::{self, VARINT_BYTES_MAX};
 use crate::ids::{Gid, Oid};
 use crate::limits::{CHANGESET_BYTES_MAX, FRAGMENT_BYTES, KEYS_EXACT_MAX};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::ops::{Deref, Range};
 
-/// Bytes of [`Header`] on the wire.
-pub const HEADER_BYTES: usize = 72;
+/// Where a changeset's checksum lies.
+pub(super) const CHECKSUM: Range<usize> = 2..6;
+/// Bytes of a header up to its numbers.
+const HEADER_FIXED_BYTES: usize = CHECKSUM.end + 8 + 8;
+/// Numbers of a header, and their most bytes: flags and isolation, origin, incarnation, xid, snapshot GID,
+/// database, bytes of keys.
+pub(super) const HEADER_NUMBERS: usize = 7;
+/// Most bytes of a header.
+const HEADER_BYTES_MAX: usize = HEADER_FIXED_BYTES + 3 + 3 + 5 + 2 * VARINT_BYTES_MAX + 5 + 5;
 
 /// Entry kinds. 9 is kept for DDL.
 pub const ENTRY_RELATION: u8 = 1;
@@ -52,6 +63,18 @@ pub const ENTRY_FRAGMENTS: u8 = 12;
 /// See [`ENTRY_RELATION`].
 pub const ENTRY_SOURCE: u8 = 13;
 
+/// Bits of a tuple's length that say how it is written.
+pub(super) const TUPLE_SHIFT: u32 = 2;
+/// It has a bitmap.
+pub(super) const TUPLE_BITMAP: u64 = 1;
+/// It has fewer attributes than its relation.
+pub(super) const TUPLE_SHORT: u64 = 2;
+/// Of an update's new row: its bitmap is that of the changed columns.
+pub(super) const TUPLE_CHANGED: u64 = 2;
+
+/// Bits of the isolation level, in front of the flags.
+pub(super) const ISOLATION_BITS: u32 = 2;
+
 /// There is no room for what was to be appended. What was appended before is whole, and nothing
 /// was added to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +109,21 @@ impl Sink for Vec<u8> {
     }
     fn each(&self, visit: &mut dyn FnMut(&[u8])) {
         visit(self);
+    }
+}
+
+/// The bytes of a header.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderBytes {
+    bytes: [u8; HEADER_BYTES_MAX],
+    len: usize,
+}
+
+impl Deref for HeaderBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
@@ -232,11 +270,11 @@ impl<S: Sink> Builder<S> {
         self.entries.len()
     }
 
-    /// Bytes of the finished changeset if it ended here. The caller keeps it within
+    /// Most bytes of the finished changeset if it ended here. The caller keeps it within
     /// [`CHANGESET_BYTES_MAX`], since it knows what to tell the user beyond.
     #[must_use]
     pub fn total_bytes(&self) -> usize {
-        HEADER_BYTES + self.keys.len() + self.entries.len()
+        HEADER_BYTES_MAX + self.keys.len() + self.entries.len()
     }
 
     /// Rows that follow belong to this relation. `fingerprint` is that of its row layout, which the
@@ -250,9 +288,9 @@ impl<S: Sink> Builder<S> {
         }
         let at = self.entries.len();
         self.entry(ENTRY_RELATION, |pen| {
-            pen.put(&oid.0.to_le_bytes())?;
+            pen.varints([oid.0.into()])?;
             pen.put(&fingerprint.to_le_bytes())?;
-            pen.put(&natts.to_le_bytes())
+            pen.varints([natts.into()])
         })?;
         if part_ends {
             self.parts.push(at);
@@ -263,8 +301,8 @@ impl<S: Sink> Builder<S> {
 
     /// A new row of the current relation.
     pub fn insert(&mut self, row: &TupleBytes<'_>) -> Result<(), Full> {
-        self.fits_relation(row);
-        self.entry(ENTRY_INSERT, |pen| pen.tuple(row))
+        let natts = self.natts();
+        self.entry(ENTRY_INSERT, |pen| pen.tuple(row, natts))
     }
 
     /// A changed row: what named it before, which columns changed, and their new values.
@@ -276,30 +314,30 @@ impl<S: Sink> Builder<S> {
         changed: Bitmap<'_>,
         new: &TupleBytes<'_>,
     ) -> Result<(), Full> {
-        self.fits_relation(identity);
-        self.fits_relation(new);
+        let natts = self.natts();
+        assert_eq!(new.natts, natts, "all attributes of the relation");
         assert_eq!(
             changed.0.len(),
-            bitmap_bytes(new.natts),
+            bitmap_bytes(natts),
             "a bit for each attribute"
         );
         self.entry(ENTRY_UPDATE, |pen| {
-            pen.tuple(identity)?;
-            pen.tuple(new)?;
-            pen.put(changed.0)
+            pen.tuple(identity, natts)?;
+            pen.put(changed.0)?;
+            pen.changed_tuple(new, changed)
         })
     }
 
     /// A row that is gone.
     pub fn delete(&mut self, identity: &TupleBytes<'_>) -> Result<(), Full> {
-        self.fits_relation(identity);
-        self.entry(ENTRY_DELETE, |pen| pen.tuple(identity))
+        let natts = self.natts();
+        self.entry(ENTRY_DELETE, |pen| pen.tuple(identity, natts))
     }
 
     /// A row that goes to another partition, where it is inserted.
     pub fn leave(&mut self, identity: &TupleBytes<'_>) -> Result<(), Full> {
-        self.fits_relation(identity);
-        self.entry(ENTRY_LEAVE, |pen| pen.tuple(identity))
+        let natts = self.natts();
+        self.entry(ENTRY_LEAVE, |pen| pen.tuple(identity, natts))
     }
 
     /// Many new rows of the current relation.
@@ -307,14 +345,13 @@ impl<S: Sink> Builder<S> {
         &mut self,
         rows: impl ExactSizeIterator<Item = TupleBytes<'a>>,
     ) -> Result<(), Full> {
-        let natts_max = self.natts();
+        let natts = self.natts();
         let count = rows.len();
         self.entry(ENTRY_BATCH, |pen| {
             pen.varints([count as u64])?;
             let mut written = 0;
             for row in rows {
-                assert!(row.natts <= natts_max, "a row of its relation");
-                pen.tuple(&row)?;
+                pen.tuple(&row, natts)?;
                 written += 1;
             }
             assert_eq!(written, count, "as many rows as were announced");
@@ -330,7 +367,7 @@ impl<S: Sink> Builder<S> {
             pen.varints([relations.len() as u64])?;
             relations
                 .iter()
-                .try_for_each(|oid| pen.put(&oid.to_le_bytes()))
+                .try_for_each(|oid| pen.varints([(*oid).into()]))
         })
     }
 
@@ -352,7 +389,7 @@ impl<S: Sink> Builder<S> {
         );
         let state = if acl.is_some() { WITH_ACL } else { WITHOUT_ACL };
         self.entry(ENTRY_LARGE_OBJECT, |pen| {
-            pen.put(&oid.0.to_le_bytes())?;
+            pen.varints([oid.0.into()])?;
             pen.put(&[state])?;
             pen.put(owner.to_bytes_with_nul())?;
             match acl {
@@ -370,12 +407,11 @@ impl<S: Sink> Builder<S> {
         let wanted = !matches!(change, SequenceChange::Take { want: 0, .. });
         assert!(wanted, "who takes no values does not ask");
         self.entry(ENTRY_SEQUENCE, |pen| {
-            pen.put(&oid.0.to_le_bytes())?;
+            pen.varints([oid.0.into()])?;
             match change {
                 SequenceChange::Take { want, slot, ticket } => {
                     pen.put(&[SEQUENCE_TAKE])?;
-                    pen.put(&want.to_le_bytes())?;
-                    pen.put(&slot.to_le_bytes())?;
+                    pen.varints([want.into(), slot.into()])?;
                     pen.put(&ticket.to_le_bytes())
                 }
                 SequenceChange::Set { last, called } => {
@@ -400,7 +436,7 @@ impl<S: Sink> Builder<S> {
     /// A large object is gone; its pages go by themselves.
     pub fn large_object_gone(&mut self, oid: Oid) -> Result<(), Full> {
         self.entry(ENTRY_LARGE_OBJECT, |pen| {
-            pen.put(&oid.0.to_le_bytes())?;
+            pen.varints([oid.0.into()])?;
             pen.put(&[GONE])
         })
     }
@@ -579,22 +615,19 @@ impl<S: Sink> Builder<S> {
         self.coarse.iter().map(|(r, c)| (*r, *c)).collect()
     }
 
-    /// Ends it: fills in the counts and the checksum of `header`, and gives back the sinks.
-    /// The changeset is the header's bytes, then those of the first sink, then of the second.
-    pub fn finish(self, mut header: Header) -> ([u8; HEADER_BYTES], S, S) {
+    /// Ends it: `header` as bytes, with the checksum, and the sinks. The changeset is the header's bytes,
+    /// then those of the first sink, then of the second.
+    pub fn finish(self, header: Header) -> (HeaderBytes, S, S) {
         let bytes = self.total_bytes();
         assert!(bytes <= CHANGESET_BYTES_MAX, "a changeset of {bytes} bytes");
-        header.keys_count = self.keys_count;
-        header.entries_count = self.entries_count;
-        header.keys_bytes = self.keys.len() as u32;
-        header.entries_bytes = self.entries.len() as u32;
-        let mut bytes = encode_header(&header);
+        let mut header = encode_header(&header, self.keys.len() as u32);
         let mut crc = crc32fast::Hasher::new();
-        crc.update(&bytes);
+        crc.update(&header[CHECKSUM.end..]);
         self.keys.each(&mut |b| crc.update(b));
         self.entries.each(&mut |b| crc.update(b));
-        bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.finalize().to_le_bytes());
-        (bytes, self.keys, self.entries)
+        let crc = crc.finalize().to_le_bytes();
+        header.bytes[CHECKSUM].copy_from_slice(&crc);
+        (header, self.keys, self.entries)
     }
 
     /// The two sinks of a changeset that is given up.
@@ -623,10 +656,6 @@ impl<S: Sink> Builder<S> {
     fn natts(&self) -> u16 {
         self.relation.expect("a row entry follows its relation").2
     }
-
-    fn fits_relation(&self, row: &TupleBytes<'_>) {
-        assert!(row.natts <= self.natts(), "a row of its relation");
-    }
 }
 
 /// Writes straight into the sink: nothing of a row is copied on the way, and no memory is held that
@@ -643,58 +672,85 @@ impl<S: Sink> Pen<'_, S> {
         self.sink.append(bytes)
     }
 
-    /// Seven bits a byte, the lowest first (LEB128).
     fn varints<const N: usize>(&mut self, values: [u64; N]) -> Result<(), Full> {
-        let mut bytes = [0; 24];
+        const { assert!(N <= 2) };
+        let mut bytes = [0; 2 * VARINT_BYTES_MAX];
         let mut at = 0;
-        for mut value in values {
-            while value >= 0x80 {
-                bytes[at] = value as u8 | 0x80;
-                at += 1;
-                value >>= 7;
-            }
-            bytes[at] = value as u8;
-            at += 1;
+        for value in values {
+            at += varint::write(value, &mut bytes[at..]);
         }
         self.put(&bytes[..at])
     }
 
-    /// Attributes; bytes of data, doubled, and one more if there is a bitmap; bitmap; data.
-    fn tuple(&mut self, row: &TupleBytes<'_>) -> Result<(), Full> {
-        let length = (row.data.len() as u64) << 1 | u64::from(row.bitmap.is_some());
-        self.varints([row.natts.into(), length])?;
+    /// A row of a relation with so many attributes. A number: bytes of data, shifted left by 2; plus
+    /// [`TUPLE_SHORT`] if it has fewer attributes, plus [`TUPLE_BITMAP`] if it has a bitmap; then how many
+    /// attributes, if they are fewer; bitmap; data.
+    fn tuple(&mut self, row: &TupleBytes<'_>, natts: u16) -> Result<(), Full> {
+        assert!(row.natts <= natts, "a row of its relation");
+        let length = (row.data.len() as u64) << TUPLE_SHIFT;
+        let bitmap = if row.bitmap.is_some() {
+            TUPLE_BITMAP
+        } else {
+            0
+        };
+        if row.natts < natts {
+            self.varints([length | bitmap | TUPLE_SHORT, row.natts.into()])?;
+        } else {
+            self.varints([length | bitmap])?;
+        }
         if let Some(bitmap) = row.bitmap {
             self.put(&bitmap[..bitmap_bytes(row.natts)])?;
+        }
+        self.put(row.data)
+    }
+
+    /// The new row of an update, of all attributes. A number: bytes of data, shifted left by 2; plus
+    /// [`TUPLE_CHANGED`] if its bitmap is that of the changed columns, since none of them is null, else plus
+    /// [`TUPLE_BITMAP`] if it has one; that; data.
+    fn changed_tuple(&mut self, row: &TupleBytes<'_>, changed: Bitmap<'_>) -> Result<(), Full> {
+        let length = (row.data.len() as u64) << TUPLE_SHIFT;
+        match row.bitmap.map(|b| &b[..changed.0.len()]) {
+            None => self.varints([length])?,
+            Some(bitmap) if bitmap == changed.0 => self.varints([length | TUPLE_CHANGED])?,
+            Some(bitmap) => {
+                self.varints([length | TUPLE_BITMAP])?;
+                self.put(bitmap)?;
+            }
         }
         self.put(row.data)
     }
 }
 
 /// The header with checksum 0.
-fn encode_header(h: &Header) -> [u8; HEADER_BYTES] {
-    let mut out = [0; HEADER_BYTES];
-    let mut at = 0;
-    let mut put = |bytes: &[u8]| {
-        out[at..at + bytes.len()].copy_from_slice(bytes);
-        at += bytes.len();
+fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
+    assert_eq!(h.flags & !FLAGS, 0, "flags of a changeset");
+    assert!(h.isolation <= ISOLATION_SERIALIZABLE, "XactIsoLevel");
+    let mut out = HeaderBytes {
+        bytes: [0; HEADER_BYTES_MAX],
+        len: 0,
     };
-    put(&MAGIC.to_le_bytes());
-    put(&VERSION.to_le_bytes());
-    put(&h.flags.to_le_bytes());
-    put(&h.group.0.to_le_bytes());
-    put(&h.origin.0.to_le_bytes());
-    put(&[h.isolation, 0]);
-    put(&h.incarnation.0.to_le_bytes());
-    put(&h.xid.to_le_bytes());
-    put(&h.snapshot_gid.0.to_le_bytes());
-    put(&h.commit_ts.to_le_bytes());
-    put(&h.database.0.to_le_bytes());
-    put(&h.keys_count.to_le_bytes());
-    put(&h.entries_count.to_le_bytes());
-    put(&h.keys_bytes.to_le_bytes());
-    put(&h.entries_bytes.to_le_bytes());
-    put(&[0; 4]);
-    assert_eq!(at, HEADER_BYTES);
+    for bytes in [
+        &[MAGIC, VERSION][..],
+        &[0; 4],
+        &h.group.0.to_le_bytes(),
+        &h.commit_ts.to_le_bytes(),
+    ] {
+        out.bytes[out.len..out.len + bytes.len()].copy_from_slice(bytes);
+        out.len += bytes.len();
+    }
+    assert_eq!(out.len, HEADER_FIXED_BYTES);
+    let numbers: [u64; HEADER_NUMBERS] = [
+        u64::from(h.flags) << ISOLATION_BITS | u64::from(h.isolation),
+        h.origin.0.into(),
+        h.incarnation.0.into(),
+        h.xid,
+        h.snapshot_gid.0,
+        h.database.0.into(),
+        keys_bytes.into(),
+    ];
+    for number in numbers {
+        out.len += varint::write(number, &mut out.bytes[out.len..]);
+    }
     out
 }
 

@@ -5,7 +5,7 @@ use super::encode::{Builder, Coarse, Mark};
 use super::fragment::{
     Counted, FRAGMENT_HEADER_BYTES, FragmentsOf, fragment_entries, fragment_header, fragment_name,
 };
-use super::key::{KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, Key, LockMode};
+use super::key::{KEY_BYTES_MAX, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, Key, LockMode};
 use super::tuple::TupleBytes;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use proptest::prelude::*;
@@ -26,10 +26,6 @@ fn finish(builder: Builder<Vec<u8>>) -> Vec<u8> {
         snapshot_gid: Gid(0),
         commit_ts: 0,
         database: Oid(5),
-        keys_count: 0,
-        entries_count: 0,
-        keys_bytes: 0,
-        entries_bytes: 0,
     });
     [head.to_vec(), keys, entries].concat()
 }
@@ -224,7 +220,7 @@ fn many_keys_become_few_and_the_others_stay() {
         if builder.has_many_keys() {
             builder.coarsen(Vec::new()).expect("room");
         }
-        assert!(builder.keys_bytes() <= 21 * 24);
+        assert!(builder.keys_bytes() <= 21 * KEY_BYTES_MAX);
     }
     let coarse = builder.coarse();
     assert_eq!(coarse.iter().map(|c| c.0).collect::<Vec<_>>(), [2]);

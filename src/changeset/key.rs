@@ -1,5 +1,7 @@
 //! A certified key of a writeset.
 
+use super::varint::{self, VARINT_BYTES_MAX};
+use crate::capture::hash::{KeyHash, What};
 use crate::ids::Gid;
 
 /// PostgreSQL's tuple lock levels (`LockTupleMode`, nodes/lockoptions.h), weakest first.
@@ -79,10 +81,8 @@ pub struct Key {
     pub flags: u8,
 }
 
-/// Least bytes of a [`Key`] on the wire.
-pub const KEY_BYTES_MIN: usize = 1 + 8;
-/// Most bytes.
-pub const KEY_BYTES_MAX: usize = KEY_BYTES_MIN + 1 + 4 + 8;
+/// Most bytes of a [`Key`] on the wire.
+pub const KEY_BYTES_MAX: usize = 1 + 1 + 5 + VARINT_BYTES_MAX + 8;
 
 /// What the first key of a writeset is compared with.
 pub(super) const BEFORE_FIRST: Key = Key {
@@ -93,33 +93,57 @@ pub(super) const BEFORE_FIRST: Key = Key {
     flags: 0,
 };
 
-/// Bits of a key's first byte, beside its mode in the lowest two: what is not as in the key before and
-/// therefore follows, in this order, before the hash.
-const HAS_FLAGS: u8 = 4;
-const HAS_RELATION: u8 = 8;
-const HAS_SINCE: u8 = 16;
+/// A key's first byte has its mode in the lowest two bits, and then in three bits which of these its flags
+/// are.
+const FLAGS: [u8; 7] = [
+    0,
+    KEY_RELATION,
+    KEY_UNIQUE,
+    KEY_LOCK_ONLY,
+    KEY_RELATION | KEY_LOCK_ONLY,
+    KEY_READ,
+    KEY_RELATION | KEY_READ,
+];
+const FLAGS_SHIFT: u32 = 2;
+/// They are others, in a byte of their own.
+const OTHER_FLAGS: u8 = 7;
+/// The relation, and `since`, are not as in the key before: the differences follow.
+const HAS_RELATION: u8 = 1 << 5;
+const HAS_SINCE: u8 = 1 << 6;
+/// No hash follows, it is that of [`Key::own_hash`].
+const OWN_HASH: u8 = 1 << 7;
 
 impl Key {
     /// Its bytes after those of the key `before`, and how many they are.
     pub(super) fn encode(&self, before: &Key) -> ([u8; KEY_BYTES_MAX], usize) {
         let mut out = [0; KEY_BYTES_MAX];
-        out[0] = self.mode as u8;
+        let mut first = self.mode as u8;
         let mut at = 1;
-        let mut put = |bit: u8, bytes: &[u8]| {
-            out[0] |= bit;
-            out[at..at + bytes.len()].copy_from_slice(bytes);
-            at += bytes.len();
-        };
-        if self.flags != before.flags {
-            put(HAS_FLAGS, &[self.flags]);
+        match FLAGS.iter().position(|flags| *flags == self.flags) {
+            Some(common) => first |= (common as u8) << FLAGS_SHIFT,
+            None => {
+                first |= OTHER_FLAGS << FLAGS_SHIFT;
+                out[at] = self.flags;
+                at += 1;
+            }
         }
         if self.relation != before.relation {
-            put(HAS_RELATION, &self.relation.to_le_bytes());
+            first |= HAS_RELATION;
+            let difference = i64::from(self.relation) - i64::from(before.relation);
+            at += varint::write(varint::fold(difference), &mut out[at..]);
         }
         if self.since != before.since {
-            put(HAS_SINCE, &self.since.0.to_le_bytes());
+            first |= HAS_SINCE;
+            let difference = self.since.0.wrapping_sub(before.since.0).cast_signed();
+            at += varint::write(varint::fold(difference), &mut out[at..]);
         }
-        put(0, &self.hash.to_le_bytes());
+        if self.own_hash() == Some(self.hash) {
+            first |= OWN_HASH;
+        } else {
+            out[at..at + 8].copy_from_slice(&self.hash.to_le_bytes());
+            at += 8;
+        }
+        out[0] = first;
         (out, at)
     }
 
@@ -128,30 +152,56 @@ impl Key {
     fn decode<'a>(bytes: &'a [u8], before: &Key) -> Option<(Key, &'a [u8])> {
         let (&first, mut rest) = bytes.split_first()?;
         let mut key = Key {
-            mode: *LockMode::ALL.get(usize::from(first & 3))?,
+            mode: LockMode::ALL[usize::from(first & 3)],
             ..*before
         };
-        if first & HAS_FLAGS != 0 {
+        let common = usize::from(first >> FLAGS_SHIFT & OTHER_FLAGS);
+        if let Some(flags) = FLAGS.get(common) {
+            key.flags = *flags;
+        } else {
             (key.flags, rest) = rest.split_first().map(|(flags, rest)| (*flags, rest))?;
+            if key.flags & !KEY_FLAGS != 0 || FLAGS.contains(&key.flags) {
+                return None;
+            }
         }
         if first & HAS_RELATION != 0 {
-            let (relation, after) = rest.split_first_chunk()?;
-            (key.relation, rest) = (u32::from_le_bytes(*relation), after);
+            let (difference, after) = difference(rest)?;
+            let relation = i64::from(before.relation).checked_add(difference)?;
+            (key.relation, rest) = (relation.try_into().ok()?, after);
         }
         if first & HAS_SINCE != 0 {
-            let (since, after) = rest.split_first_chunk()?;
-            (key.since, rest) = (Gid(u64::from_le_bytes(*since)), after);
+            let (difference, after) = difference(rest)?;
+            let since = before.since.0.wrapping_add(difference.cast_unsigned());
+            (key.since, rest) = (Gid(since), after);
+        }
+        if first & OWN_HASH != 0 {
+            key.hash = key.own_hash()?;
+            return Some((key, rest));
         }
         let (hash, rest) = rest.split_first_chunk()?;
         key.hash = u64::from_le_bytes(*hash);
-        let said = |bit: u8, differs: bool| (first & bit != 0) == differs;
-        let canonical = first < HAS_SINCE << 1
-            && key.flags & !KEY_FLAGS == 0
-            && said(HAS_FLAGS, key.flags != before.flags)
-            && said(HAS_RELATION, key.relation != before.relation)
-            && said(HAS_SINCE, key.since != before.since);
-        canonical.then_some((key, rest))
+        (key.own_hash() != Some(key.hash)).then_some((key, rest))
     }
+
+    /// The hash of a relation's key into which nothing else goes: as capture has it for those who write
+    /// rows or lock them, so that it need not travel.
+    fn own_hash(&self) -> Option<u64> {
+        if self.flags & KEY_RELATION == 0 {
+            return None;
+        }
+        let what = if self.flags == KEY_RELATION | KEY_LOCK_ONLY {
+            What::Locks
+        } else {
+            What::Relation
+        };
+        Some(KeyHash::new(self.relation, what).finish())
+    }
+}
+
+/// The difference at the start of `bytes`, and what follows it. It is never 0.
+fn difference(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (number, rest) = varint::read(bytes)?;
+    (number != 0).then_some((varint::unfold(number), rest))
 }
 
 /// The keys of a writeset, one after the other. Ends early, with bytes left, at what is no key.

@@ -1,6 +1,6 @@
 //! What a transaction did: the bytes that travel. See `README.md` beside this file.
 //!
-//! Layout: [`Header`] (fixed size), then the writeset (`keys_count` of [`Key`]), then the entries.
+//! Layout: header, then the writeset ([`Key`]s), then the entries.
 
 pub mod decode;
 pub mod encode;
@@ -11,5 +11,6 @@ pub mod key;
 #[cfg(test)]
 mod tests;
 pub mod tuple;
+pub mod varint;
 
 pub use key::{Key, LockMode};

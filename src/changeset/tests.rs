@@ -1,10 +1,14 @@
 use super::decode::{
     Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header, SequenceChange, Source,
 };
-use super::encode::{Builder, Full, HEADER_BYTES, Sink};
-use super::key::{KEY_BYTES_MIN, KEY_LOCK_ONLY, KEY_UNIQUE, Key, LockMode};
+use super::encode::{Builder, CHECKSUM, Full, Sink};
+use super::key::{
+    BEFORE_FIRST, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
+};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
+use crate::capture::hash::{KeyHash, What};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
+use crate::limits::CHANGESET_KEYS_MAX;
 use proptest::prelude::*;
 
 fn header() -> Header {
@@ -18,16 +22,72 @@ fn header() -> Header {
         snapshot_gid: Gid(41),
         commit_ts: -5,
         database: Oid(16384),
-        keys_count: 0,
-        entries_count: 0,
-        keys_bytes: 0,
-        entries_bytes: 0,
     }
 }
+
+/// Bytes of [`header`]: what has a fixed size, and seven numbers (of up to 127 bytes of keys).
+const HEADER_BYTES: usize = 22 + 1 + 1 + 1 + 5 + 1 + 3 + 1;
 
 fn whole(builder: Builder<Vec<u8>>) -> Vec<u8> {
     let (head, keys, entries) = builder.finish(header());
     [head.to_vec(), keys, entries].concat()
+}
+
+/// The same bytes with a right checksum.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let crc = crc32fast::hash(&bytes[CHECKSUM.end..]).to_le_bytes();
+    bytes[CHECKSUM].copy_from_slice(&crc);
+    bytes
+}
+
+/// The bytes that a builder makes of what these say: the same, or they should have been refused.
+fn rebuilt(c: &Changeset<'_>) -> Vec<u8> {
+    let mut keys = Vec::new();
+    let mut before = BEFORE_FIRST;
+    for key in c.keys() {
+        let (bytes, len) = key.encode(&before);
+        keys.extend_from_slice(&bytes[..len]);
+        before = key;
+    }
+    // Every relation is opened when it is asked for.
+    let mut b = Builder::bounded(keys, Vec::new(), 0, 0);
+    for entry in c.entries() {
+        let room = match entry.expect("whole") {
+            Entry::Relation {
+                oid,
+                fingerprint,
+                natts,
+            } => b.relation(oid, fingerprint, natts),
+            Entry::Insert(row) => b.insert(&row),
+            Entry::Update {
+                identity,
+                changed,
+                new,
+            } => b.update(&identity, changed, &new),
+            Entry::Delete(identity) => b.delete(&identity),
+            Entry::Batch(rows) => b.batch(rows),
+            Entry::Leave(identity) => b.leave(&identity),
+            Entry::Truncate(oids) => b.truncate(&oids.map(|oid| oid.0).collect::<Vec<_>>()),
+            Entry::Notify { channel, payload } => b.notify(channel, payload),
+            Entry::LargeObject { oid, owner, acl } => b.large_object(oid, owner, acl),
+            Entry::LargeObjectGone(oid) => b.large_object_gone(oid),
+            Entry::Sequence { oid, change } => b.sequence(oid, change),
+            Entry::Source(source) => b.source(source),
+            Entry::Fragments(_) => unreachable!("none was sent"),
+        };
+        room.expect("room");
+    }
+    let (head, keys, entries) = b.finish(*c.header());
+    [head.to_vec(), keys, entries].concat()
+}
+
+/// What is read is what would be written. (Lists of fragments have no numbers but of a fixed size.)
+fn refused_or_canonical(bytes: &[u8]) {
+    if let Ok(c) = Changeset::parse(bytes)
+        && c.fragments().is_none()
+    {
+        assert_eq!(rebuilt(&c), bytes);
+    }
 }
 
 fn row<'a>(natts: u16, bitmap: Option<&'a [u8]>, data: &'a [u8]) -> TupleBytes<'a> {
@@ -38,22 +98,44 @@ fn row<'a>(natts: u16, bitmap: Option<&'a [u8]>, data: &'a [u8]) -> TupleBytes<'
     }
 }
 
-fn example() -> Vec<u8> {
-    let mut b = Builder::new(Vec::new(), Vec::new());
-    let key = |hash, mode, flags| Key {
+/// Keys of every form: with and without a relation and `since` of their own, flags that are rare, and hashes
+/// that say no more than the relation.
+fn example_keys() -> Vec<Key> {
+    let key = |hash, relation, since, mode, flags| Key {
         hash,
-        since: Gid(40),
-        relation: 16390,
+        since: Gid(since),
+        relation,
         mode,
         flags,
     };
+    let of_relation = |what| KeyHash::new(16390, what).finish();
+    let [writer, locker] = [What::Relation, What::Locks].map(of_relation);
+    vec![
+        key(writer, 16390, 40, LockMode::KeyShare, KEY_RELATION),
+        key(1, 16390, 40, LockMode::Update, 0),
+        key(2, 16390, 40, LockMode::Update, KEY_UNIQUE),
+        key(3, 16400, 38, LockMode::KeyShare, KEY_LOCK_ONLY),
+        key(4, 16400, 38, LockMode::Update, KEY_UNIQUE | KEY_FROM_SINCE),
+        key(
+            locker,
+            16390,
+            41,
+            LockMode::KeyShare,
+            KEY_RELATION | KEY_LOCK_ONLY,
+        ),
+    ]
+}
+/// Bytes of each of them.
+const KEYS_BYTES: [usize; 6] = [1 + 3 + 1, 1 + 8, 1 + 8, 1 + 1 + 1 + 8, 1 + 1 + 8, 1 + 1 + 1];
+
+fn example() -> Vec<u8> {
+    let mut b = Builder::new(Vec::new(), Vec::new());
+    for key in example_keys() {
+        b.key(key).expect("room");
+    }
     b.relation(Oid(16390), 0xfeed_beef, 3).expect("room");
-    b.key(key(1, LockMode::Update, 0)).expect("room");
-    b.key(key(2, LockMode::Update, KEY_UNIQUE)).expect("room");
     b.insert(&row(3, None, b"\x01\0\0\0\x09abc")).expect("room");
     b.relation(Oid(16400), 0xdead, 2).expect("room");
-    b.key(key(3, LockMode::KeyShare, KEY_LOCK_ONLY))
-        .expect("room");
     b.update(
         &row(1, None, b"\x05\0\0\0"),
         Bitmap(&[0b10]),
@@ -150,8 +232,8 @@ fn large_objects_are_read_back() {
     ];
     assert_eq!(seen, wanted);
 
-    let length = 1 + 4 + 1 + "owner".len() + 1 + 1 + acl.map_or(0, <[u8]>::len);
-    for (at, byte) in [(5, 3), (12, 200), (length - 1, 1)] {
+    let length = 1 + 3 + 1 + "owner".len() + 1 + 1 + acl.map_or(0, <[u8]>::len);
+    for (at, byte) in [(4, 3), (11, 100), (length - 1, 1)] {
         let error = broken(&bytes, at, byte);
         assert_eq!(error, DecodeError::Entry(0), "byte {at}");
     }
@@ -161,21 +243,15 @@ fn large_objects_are_read_back() {
 fn broken(bytes: &[u8], at: usize, byte: u8) -> DecodeError {
     let mut bytes = bytes.to_vec();
     bytes[HEADER_BYTES + at] = byte;
-    bytes[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
-    let crc = crc32fast::hash(&bytes).to_le_bytes();
-    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
-    Changeset::parse(&bytes).map(|_| ()).expect_err("wrong")
+    let parsed = Changeset::parse(&sealed(bytes)).map(|_| ());
+    parsed.expect_err("wrong")
 }
 
 #[test]
 fn notifications_need_no_relation_and_a_channel() {
     let bytes = notifications();
     let c = Changeset::parse(&bytes).expect("whole");
-    assert_eq!(
-        (c.header().keys_count, c.header().entries_count),
-        (0, 2),
-        "nothing to certify"
-    );
+    assert_eq!(c.keys().count(), 0, "nothing to certify");
     let seen: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
     let wanted = [c"first", c""].map(|payload| Entry::Notify {
         channel: c"news",
@@ -223,16 +299,8 @@ fn golden(name: &str, bytes: &[u8]) {
 fn what_was_built_is_read_back() {
     let bytes = example();
     let c = Changeset::parse(&bytes).expect("whole");
-    let h = c.header();
-    let same = Header {
-        keys_count: 3,
-        entries_count: 7,
-        keys_bytes: h.keys_bytes,
-        entries_bytes: h.entries_bytes,
-        ..header()
-    };
-    assert_eq!(*h, same);
-    assert_eq!(c.keys().map(|k| k.hash).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(*c.header(), header());
+    assert_eq!(c.keys().collect::<Vec<_>>(), example_keys());
     let entries: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
     assert_eq!(
         entries[0],
@@ -281,8 +349,8 @@ fn golden_bytes_of_sequence_entries() {
     b.sequence(Oid(16390), SET).expect("room");
     #[rustfmt::skip]
     assert_eq!(b.into_sinks().1, [
-        8, 6, 64, 0, 0, 1, 32, 0, 0, 0, 2, 1, 0, 0, 5, 0, 0, 0, 0, 0, 0, 64,
-        8, 6, 64, 0, 0, 2, 254, 255, 255, 255, 255, 255, 255, 255, 1,
+        8, 134, 128, 1, 1, 32, 130, 2, 5, 0, 0, 0, 0, 0, 0, 64,
+        8, 134, 128, 1, 2, 254, 255, 255, 255, 255, 255, 255, 255, 1,
     ]);
 }
 
@@ -309,16 +377,13 @@ fn a_broken_sequence_entry_is_an_error() {
         b.sequence(Oid(7), change).expect("room");
         let mut bytes = whole(b);
         bytes[HEADER_BYTES + at] = byte;
-        bytes[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
-        let crc = crc32fast::hash(&bytes).to_le_bytes();
-        bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
-        Changeset::parse(&bytes).map(|_| ())
+        Changeset::parse(&sealed(bytes)).map(|_| ())
     };
-    assert_eq!(with(TAKE, 6, 31), Ok(()));
-    assert_eq!(with(TAKE, 6, 0), Err(DecodeError::Entry(0)), "no values");
-    assert_eq!(with(TAKE, 5, 3), Err(DecodeError::Entry(0)), "no such kind");
-    assert_eq!(with(SET, 14, 0), Ok(()));
-    assert_eq!(with(SET, 14, 2), Err(DecodeError::Entry(0)), "no boolean");
+    assert_eq!(with(TAKE, 3, 31), Ok(()));
+    assert_eq!(with(TAKE, 3, 0), Err(DecodeError::Entry(0)), "no values");
+    assert_eq!(with(TAKE, 2, 3), Err(DecodeError::Entry(0)), "no such kind");
+    assert_eq!(with(SET, 11, 0), Ok(()));
+    assert_eq!(with(SET, 11, 2), Err(DecodeError::Entry(0)), "no boolean");
 }
 
 #[test]
@@ -350,7 +415,7 @@ enum Step {
     Insert(Vec<u8>),
     Delete(Vec<u8>),
     Leave(Vec<u8>),
-    Update(Vec<u8>, u16),
+    Update(Vec<u8>, u8),
     Batch(Vec<Vec<u8>>),
     Truncate(Vec<u32>),
     Notify(u8),
@@ -368,7 +433,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             data().prop_map(Step::Insert),
             data().prop_map(Step::Delete),
             data().prop_map(Step::Leave),
-            (data(), 1..20u16).prop_map(|(d, n)| Step::Update(d, n)),
+            (data(), 0..3u8).prop_map(|(d, how)| Step::Update(d, how)),
             prop::collection::vec(data(), 0..4).prop_map(Step::Batch),
             prop::collection::vec(any::<u32>(), 1..4).prop_map(Step::Truncate),
             any::<u8>().prop_map(Step::Notify),
@@ -435,8 +500,8 @@ fn half_an_entry_stays_when_memory_ends() {
         let (head, first, second) = b.finish(header());
         let bytes = [head.to_vec(), first.0, second.0].concat();
         let c = Changeset::parse(&bytes).expect("what was accepted is whole");
-        assert_eq!(c.header().entries_count, entries);
-        assert_eq!(c.header().keys_count, keys);
+        assert_eq!(c.entries().count() as u32, entries);
+        assert_eq!(c.keys().count() as u32, keys);
     }
 }
 
@@ -455,18 +520,35 @@ fn a_relation_whose_layout_changed_is_not_opened_again() {
     b.insert(&row(1, None, b"x")).expect("room");
     let bytes = whole(b);
     let c = Changeset::parse(&bytes).expect("whole");
-    assert_eq!(c.header().entries_count, 7);
+    assert_eq!(c.entries().count(), 7);
 }
 
 /// One that shares some of all that it says with others.
-fn some_key(hash: u64) -> Key {
-    Key {
-        hash,
-        since: Gid(hash & 1),
-        relation: (hash >> 1 & 1) as u32,
-        mode: LockMode::ALL[(hash >> 2 & 3) as usize],
-        flags: if hash & 16 == 0 { 0 } else { KEY_LOCK_ONLY },
+fn some_key(number: u64) -> Key {
+    let relation = [1, 2, 16_400, u32::MAX][(number & 3) as usize];
+    let key = Key {
+        hash: number,
+        since: Gid([0, 1, 1 << 40, u64::MAX][(number >> 2 & 3) as usize]),
+        relation,
+        mode: LockMode::ALL[(number >> 4 & 3) as usize],
+        flags: (number >> 6) as u8 & KEY_FLAGS,
+    };
+    if number >> 14 & 1 == 0 {
+        return key;
     }
+    // Nothing but a relation goes into it.
+    let relation = (number >> 32) as u32;
+    let what = [What::Relation, What::Locks, What::Row][(number >> 15) as usize % 3];
+    Key {
+        hash: KeyHash::new(relation, what).finish(),
+        relation,
+        ..key
+    }
+}
+
+/// Attributes of the relations of [`Step`].
+fn natts(relation: u32) -> u16 {
+    [4, 8, 20][relation as usize - 1]
 }
 
 proptest! {
@@ -484,14 +566,16 @@ proptest! {
                 continue;
             }
             match step {
-                Step::Relation(r) => { b.relation(Oid(r), 7, 20).unwrap(); relation = r; }
+                Step::Relation(r) => { b.relation(Oid(r), 7, natts(r)).unwrap(); relation = r; }
                 Step::Insert(d) => { b.insert(&row(4, None, &d)).unwrap(); rows.push((relation, d)); }
                 Step::Delete(d) => { b.delete(&row(1, Some(&[1]), &d)).unwrap(); rows.push((relation, d)); }
                 Step::Leave(d) => { b.leave(&row(1, Some(&[1]), &d)).unwrap(); rows.push((relation, d)); }
-                Step::Update(d, n) => {
-                    let bits = vec![0xa5; bitmap_bytes(n)];
-                    b.update(&row(1, None, b"id"), Bitmap(&bits), &row(n, Some(&bits), &d)).unwrap();
-                    rows.push((relation, d));
+                Step::Update(d, how) => {
+                    let n = natts(relation);
+                    let (bits, others) = (vec![0xa5; bitmap_bytes(n)], vec![0x24; bitmap_bytes(n)]);
+                    let bitmap = [None, Some(&bits[..]), Some(&others[..])][usize::from(how)];
+                    b.update(&row(1, None, b"id"), Bitmap(&bits), &row(n, bitmap, &d)).unwrap();
+                    rows.push((relation, [&d, bitmap.unwrap_or(&[]), &bits].concat()));
                 }
                 Step::Batch(all) => {
                     b.batch(all.iter().map(|d| row(4, None, d)).collect::<Vec<_>>().into_iter()).unwrap();
@@ -532,9 +616,13 @@ proptest! {
         for entry in c.entries() {
             match entry.unwrap() {
                 Entry::Relation { oid, .. } => current = oid.0,
-                Entry::Insert(t) | Entry::Delete(t) | Entry::Leave(t) | Entry::Update { new: t, .. } => seen.push((current, t.data.to_vec())),
+                Entry::Insert(t) | Entry::Delete(t) | Entry::Leave(t) => seen.push((current, t.data.to_vec())),
+                Entry::Update { new, changed, .. } => {
+                    prop_assert_eq!(new.natts, natts(current));
+                    seen.push((current, [new.data, new.bitmap.unwrap_or(&[]), changed.0].concat()));
+                }
                 Entry::Truncate(oids) => {
-                    seen.push((current, oids.iter().flat_map(|o| o.0.to_le_bytes()).collect()));
+                    seen.push((current, oids.flat_map(|o| o.0.to_le_bytes()).collect()));
                 }
                 Entry::Fragments(_) => unreachable!("none was sent"),
                 Entry::Batch(rows) => seen.extend(rows.map(|t| (current, t.data.to_vec()))),
@@ -549,6 +637,7 @@ proptest! {
         let mut got: Vec<Key> = c.keys().collect();
         got.dedup();
         prop_assert_eq!(got, keys);
+        prop_assert_eq!(rebuilt(&c), bytes);
     }
 
     /// Bytes that came over a network can be anything.
@@ -561,14 +650,48 @@ proptest! {
         prop_assert!(Changeset::parse(&bad).is_err());
         prop_assert!(Changeset::parse(&good[..cut.index(good.len())]).is_err());
         // With a right checksum the structure is checked all the same.
-        let n = HEADER_BYTES;
-        bad[n - 4..n].fill(0);
-        let crc = crc32fast::hash(&bad).to_le_bytes();
-        bad[n - 4..n].copy_from_slice(&crc);
-        if let Ok(c) = Changeset::parse(&bad) {
-            prop_assert!(c.entries().all(|e| e.is_ok()));
-            let _ = c.keys().count();
+        refused_or_canonical(&sealed(bad));
+    }
+
+    #[test]
+    fn any_header_is_read_back(
+        flags in 0..16u16, group: u64, origin: u16, life: u32, isolation in 0..4u8,
+        xid: u64, snapshot: u64, commit_ts: i64, database: u32, keys in 0..300u64,
+    ) {
+        let header = Header {
+            flags,
+            group: GroupId(group),
+            origin: MemberId(origin),
+            incarnation: Incarnation(life),
+            isolation,
+            xid,
+            snapshot_gid: Gid(snapshot),
+            commit_ts,
+            database: Oid(database),
+        };
+        let mut b = Builder::new(Vec::new(), Vec::new());
+        for hash in 0..keys {
+            b.key(Key { hash, ..BEFORE_FIRST }).unwrap();
         }
+        let at_most = b.total_bytes();
+        let (head, keys, entries) = b.finish(header);
+        let bytes = [head.to_vec(), keys, entries].concat();
+        prop_assert!(bytes.len() <= at_most);
+        let c = Changeset::parse(&bytes).unwrap();
+        prop_assert_eq!(*c.header(), header);
+        prop_assert_eq!(rebuilt(&c), bytes);
+    }
+
+    /// Bytes behind a right header: as the writeset and entries of a changeset.
+    #[test]
+    fn what_is_read_is_what_would_be_written(
+        keys in prop::collection::vec(prop_oneof![3 => 0..4u8, 1 => any::<u8>()], 0..40),
+        entries in prop::collection::vec(prop_oneof![3 => 0..14u8, 1 => any::<u8>()], 0..40),
+    ) {
+        refused_or_canonical(&whole(Builder::new(keys.clone(), Vec::new())));
+        let opened = [&[1, 9][..], &[7; 8], &[3], &entries].concat();
+        refused_or_canonical(&whole(Builder::new(Vec::new(), opened.clone())));
+        refused_or_canonical(&whole(Builder::new(keys, opened)));
     }
 
     #[test]
@@ -577,38 +700,136 @@ proptest! {
     }
 }
 
+/// Any one byte of each changeset is any other byte, with a right checksum.
+#[test]
+fn no_byte_can_be_said_in_two_ways() {
+    for good in [example(), notifications(), large_objects(), sourced()] {
+        for at in CHECKSUM.end..good.len() {
+            for byte in 0..=u8::MAX {
+                let mut bytes = good.clone();
+                bytes[at] = byte;
+                refused_or_canonical(&sealed(bytes));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_in_another_form_is_refused() {
+    let parse = |bytes: &[u8]| {
+        let keys = whole(Builder::new(bytes.to_vec(), Vec::new()));
+        Changeset::parse(&keys).map(|c| c.keys().count())
+    };
+    const HASH: [u8; 8] = [9; 8];
+    let writer = KeyHash::new(0, What::Relation).finish().to_le_bytes();
+    let forms: [(&str, &[&[u8]], &[&[u8]]); 9] = [
+        (
+            "a common flag",
+            &[&[0x0b], &HASH],
+            &[&[0x1f, KEY_UNIQUE], &HASH],
+        ),
+        (
+            "flags that none has",
+            &[&[0x1f, 9], &HASH],
+            &[&[0x1f, 128], &HASH],
+        ),
+        ("no difference", &[&[0x23, 2], &HASH], &[&[0x23, 0], &HASH]),
+        (
+            "a relation below 0",
+            &[&[0x23, 2], &HASH],
+            &[&[0x23, 1], &HASH],
+        ),
+        (
+            "no difference of since",
+            &[&[0x43, 2], &HASH],
+            &[&[0x43, 0], &HASH],
+        ),
+        (
+            "a long number",
+            &[&[0x43, 2], &HASH],
+            &[&[0x43, 0x82, 0], &HASH],
+        ),
+        ("its relation's hash", &[&[4], &HASH], &[&[4], &writer]),
+        ("no hash, no relation", &[&[0x84]], &[&[0x80]]),
+        ("cut off", &[&[0x43, 2], &HASH], &[&[0x43, 2], &HASH[1..]]),
+    ];
+    for (form, right, wrong) in forms {
+        assert_eq!(parse(&right.concat()), Ok(1), "{form}");
+        assert_eq!(parse(&wrong.concat()), Err(DecodeError::Key), "{form}");
+    }
+}
+
+#[test]
+fn an_update_whose_new_row_has_the_bitmap_of_what_changed_does_not_say_it_twice() {
+    let bytes = |bitmap: Option<&[u8]>| {
+        let mut b = Builder::new(Vec::new(), Vec::new());
+        b.relation(Oid(1), 2, 9).expect("room");
+        let new = row(9, bitmap, b"new");
+        b.update(&row(9, Some(&[1, 0]), b"id"), Bitmap(&[6, 0]), &new)
+            .expect("room");
+        let bytes = whole(b);
+        let c = Changeset::parse(&bytes).expect("whole");
+        let Some(Ok(Entry::Update { new: read, .. })) = c.entries().last() else {
+            panic!("no update")
+        };
+        assert_eq!(read, new);
+        bytes[HEADER_BYTES + 11..].to_vec()
+    };
+    let identity = [&[3, 2 << 2 | 1, 1, 0][..], b"id", &[6, 0]].concat();
+    assert_eq!(
+        bytes(Some(&[6, 0])),
+        [&identity[..], &[3 << 2 | 2], b"new"].concat()
+    );
+    assert_eq!(
+        bytes(Some(&[2, 0])),
+        [&identity[..], &[3 << 2 | 1, 2, 0], b"new"].concat()
+    );
+    assert_eq!(bytes(None), [&identity[..], &[3 << 2], b"new"].concat());
+}
+
 #[test]
 fn versions_and_kinds_that_are_unknown_are_named() {
     let fixed = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = example();
         change(&mut bytes);
-        bytes[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
-        let crc = crc32fast::hash(&bytes).to_le_bytes();
-        bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
-        Changeset::parse(&bytes).map(|_| ()).expect_err("wrong")
+        let parsed = Changeset::parse(&sealed(bytes)).map(|_| ());
+        parsed.expect_err("wrong")
     };
-    assert_eq!(fixed(&|b| b[4] = 9), DecodeError::Version(9));
-    // Its three keys: the first says relation and since, the others their flags and hash.
-    let second = HEADER_BYTES + KEY_BYTES_MIN + 4 + 8;
-    let entries = second + 2 * (KEY_BYTES_MIN + 1);
-    assert_eq!(fixed(&|b| b[entries] = 99), DecodeError::Kind(99, 0));
-    assert_eq!(fixed(&|b| b[second] |= 32), DecodeError::Key);
-    assert_eq!(fixed(&|b| b[second + 1] |= 128), DecodeError::Key);
-    // Said although it is as before; and cut off in the last key.
-    assert_eq!(fixed(&|b| b[second + 1] = 0), DecodeError::Key);
-    assert_eq!(fixed(&|b| b[entries - 10] |= 16), DecodeError::Key);
-    assert_eq!(fixed(&|b| b[19] = 1), DecodeError::Reserved);
-    // The first row without its relation; a row with more attributes than its relation.
-    let no_relation = fixed(&|b| {
-        b.drain(entries..entries + 15);
-        b[64] -= 15;
-        b[56] -= 1;
+    assert_eq!(fixed(&|b| b[0] = b'P'), DecodeError::Magic);
+    assert_eq!(fixed(&|b| b[1] = 2), DecodeError::Version(2));
+    // A flag that there is not, a longer number, more bytes of keys than there are.
+    let keys_bytes = HEADER_BYTES - 1;
+    assert_eq!(fixed(&|b| b[22] |= 64), DecodeError::Header);
+    assert_eq!(fixed(&|b| b[keys_bytes - 1] = 0), DecodeError::Header);
+    let too_few = fixed(&|b| {
+        b.truncate(100);
+        b[keys_bytes] = 127;
     });
+    assert_eq!(too_few, DecodeError::Length);
+    assert_eq!(fixed(&|b| b.truncate(keys_bytes)), DecodeError::Header);
+    // The last key is cut off; or there is more behind it, which is none.
+    assert_eq!(fixed(&|b| b[keys_bytes] -= 1), DecodeError::Key);
+    assert_eq!(fixed(&|b| b[keys_bytes] += 1), DecodeError::Key);
+    let entries = HEADER_BYTES + KEYS_BYTES.iter().sum::<usize>();
+    assert_eq!(fixed(&|b| b[entries] = 99), DecodeError::Kind(99, 0));
+    // The first row without its relation; a row with as many attributes as its relation, said once more.
+    let no_relation = fixed(&|b| drop(b.drain(entries..entries + 13)));
     assert_eq!(no_relation, DecodeError::Entry(0));
-    assert_eq!(fixed(&|b| b[entries + 13] = 2), DecodeError::Entry(15));
-    // Counts that promise more than there is.
-    assert_eq!(fixed(&|b| b[56] += 1), DecodeError::Length);
-    assert_eq!(fixed(&|b| b[52] += 1), DecodeError::Length);
-    assert_eq!(fixed(&|b| b[59] = 0xff), DecodeError::Length);
-    assert_eq!(fixed(&|b| b[55] = 0xff), DecodeError::TooBig);
+    let said_twice = fixed(&|b| {
+        b[entries + 14] |= 2;
+        b.insert(entries + 15, 3);
+    });
+    assert_eq!(said_twice, DecodeError::Entry(13));
+}
+
+#[test]
+fn a_writeset_of_too_many_keys_is_refused() {
+    let writeset = |count: usize| {
+        // As before, with the hash of its relation.
+        let keys = vec![0x84; count];
+        let bytes = whole(Builder::new(keys, Vec::new()));
+        Changeset::parse(&bytes).map(|c| c.keys().count())
+    };
+    assert_eq!(writeset(CHANGESET_KEYS_MAX), Ok(CHANGESET_KEYS_MAX));
+    assert_eq!(writeset(CHANGESET_KEYS_MAX + 1), Err(DecodeError::TooBig));
 }

@@ -38,6 +38,8 @@ pub struct GroupState {
     pub helper_errors: i64,
     /// Triggers that failed where a change was applied.
     pub trigger_errors: u64,
+    /// Bytes of own changesets.
+    pub changeset_bytes: u64,
     /// Why it failed.
     pub failure: Option<String>,
 }
@@ -75,7 +77,7 @@ impl<'a> Asked<'a> {
 
 fn ask(server: &Server, client: &mut Client) -> Result<GroupState> {
     let sql = "SELECT state, group_name::text, database::text, member_id, last_committed_gid, last_ordered_gid, \
-               apply_queue, members, voters, commits, applied, certification_failures, local_victims, helper_errors, failure, trigger_errors \
+               apply_queue, members, voters, commits, applied, certification_failures, local_victims, helper_errors, failure, trigger_errors, changeset_bytes \
                FROM pg_stat_get_replication_group()";
     let row = client
         .query_opt(sql, &[])
@@ -100,6 +102,7 @@ fn ask(server: &Server, client: &mut Client) -> Result<GroupState> {
         helper_errors: row.get(13),
         failure: row.get(14),
         trigger_errors: row.get::<_, i64>(15).cast_unsigned(),
+        changeset_bytes: row.get::<_, i64>(16).cast_unsigned(),
     })
 }
 

@@ -8,6 +8,7 @@
 //! followed by whose fragments (worker u32, ticket u64) are not needed; a word of how many fragments were
 //! applied early by the position of the transaction's first u64 and their number u64.
 
+use crate::changeset;
 use crate::changeset::fragment::{FRAGMENTS_OF_BYTES, FragmentsOf, fragment_name};
 use crate::ids::{Gid, MemberId};
 use crate::limits::RESERVED_RELATIONS_MAX;
@@ -19,7 +20,8 @@ pub const ENVELOPE_BYTES: usize = 32;
 /// Bytes of a whole status message.
 pub const STATUS_BYTES: usize = ENVELOPE_BYTES + 16;
 
-const VERSION: u8 = 1;
+/// Of these messages and of all that they carry: fragments have none of their own.
+pub const VERSION: u8 = changeset::decode::VERSION;
 const KIND_CHANGESET: u8 = 1;
 const KIND_STATUS: u8 = 2;
 const KIND_RESERVE: u8 = 3;
@@ -75,12 +77,13 @@ pub enum Message {
     Applied(Report, u64, u32),
 }
 
-/// Bytes that are no message. The same on every member, so the message is passed over alike.
+/// Bytes that are no message. The same on every member, so the message is passed over alike; but for one
+/// of another version, which others may be able to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageError {
     /// Shorter than its kind needs, or longer.
     Length(usize),
-    /// Of a later version.
+    /// Of another version.
     Version(u8),
     /// No such kind.
     Kind(u8),
@@ -271,7 +274,7 @@ mod tests {
         );
         #[rustfmt::skip]
         let golden: [u8; STATUS_BYTES] = [
-            2, 1, 0, 0, 0, 0, 0, 0,
+            2, 3, 0, 0, 0, 0, 0, 0,
             2, 1, 0, 0, 0, 0, 0, 0,
             4, 3, 0, 0, 0, 0, 0, 0,
             6, 5, 0, 0, 0, 0, 0, 0,
@@ -286,7 +289,7 @@ mod tests {
         let relations = [1, 2, 3, 4, 5, 6, 7, 0x0102_0304];
         let bytes = reserve(REPORT, relations);
         assert_eq!(bytes.len(), RESERVE_BYTES);
-        assert_eq!(bytes[..2], [3, 1]);
+        assert_eq!(bytes[..2], [3, 3]);
         #[rustfmt::skip]
         assert_eq!(&bytes[ENVELOPE_BYTES..], &[
             1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0,
@@ -294,7 +297,7 @@ mod tests {
         ]);
         assert_eq!(parse(&bytes), Ok(Message::Reserve(REPORT, relations)));
         let bytes = release(REPORT, MemberId(5), 0x0102);
-        assert_eq!(bytes[..2], [4, 1]);
+        assert_eq!(bytes[..2], [4, 3]);
         #[rustfmt::skip]
         assert_eq!(&bytes[ENVELOPE_BYTES..], &[
             5, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0,
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn golden_bytes_of_what_was_applied_early() {
         let bytes = applied(REPORT, 0x0102, 3);
-        assert_eq!(bytes[..2], [7, 1]);
+        assert_eq!(bytes[..2], [7, 3]);
         let golden = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(bytes[ENVELOPE_BYTES..], golden);
         assert_eq!(parse(&bytes), Ok(Message::Applied(REPORT, 0x0102, 3)));

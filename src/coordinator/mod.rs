@@ -5,6 +5,7 @@ mod dispatch;
 mod early;
 pub mod event;
 pub mod io;
+pub mod kind;
 mod ledger;
 pub mod message;
 mod open;

@@ -3,7 +3,7 @@
 use super::dispatch::{Content, Work};
 use super::event::{Effect, GcsCommand, Outcome};
 use super::ledger::{Abandoning, Ahead, Own, OwnWorker, Passed};
-use super::message::{self, Message};
+use super::message::{self, Message, MessageError};
 use super::replicated::Replicated;
 use super::step::Coordinator;
 use crate::capture::read_set::searched;
@@ -127,8 +127,13 @@ impl Coordinator {
                 self.replicated.report(id.member, report);
                 self.replicated.release(member, position);
             }
+            Err(error @ MessageError::Version(_)) => {
+                let reason =
+                    format!("the group log has a {error}: it was written by another build");
+                return self.fail(reason, out);
+            }
             // The same bytes everywhere, so every member passes over it.
-            Err(_) => {}
+            Err(MessageError::Length(_) | MessageError::Kind(_)) => {}
         }
         if (id.member, id.incarnation) == (self.config.me, self.config.incarnation) {
             self.serve_readers(id.number, out);

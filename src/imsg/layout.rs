@@ -101,7 +101,7 @@ pub struct Counters {
     pub helper_errors: AtomicU64,
     /// Times that a trigger failed where a change of another member was applied.
     pub trigger_errors: AtomicU64,
-    /// Bytes of own changesets.
+    /// Bytes of own changesets and of the fragments ahead of them.
     pub changeset_bytes: AtomicU64,
 }
 

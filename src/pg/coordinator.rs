@@ -12,6 +12,7 @@ use crate::coordinator::Pace;
 use crate::coordinator::io::backend::Choice;
 use crate::coordinator::io::start::{self, Site, Started};
 use crate::coordinator::io::{join, resolve, secret};
+use crate::coordinator::kind;
 use crate::coordinator::run::{End, Loop};
 use crate::gcs::options::{self, Options};
 use crate::group_file::{self, State};
@@ -493,29 +494,16 @@ fn site(make_secret: bool) -> std::result::Result<Site, String> {
         listen,
         address,
         secret: secret::load(&file).map_err(unusable)?,
-        fingerprint: fingerprint()?,
+        fingerprint: kind::fingerprint(
+            super::patchset::PATCHSET,
+            &collation_version('c', c"en_US.UTF-8")?,
+            &collation_version('i', c"und")?,
+        ),
         log_keep_bytes: guc::log_keep_bytes(),
         helpers: guc::helpers(),
         backend: Choice::from_env(),
         pace: Pace::default(),
     })
-}
-
-/// What must be equal on all members for a row's bytes and a key's hash to mean the same.
-fn fingerprint() -> std::result::Result<String, String> {
-    Ok(format!(
-        "postgres_r {} patches {} {} {}-endian, collations of libc {}, ICU {}",
-        env!("CARGO_PKG_VERSION"),
-        super::patchset::PATCHSET,
-        std::env::consts::ARCH,
-        if cfg!(target_endian = "little") {
-            "little"
-        } else {
-            "big"
-        },
-        collation_version('c', c"en_US.UTF-8")?,
-        collation_version('i', c"und")?,
-    ))
 }
 
 /// Version of a library of collations: a locale's order may change with it, and so the equality of

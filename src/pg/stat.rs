@@ -135,6 +135,7 @@ pub unsafe fn group(call: sys::FunctionCallInfo) -> Result<sys::Datum> {
         some(n.replays.load(Relaxed)),
         some(n.helper_errors.load(Relaxed)),
         some(n.trigger_errors.load(Relaxed)),
+        some(n.changeset_bytes.load(Relaxed)),
         failure,
     ])?;
     Ok(null())

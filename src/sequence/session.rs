@@ -303,6 +303,7 @@ fn send(oid: u32, change: SequenceChange, ticket: u64) -> Result<Sent> {
         pool.free(changeset);
         return Err(commit::busy());
     }
+    commit::count_sent(changeset.len);
     Ok(Sent {
         ticket,
         incarnation,

@@ -124,7 +124,6 @@ struct Sent {
 }
 
 fn multicast(pending: Pending, local_effects: bool, source: Option<&Current>) -> Result<Sent> {
-    let control = control();
     if state() != Some(GroupState::Online) || !channel::has_coordinator() {
         return Err(closed(state()));
     }
@@ -145,16 +144,19 @@ fn multicast(pending: Pending, local_effects: bool, source: Option<&Current>) ->
         return Err(applied_already(source.source()));
     }
     let incarnation = header.incarnation.0;
-    let bytes = pending.builder.total_bytes();
-    send(finish(pending.builder, header)?)?;
-    control
-        .counters
-        .changeset_bytes
-        .fetch_add(bytes as u64, Ordering::Relaxed);
+    let changeset = finish(pending.builder, header)?;
+    send(changeset)?;
+    count_sent(changeset.len);
     Ok(Sent {
         ticket: channel::ticket(),
         incarnation,
     })
+}
+
+/// So many bytes were handed to the coordinator: a changeset, or a fragment.
+pub fn count_sent(bytes: u32) {
+    let sent = &control().counters.changeset_bytes;
+    sent.fetch_add(bytes.into(), Ordering::Relaxed);
 }
 
 /// The header of a changeset that is multicast now, of the transaction with this id.
@@ -170,10 +172,6 @@ pub fn header(flags: u16, xid: u64) -> Header {
         snapshot_gid: control.visible.passed(),
         commit_ts: backend::now(),
         database: Oid(backend::database()),
-        keys_count: 0,
-        entries_count: 0,
-        keys_bytes: 0,
-        entries_bytes: 0,
     }
 }
 

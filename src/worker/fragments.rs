@@ -184,10 +184,7 @@ fn send_next() -> Result<()> {
         let event = sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY;
         return latch::sleep_interruptible(Some(LOOK_AROUND), event);
     }
-    control()
-        .counters
-        .changeset_bytes
-        .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    commit::count_sent(bytes.len() as u32);
     with(|ahead| {
         let Some(ahead) = ahead else { return };
         ahead.unordered += 1;

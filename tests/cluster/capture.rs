@@ -1,26 +1,17 @@
 //! What is captured of a transaction, and what of it can't be.
 
-use crate::support::{PATIENCE, TestGroup, group};
+use crate::support::{PATIENCE, TestGroup, changesets, group};
+use bytes::Bytes;
 use postgres::Client;
 use postgres::error::SqlState;
+use postgres_r::changeset::decode::{Changeset, FLAG_LOCAL_EFFECTS};
 
 /// Changesets in a member's log that say that they have local effects, and all of them.
-fn changesets(group: &TestGroup, number: usize) -> (usize, usize) {
-    let log = group
-        .member(number)
-        .expect("member")
-        .data
-        .join("pg_group/log");
-    let (mut local, mut all) = (0, 0);
-    for file in std::fs::read_dir(&log).expect("the group's log") {
-        let bytes = std::fs::read(file.expect("a segment").path()).expect("read");
-        for header in bytes.windows(8).filter(|w| w.starts_with(b"PGRC")) {
-            let flags = u16::from_le_bytes([header[6], header[7]]);
-            local += usize::from(flags & postgres_r::changeset::decode::FLAG_LOCAL_EFFECTS != 0);
-            all += 1;
-        }
-    }
-    (local, all)
+fn local_effects(group: &TestGroup, number: usize) -> (usize, usize) {
+    let all = changesets(group, number);
+    let flags = |bytes: &Bytes| Changeset::parse(bytes).expect("whole").header().flags;
+    let local = all.iter().filter(|c| flags(c) & FLAG_LOCAL_EFFECTS != 0);
+    (local.count(), all.len())
 }
 
 #[test]
@@ -34,11 +25,11 @@ fn a_local_effect_marks_its_own_transaction_only() {
     let mut run = |sql: &str| client.batch_execute(sql).expect(sql);
     run("INSERT INTO u VALUES (1)");
     run("INSERT INTO t VALUES (1)");
-    assert_eq!(changesets(&group, 1), (0, 1));
+    assert_eq!(local_effects(&group, 1), (0, 1));
     run("BEGIN; INSERT INTO u VALUES (2); INSERT INTO t VALUES (2); COMMIT");
     run("BEGIN; INSERT INTO u VALUES (3); ROLLBACK");
     run("INSERT INTO t VALUES (3)");
-    assert_eq!(changesets(&group, 1), (1, 3));
+    assert_eq!(local_effects(&group, 1), (1, 3));
 }
 
 /// The statement is refused, with a hint; returns that.

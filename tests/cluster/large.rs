@@ -1,10 +1,11 @@
 //! Transactions whose changes go ahead of their commit, among small ones.
 
-use crate::support::{Stop, TestGroup, group, is_serialization_failure, until_committed};
+use crate::support::{
+    Stop, TestGroup, changesets, group, is_serialization_failure, until_committed,
+};
+use bytes::Bytes;
 use postgres::Client;
 use postgres::error::SqlState;
-use postgres_r::changeset::decode::Header;
-use postgres_r::changeset::encode::HEADER_BYTES;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub const SCHEMA: &str = "CREATE TABLE big (id int4 PRIMARY KEY, v text NOT NULL);
@@ -23,22 +24,6 @@ pub fn large(group: &TestGroup, member: usize) -> Client {
 
 pub fn insert(from: u32, to: u32) -> String {
     format!("INSERT INTO big SELECT i, 'row ' || i FROM generate_series({from}, {to}) i")
-}
-
-/// Bytes of the largest changeset in a member's log.
-fn largest(group: &TestGroup, number: usize) -> u32 {
-    let server = group.member(number).expect("member");
-    let mut largest = 0;
-    for file in std::fs::read_dir(server.data.join("pg_group/log")).expect("the group's log") {
-        let bytes = std::fs::read(file.expect("a segment").path()).expect("read");
-        let headers = bytes
-            .windows(HEADER_BYTES)
-            .filter_map(|w| Header::decode(w.try_into().ok()?).ok());
-        largest = headers
-            .map(|h| h.keys_bytes + h.entries_bytes)
-            .fold(largest, u32::max);
-    }
-    largest
 }
 
 /// Small transactions on a member until `stop`; counts them.
@@ -153,7 +138,8 @@ fn a_large_transaction_commits_as_a_whole_among_small_ones() {
     });
     check(&group, 80_000);
     // Keys of relations, a list of fragments and what was left.
-    let largest = largest(&group, 2);
+    let largest = changesets(&group, 2).iter().map(Bytes::len).max();
+    let largest = largest.expect("changesets");
     assert!(largest < 100_000, "a changeset of {largest} bytes");
 }
 

@@ -1,8 +1,15 @@
 //! A group of servers for one test, removed when the test ends.
 
+use bytes::Bytes;
 use postgres::error::SqlState;
 use postgres::{Client, Error};
 use postgres_r::cluster::{Cluster, Server, UpOptions, status, verify};
+use postgres_r::coordinator::message::{self, Message};
+use postgres_r::gcs::egcs::disk::{Disk, FileDisk};
+use postgres_r::gcs::egcs::log::{EntryKind, Record};
+use postgres_r::gcs::egcs::segment::{Header, Scan};
+use postgres_r::gcs::egcs::wire::decode_batch;
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -55,6 +62,35 @@ fn template() -> Arc<Template> {
 pub struct TestGroup {
     cluster: Option<Cluster>,
     _template: Arc<Template>,
+}
+
+/// The changesets in the group log of a member that runs, those of each member in its order.
+pub fn changesets(group: &TestGroup, number: usize) -> Vec<Bytes> {
+    let server = group.member(number).expect("member");
+    let disk = FileDisk::open(server.data.join("pg_group/log"));
+    let mut found = BTreeMap::new();
+    for name in disk.list().expect("the group's log") {
+        let bytes = disk.whole(&name).expect("read");
+        // The next one is made before it is written to.
+        let Some(header) = Header::decode(&bytes) else {
+            continue;
+        };
+        for record in Scan::new(&header, bytes).map(|found| found.record) {
+            if let Record::Entry(entry) = record
+                && entry.kind == EntryKind::Batch
+            {
+                found.extend(decode_batch(entry.data).expect("a batch"));
+            }
+        }
+    }
+    let message = |payload| message::parse(&payload).expect("a message");
+    found
+        .into_values()
+        .filter_map(|payload| match message(payload) {
+            Message::Changeset(_, bytes) => Some(bytes),
+            _ => None,
+        })
+        .collect()
 }
 
 impl Deref for TestGroup {

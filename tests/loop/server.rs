@@ -172,10 +172,6 @@ impl Server {
             snapshot_gid: since,
             commit_ts: 0,
             database: Oid(5),
-            keys_count: 0,
-            entries_count: 0,
-            keys_bytes: 0,
-            entries_bytes: 0,
         });
         [&header[..], &keys, &entries].concat()
     }

@@ -292,10 +292,6 @@ pub fn encode(room: usize, mut builder: Builder<Vec<u8>>, t: &Outgoing<'_>) -> V
         snapshot_gid: t.snapshot,
         commit_ts: 0,
         database: Oid(5),
-        keys_count: 0,
-        entries_count: 0,
-        keys_bytes: 0,
-        entries_bytes: 0,
     });
     [&vec![0xee; room][..], &header, &keys, &entries].concat()
 }

@@ -59,10 +59,6 @@ pub fn large(
         snapshot_gid: Gid(0),
         commit_ts: 0,
         database: Oid(5),
-        keys_count: 0,
-        entries_count: 0,
-        keys_bytes: 0,
-        entries_bytes: 0,
     });
     let changeset = [&[0; ENVELOPE_BYTES][..], &header, &keys, &entries].concat();
     assert!(Changeset::parse(&changeset[ENVELOPE_BYTES..]).is_ok());
