@@ -182,7 +182,7 @@ fn large_objects_are_applied_early() {
          GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC; {}",
         insert(1, 20_000)
     );
-    let mut client = begun(&group, &sql, 100);
+    let mut client = begun(&group, &sql, 80);
     client
         .batch_execute("SELECT lo_truncate(lo_open(4711, 131072), 1500000); COMMIT")
         .expect("commit");
