@@ -283,12 +283,8 @@ impl<'a> Changeset<'a> {
             source: None,
             only_rows: true,
         };
-        let mut all = changeset.keys();
-        if all.by_ref().count() > CHANGESET_KEYS_MAX {
+        if changeset.keys().check().ok_or(DecodeError::Key)? > CHANGESET_KEYS_MAX {
             return Err(DecodeError::TooBig);
-        }
-        if !all.rest().is_empty() {
-            return Err(DecodeError::Key);
         }
         for entry in changeset.entries() {
             if changeset.fragments.is_some() {

@@ -147,9 +147,10 @@ impl Key {
         (out, at)
     }
 
-    /// The key at the start of `bytes`, and what follows it. `None` if there is none that
-    /// [`Key::encode`] can have made.
-    fn decode<'a>(bytes: &'a [u8], before: &Key) -> Option<(Key, &'a [u8])> {
+    /// The key at the start of `bytes`, whether its hash is [`Key::own_hash`] and still to be worked out, and
+    /// what follows it. `None` if there is none that [`Key::encode`] can have made.
+    #[inline]
+    fn decode<'a>(bytes: &'a [u8], before: &Key) -> Option<(Key, bool, &'a [u8])> {
         let (&first, mut rest) = bytes.split_first()?;
         let mut key = Key {
             mode: LockMode::ALL[usize::from(first & 3)],
@@ -175,12 +176,11 @@ impl Key {
             (key.since, rest) = (Gid(since), after);
         }
         if first & OWN_HASH != 0 {
-            key.hash = key.own_hash()?;
-            return Some((key, rest));
+            return (key.flags & KEY_RELATION != 0).then_some((key, true, rest));
         }
         let (hash, rest) = rest.split_first_chunk()?;
         key.hash = u64::from_le_bytes(*hash);
-        (key.own_hash() != Some(key.hash)).then_some((key, rest))
+        (key.own_hash() != Some(key.hash)).then_some((key, false, rest))
     }
 
     /// The hash of a relation's key into which nothing else goes: as capture has it for those who write
@@ -220,17 +220,27 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Bytes that have not been read.
-    pub(super) fn rest(&self) -> &'a [u8] {
-        self.rest
+    /// How many they are; `None` if there is anything else.
+    pub(super) fn check(mut self) -> Option<usize> {
+        let mut count = 0;
+        while !self.rest.is_empty() {
+            (self.before, _, self.rest) = Key::decode(self.rest, &self.before)?;
+            count += 1;
+        }
+        Some(count)
     }
 }
 
 impl Iterator for Keys<'_> {
     type Item = Key;
 
+    #[inline]
     fn next(&mut self) -> Option<Key> {
-        (self.before, self.rest) = Key::decode(self.rest, &self.before)?;
-        Some(self.before)
+        let (mut key, is_own, rest) = Key::decode(self.rest, &self.before)?;
+        if is_own {
+            key.hash = key.own_hash()?;
+        }
+        (self.before, self.rest) = (key, rest);
+        Some(key)
     }
 }

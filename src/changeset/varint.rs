@@ -21,6 +21,7 @@ pub fn write(mut value: u64, out: &mut [u8]) -> usize {
 }
 
 /// The number at the start of `bytes`, and what follows it.
+#[inline]
 #[must_use]
 pub fn read(bytes: &[u8]) -> Option<(u64, &[u8])> {
     match bytes {
