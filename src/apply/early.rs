@@ -2,14 +2,15 @@
 //! is left to do when its turn comes.
 //!
 //! Until then it has no place in the order, and gives way to everybody: it waits for no lock that
-//! another transaction holds, and who waits for one of its rows gets it at the next pause. It then rolls
-//! back, and is applied as any other at its turn, as it is when anything goes wrong, or when something
+//! another transaction holds, and who waits for one of its rows, or for a relation that it has truncated,
+//! gets it at the next pause. It then rolls back, and is applied as any other at its turn, as it is when anything goes wrong, or when something
 //! that it did was rolled back at the origin. So it is in no circle of waits, and what it does early is
 //! right: a transaction that certification puts before it, and that meets it, finds it gone.
 
 use super::helper::{self, Helper, next, send};
-use super::job::{self, apply_entries, damaged};
+use super::job::{self, apply_entries, change_sequences, damaged};
 use super::rows::Applier;
+use super::truncate::{Early, lock_early};
 use crate::changeset::decode::{Changeset, Entries, Entry};
 use crate::changeset::fragment::{Counted, FRAGMENT_HEADER_BYTES, fragment_entries};
 use crate::ids::Gid;
@@ -18,7 +19,7 @@ use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::internal;
 use crate::pg::source::Assumed;
 use crate::pg::victim::Cause;
-use crate::pg::{latch, sys, transaction};
+use crate::pg::{latch, locks, sys, transaction};
 use crate::worker::channel::{set_phase, slot};
 use crate::worker::phase::Phase;
 use std::cell::Cell;
@@ -34,14 +35,24 @@ thread_local! {
 
 /// What comes for a transaction that was begun early.
 enum Came {
-    Fragment {
-        base: Gid,
-        bytes: Vec<u8>,
-    },
+    /// What it asked for.
+    Fragment(Fragment),
     /// Its changeset has passed.
     Turn(Job),
     /// It does not commit.
     End,
+    /// Nothing for a while.
+    Nothing,
+}
+
+/// A fragment that is to be applied.
+struct Fragment {
+    /// To be visible before.
+    base: Gid,
+    bytes: Vec<u8>,
+    counted: Counted,
+    /// Relations that it truncates.
+    truncates: Vec<u32>,
 }
 
 /// The current transaction is applied early: an error if it meets a lock of another.
@@ -68,8 +79,7 @@ impl Helper {
         if let (Ok(true), Some(job)) = (&done, &turn) {
             return self.committed(std::iter::once(job));
         }
-        transaction::abort()?;
-        self.tables.forget()?;
+        self.roll_back()?;
         match turn {
             Some(job) => self.apply(job),
             None => send(ToCoordinator::EarlyEnded { first }),
@@ -85,31 +95,33 @@ impl Helper {
         transaction::xid()?;
         let mut applier = Applier::new(&mut self.tables, &self.memory, snapshot);
         let mut applied: Vec<Counted> = Vec::new();
-        // What comes next can only be done at its turn.
-        let mut pauses = false;
+        // The next one, while somebody is in the way of what it truncates.
+        let mut blocked: Option<Fragment> = None;
+        send(ToCoordinator::EarlyWanted { first, nth: 0 })?;
         let job = loop {
-            if !pauses {
-                let nth = applied.len() as u32;
-                send(ToCoordinator::EarlyWanted { first, nth })?;
-            }
-            match wait(first, applied.len() as u32)? {
+            let came = wait(first, applied.len() as u32, blocked.is_some())?;
+            let is_new = matches!(came, Came::Fragment(_));
+            match came {
                 Came::End => return Ok(false),
                 Came::Turn(job) => break job,
-                Came::Fragment { base, bytes } => {
-                    let counted = all_of(applied.len() as u32, &bytes);
-                    let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
-                    if !may_be_early(entries.clone())? {
-                        pauses = true;
-                        // The origin need not wait.
-                        let nth = u32::MAX;
-                        send(ToCoordinator::EarlyWanted { first, nth })?;
-                        continue;
-                    }
-                    helper::wait_for(base, give_way_if_awaited)?;
-                    applier.resume()?;
-                    apply_entries(entries, &mut applier, None)?;
-                    applier.pause()?;
-                    applied.push(counted);
+                Came::Fragment(fragment) => blocked = Some(fragment),
+                Came::Nothing => {}
+            }
+            let Some(fragment) = &blocked else { continue };
+            helper::wait_for(fragment.base, give_way_if_awaited)?;
+            match lock_early(&fragment.truncates)? {
+                Early::Locked => {
+                    fragment.apply(&mut applier)?;
+                    applied.push(fragment.counted);
+                    blocked = None;
+                    let nth = applied.len() as u32;
+                    send(ToCoordinator::EarlyWanted { first, nth })?;
+                }
+                Early::Busy if !is_new => {}
+                Early::Busy => send(ToCoordinator::EarlyWaits { first })?,
+                Early::AtTurn => {
+                    blocked = None;
+                    send(ToCoordinator::EarlyWaits { first })?;
                 }
             }
         };
@@ -139,7 +151,9 @@ impl Helper {
         helper::wait_for(job.depends_on, || Ok(()))?;
         applier.resume()?;
         let _assumed = changeset.source().map(Assumed::new).transpose()?;
-        let position = Some((changeset.header(), job.gid));
+        let position = (changeset.header(), job.gid);
+        change_sequences(&mut applier, position)?;
+        let position = Some(position);
         for (nth, counted) in (0..).zip(list.counted()).skip(applied.len()) {
             let bytes = helper::fetch(job.gid, nth)?;
             let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
@@ -152,9 +166,40 @@ impl Helper {
     }
 }
 
-/// The next that comes, `nth` being the fragment that was asked for.
-fn wait(first: u64, nth: u32) -> Result<Came> {
+impl Fragment {
+    fn new(number: u32, base: Gid, bytes: Vec<u8>) -> Result<Fragment> {
+        let mut fragment = Fragment {
+            base,
+            counted: all_of(number, &bytes),
+            bytes,
+            truncates: Vec::new(),
+        };
+        let mut truncates = Vec::new();
+        for entry in fragment.entries()? {
+            if let Entry::Truncate(relations) = entry.map_err(|e| damaged(&e))? {
+                truncates.extend(relations.iter().map(|oid| oid.0));
+            }
+        }
+        fragment.truncates = truncates;
+        Ok(fragment)
+    }
+
+    fn entries(&self) -> Result<Entries<'_>> {
+        fragment_entries(&self.bytes, self.counted).map_err(|e| damaged(&e))
+    }
+
+    fn apply(&self, applier: &mut Applier<'_>) -> Result<()> {
+        applier.resume()?;
+        apply_entries(self.entries()?, applier, None)?;
+        applier.pause()
+    }
+}
+
+/// The next that comes, `nth` being the fragment that was asked for. `looks`: not for long, for there is
+/// something to try again.
+fn wait(first: u64, nth: u32, looks: bool) -> Result<Came> {
     let wanted = (first, nth);
+    let mut looked = false;
     loop {
         give_way_if_awaited()?;
         match next() {
@@ -167,7 +212,7 @@ fn wait(first: u64, nth: u32) -> Result<Came> {
                 if let Some(bytes) = helper::copy(fragment)
                     && (first, nth) == wanted
                 {
-                    return Ok(Came::Fragment { base, bytes });
+                    return Ok(Came::Fragment(Fragment::new(nth, base, bytes)?));
                 }
             }
             Some(ToHelper::Apply(job)) => return Ok(Came::Turn(job)),
@@ -175,16 +220,18 @@ fn wait(first: u64, nth: u32) -> Result<Came> {
             // Of what this helper was at before.
             Some(ToHelper::EarlyEnd { .. } | ToHelper::EarlyBegin { .. } | ToHelper::Quit) => {}
             Some(ToHelper::Fragment { fragment, .. }) => helper::discard(fragment),
+            None if looked && looks => return Ok(Came::Nothing),
             None => {
                 let event = sys::WAIT_EVENT_REPLICATION_HELPER_MAIN;
                 latch::sleep_interruptible(Some(LOOK_AROUND), event)?;
+                looked = true;
             }
         }
     }
 }
 
 fn give_way_if_awaited() -> Result<()> {
-    if transaction::is_awaited()? {
+    if transaction::is_awaited()? || locks::is_exclusive_awaited()? {
         Err(gives_way())
     } else {
         Ok(())
@@ -195,16 +242,4 @@ fn give_way_if_awaited() -> Result<()> {
 fn all_of(number: u32, fragment: &[u8]) -> Counted {
     let bytes = fragment.len().saturating_sub(FRAGMENT_HEADER_BYTES) as u32;
     Counted { number, bytes }
-}
-
-/// Whether these are only what a rollback undoes, what needs no GID, and what keeps nobody out of more than
-/// rows (and of dropping the owner of a large object).
-fn may_be_early(entries: Entries<'_>) -> Result<bool> {
-    for entry in entries {
-        let entry = entry.map_err(|e| damaged(&e))?;
-        if matches!(entry, Entry::Truncate(_) | Entry::Sequence { .. }) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

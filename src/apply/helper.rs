@@ -109,8 +109,7 @@ impl Helper {
             // One with a lower GID needed what we held; we begin anew behind it.
             let gave_way = error.sqlstate() == "40001" && victim::is_wanted();
             let report = (error.sqlstate(), error.message());
-            transaction::abort()?;
-            self.tables.forget()?;
+            self.roll_back()?;
             if is_committed(&job) {
                 break Ok(());
             }
@@ -164,6 +163,13 @@ impl Helper {
         slot.gid.store(job.gid.0, Ordering::SeqCst);
         set_phase(Phase::Certified);
         Ok(Applier::new(&mut self.tables, &self.memory, snapshot))
+    }
+
+    /// Rolls the transaction back.
+    pub(super) fn roll_back(&mut self) -> Result<()> {
+        self.tables.settle_files()?;
+        transaction::abort()?;
+        self.tables.forget()
     }
 
     fn attempt(&mut self, job: &Job) -> Result<()> {

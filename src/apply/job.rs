@@ -4,10 +4,10 @@ use super::rows::{Applier, Change};
 use super::tables::BATCH_ROWS;
 use super::updates::Update;
 use super::whole_rows::Run;
-use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry, Header};
+use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry, Header, SequenceChange};
 use crate::changeset::fragment::fragment_entries;
 use crate::changeset::tuple::TupleBytes;
-use crate::ids::Gid;
+use crate::ids::{Gid, Oid};
 use crate::pg::guard::Result;
 use crate::pg::heap::{Context, internal};
 use crate::pg::victim::Cause;
@@ -75,7 +75,28 @@ pub fn apply(
     apply_entries(changeset.entries(), applier, position)
 }
 
-/// Entries that open their relation, of a changeset with this header at this position, if it is known.
+/// Changes the sequences whose changes had to wait, in their order. Nothing else of the transaction looks at
+/// them.
+pub(super) fn change_sequences(applier: &mut Applier<'_>, position: (&Header, Gid)) -> Result<()> {
+    for (oid, change) in std::mem::take(&mut applier.sequences) {
+        change_sequence(oid, change, applier, position)?;
+    }
+    Ok(())
+}
+
+fn change_sequence(
+    oid: Oid,
+    change: SequenceChange,
+    applier: &mut Applier<'_>,
+    (header, gid): (&Header, Gid),
+) -> Result<()> {
+    set_relation(oid.0);
+    sequence::apply(oid, change, header, gid)?;
+    applier.catch_up()
+}
+
+/// Entries that open their relation, of a changeset with this header at this position; while it is not known,
+/// changes of sequences are kept for [`change_sequences`].
 pub(super) fn apply_entries(
     entries: Entries<'_>,
     applier: &mut Applier<'_>,
@@ -199,11 +220,10 @@ impl<'c> Doing<'c> {
                 applier.catch_up()
             }
             Entry::Sequence { oid, change } => {
-                let (header, gid) =
-                    position.ok_or_else(|| internal("a sequence is changed out of its turn"))?;
-                set_relation(oid.0);
-                sequence::apply(oid, change, header, gid)?;
-                applier.catch_up()?;
+                match position {
+                    Some(position) => change_sequence(oid, change, applier, position)?,
+                    None => applier.sequences.push((oid, change)),
+                }
                 set_relation(relation);
                 Ok(())
             }

@@ -8,5 +8,6 @@ pub mod rows;
 mod run;
 pub mod tables;
 pub mod triggers;
+mod truncate;
 pub mod updates;
 pub mod whole_rows;

@@ -4,10 +4,11 @@ use super::tables::{BATCH_BYTES, BATCH_ROWS, Index, Table, Tables};
 use super::updates::{Columns, Update};
 use super::whole_rows::Run;
 use crate::capture::layout::{self, Attr, Span};
+use crate::changeset::decode::SequenceChange;
 use crate::changeset::tuple::TupleBytes;
+use crate::ids::Oid;
 use crate::pg::guard::{PgError, Result};
 use crate::pg::heap::{self, Context, Indexes, Outcome, Slot, Snapshot, UniqueCheck, internal};
-use crate::pg::relation;
 use crate::pg::sys;
 use crate::pg::transaction;
 use crate::pg::trigger::{self, Event, When};
@@ -38,8 +39,8 @@ pub struct Applier<'t> {
     pub(super) memory: &'t Context,
     /// Something was written that the snapshot doesn't show yet.
     pub(super) written: bool,
-    /// Relations have new files.
-    truncated: bool,
+    /// Changes of sequences that wait for the transaction's turn.
+    pub(super) sequences: Vec<(Oid, SequenceChange)>,
     /// All transactions before this one are visible.
     pub(super) in_order: bool,
     /// Triggers that have failed.
@@ -58,7 +59,7 @@ impl<'t> Applier<'t> {
             snapshot,
             memory,
             written: false,
-            truncated: false,
+            sequences: Vec::new(),
             in_order: false,
             failed: HashSet::new(),
             spans: Vec::new(),
@@ -227,28 +228,6 @@ impl<'t> Applier<'t> {
         Ok(outcome)
     }
 
-    /// Truncates relations together.
-    pub fn truncate(&mut self, relations: &[u32]) -> Result<()> {
-        // Their files and those of their indexes are replaced, which nobody may have open.
-        self.tables.rest()?;
-        self.tables.forget()?;
-        let mut has_triggers = false;
-        for oid in relations {
-            has_triggers |= has_truncate_triggers(*oid)?;
-        }
-        if has_triggers {
-            self.take_turn()?;
-            self.fire_truncate(relations, When::Before)?;
-        }
-        self.truncated = true;
-        heap::truncate(relations)?;
-        self.catch_up()?;
-        if has_triggers {
-            self.fire_truncate(relations, When::After)?;
-        }
-        Ok(())
-    }
-
     /// Something was done in commands of its own. What was written before them must not be as in the
     /// snapshot any more: of a row that an earlier command has changed PostgreSQL does not say so.
     pub fn catch_up(&mut self) -> Result<()> {
@@ -269,11 +248,7 @@ impl<'t> Applier<'t> {
     /// All entries are done.
     pub fn finish(self) -> Result<()> {
         self.tables.rest()?;
-        // The end of the transaction settles which files relations have: nobody may have them open.
-        if self.truncated {
-            self.tables.forget()?;
-        }
-        Ok(())
+        self.tables.settle_files()
     }
 
     /// Lets the snapshot show what was written so far, here and by triggers.
@@ -367,16 +342,6 @@ pub(super) fn check(attrs: &[Attr], row: &TupleBytes, spans: &mut Vec<Span>) -> 
         return Err(internal("a row points to values of another server"));
     }
     Ok(())
-}
-
-/// Locks a relation that is to be truncated; whether triggers fire for it.
-fn has_truncate_triggers(oid: u32) -> Result<bool> {
-    let mode = sys::AccessExclusiveLock as i32;
-    let rel = relation::open(oid, mode)?;
-    let rel = rel.ok_or_else(|| internal(format!("relation {oid} does not exist here")))?;
-    let fired = trigger::is_fired(rel, true);
-    relation::close(rel, 0)?;
-    Ok(fired)
 }
 
 fn has_varwidth(attrs: &[Attr], spans: &[Span]) -> bool {

@@ -67,8 +67,7 @@ impl Helper {
             sys::DEBUG1,
             &format!("transactions {first} to {last} are applied one by one: {error}"),
         );
-        transaction::abort()?;
-        self.tables.forget()?;
+        self.roll_back()?;
         Ok(false)
     }
 

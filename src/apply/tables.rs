@@ -102,6 +102,8 @@ pub struct Tables {
     context: Context,
     /// Serial number of the current transaction.
     transaction: u64,
+    /// It has given relations new files.
+    new_files: bool,
     changes_seen: u64,
 }
 
@@ -124,6 +126,7 @@ impl Tables {
             owner: Owner::new()?,
             context: Context::under_cache(c"pgr helper tables")?,
             transaction: 0,
+            new_files: false,
             changes_seen: CHANGES.get(),
         })
     }
@@ -136,6 +139,25 @@ impl Tables {
     /// A transaction has begun: locks are to be taken anew.
     pub fn begin(&mut self) {
         self.transaction += 1;
+        self.new_files = false;
+    }
+
+    /// The current transaction is about to give relations new files, and those of their indexes, which nobody
+    /// may have open.
+    pub fn replace_files(&mut self) -> Result<()> {
+        self.rest()?;
+        self.new_files = true;
+        self.forget()
+    }
+
+    /// Before the end of a transaction, which settles which files relations have: nobody may have those open
+    /// that got new ones.
+    pub fn settle_files(&mut self) -> Result<()> {
+        if self.new_files {
+            self.forget()
+        } else {
+            Ok(())
+        }
     }
 
     /// The table, open and locked until the end of the transaction.

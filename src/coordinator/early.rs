@@ -29,7 +29,7 @@ struct Begun {
     wanted: Option<u32>,
     /// How many were ordered.
     ordered: u32,
-    /// It was begun anew, and is not near the last yet: the origin does not wait for that.
+    /// It was begun anew, or had to wait, and is not near the last yet: the origin does not wait for that.
     behind: bool,
     /// The last of them, so that who keeps up need not read the log.
     recent: VecDeque<Recent>,
@@ -142,6 +142,15 @@ impl Dispatch {
         }
         begun.behind &= begun.ordered.saturating_sub(nth) > EARLY_KEPT_MAX as u32;
         !begun.behind
+    }
+
+    /// A helper can't go on for now. Whether the origin is to hear that it need not wait.
+    pub fn early_waits(&mut self, helper: u32, first: u64) -> bool {
+        let is_early = self.is_early(helper, first);
+        if is_early && let Some(begun) = self.early.begun.get_mut(&first) {
+            return !std::mem::replace(&mut begun.behind, true);
+        }
+        false
     }
 
     /// A fragment was read from the log.

@@ -166,6 +166,14 @@ pub enum Event {
         /// From 0, among all that were sent.
         nth: u32,
     },
+    /// A helper can't go on for now with what it has begun early, or not before its turn: nobody is to wait
+    /// for it.
+    EarlyWaits {
+        /// Which.
+        helper: u32,
+        /// As in [`Effect::Early`].
+        first: u64,
+    },
     /// A helper has rolled back what it had begun early.
     EarlyEnded {
         /// Which.

@@ -113,7 +113,8 @@ impl Coordinator {
         }
     }
 
-    /// Tells the group how many fragments of a transaction a helper here has; `None`: it gave up.
+    /// Tells the group how many fragments of a transaction a helper here has; `None`: it is not to be waited
+    /// for.
     pub(super) fn say_applied(&mut self, first: u64, applied: Option<u32>, out: &mut Vec<Effect>) {
         if self.opening.may_send() {
             let applied = applied.unwrap_or(NOT_EARLY);

@@ -172,6 +172,11 @@ impl Coordinator {
                     self.say_applied(first, Some(nth), out);
                 }
             }
+            Event::EarlyWaits { helper, first } => {
+                if self.dispatch.early_waits(helper, first) {
+                    self.say_applied(first, None, out);
+                }
+            }
             Event::EarlyEnded { helper, first } => {
                 if self.dispatch.early_ended(helper, first) {
                     self.say_applied(first, None, out);

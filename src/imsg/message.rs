@@ -45,6 +45,11 @@ pub enum ToCoordinator {
         /// From 0, among all that were sent.
         nth: u32,
     },
+    /// A helper can't go on for now with what it has begun early, or not before its turn.
+    EarlyWaits {
+        /// As in [`ToCoordinator::EarlyWanted`].
+        first: u64,
+    },
     /// A helper has rolled back what it had begun early.
     EarlyEnded {
         /// As in [`ToCoordinator::EarlyWanted`].
@@ -302,6 +307,7 @@ impl From<ToCoordinator> for Words {
             ToCoordinator::FragmentWanted { gid, nth } => words![16, gid.0, nth.into()],
             ToCoordinator::EarlyWanted { first, nth } => words![17, first, nth.into()],
             ToCoordinator::EarlyEnded { first } => words![18, first],
+            ToCoordinator::EarlyWaits { first } => words![19, first],
         }
     }
 }
@@ -354,6 +360,7 @@ impl TryFrom<Words> for ToCoordinator {
                 nth: w[2] as u32,
             },
             18 => Self::EarlyEnded { first: w[1] },
+            19 => Self::EarlyWaits { first: w[1] },
             _ => return Err(BadMessage),
         })
     }
@@ -551,6 +558,7 @@ mod tests {
                 nth: u32::MAX,
             },
             ToCoordinator::EarlyEnded { first: ticket },
+            ToCoordinator::EarlyWaits { first: ticket },
         ]);
         survives(&[
             ToWorker::Pass { ticket, gid },

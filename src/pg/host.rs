@@ -164,6 +164,11 @@ impl PgHost {
                     out.push_back(Event::EarlyWanted { helper, first, nth });
                 }
             }
+            ToCoordinator::EarlyWaits { first } => {
+                if let Some(helper) = self.helpers.number(from) {
+                    out.push_back(Event::EarlyWaits { helper, first });
+                }
+            }
             ToCoordinator::EarlyEnded { first } => {
                 if let Some(helper) = self.helpers.number(from) {
                     out.push_back(Event::EarlyEnded { helper, first });

@@ -1,7 +1,7 @@
-//! Locks of relations that the current transaction has.
+//! Locks of relations: those of the current transaction, and what can be locked without a wait.
 
 use super::guard::{self, Result};
-use super::sys;
+use super::{backend, sys};
 use std::ffi::c_int;
 
 type Edata = *mut *mut sys::ErrorData;
@@ -9,6 +9,14 @@ type Edata = *mut *mut sys::ErrorData;
 unsafe extern "C" {
     fn pgr_shim_relation_locks(out: *mut *mut RelationLock, n: *mut c_int, e: Edata) -> c_int;
     fn pgr_shim_release_relation(database: u32, relation: u32, mode: c_int, e: Edata) -> c_int;
+    fn pgr_shim_lock_if_free(
+        relation: u32,
+        mode: c_int,
+        held: *mut bool,
+        got: *mut bool,
+        e: Edata,
+    ) -> c_int;
+    fn pgr_shim_is_exclusive_awaited(out: *mut bool, e: Edata) -> c_int;
 }
 
 /// A relation that is locked. `PgrRelationLock` in `shim_locks.c`.
@@ -49,4 +57,46 @@ pub fn release(lock: RelationLock, mode: i32) -> Result<()> {
     } = lock;
     // SAFETY: nothing that is open needs the lock any more.
     guard::call0(|e| unsafe { pgr_shim_release_relation(database, relation, mode, e) })
+}
+
+/// Relations of this database that were not locked in ACCESS EXCLUSIVE mode before; each is given back unless
+/// all are kept.
+#[derive(Debug, Default)]
+pub struct Exclusive(Vec<u32>);
+
+impl Exclusive {
+    /// Locks one more, unless the transaction has it locked so; false if somebody is in the way. Never waits.
+    pub fn add(&mut self, relation: u32) -> Result<bool> {
+        let (mut held, mut got) = (false, false);
+        let mode = sys::AccessExclusiveLock as c_int;
+        // SAFETY: writes to live locals.
+        guard::call0(|e| unsafe {
+            pgr_shim_lock_if_free(relation, mode, &raw mut held, &raw mut got, e)
+        })?;
+        if got {
+            self.0.push(relation);
+        }
+        Ok(held || got)
+    }
+
+    /// Gives all of them back. Nothing was done under them.
+    pub fn give_back(self) -> Result<()> {
+        for relation in self.0 {
+            let lock = RelationLock {
+                database: backend::database(),
+                relation,
+                modes: 0,
+            };
+            release(lock, sys::AccessExclusiveLock as c_int)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether somebody waits for a relation that the transaction has locked in ACCESS EXCLUSIVE mode.
+pub fn is_exclusive_awaited() -> Result<bool> {
+    // SAFETY: writes to a live local.
+    guard::call(false, |out, e| unsafe {
+        pgr_shim_is_exclusive_awaited(out, e)
+    })
 }

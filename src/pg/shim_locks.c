@@ -1,10 +1,11 @@
 /*
- * Locks of relations that the current transaction has, at its end: which, and
- * giving them back.
+ * Locks of relations: which the current transaction has, giving them back, taking
+ * them without a wait, and who waits for them.
  */
 #include "shim.h"
 
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
@@ -21,6 +22,9 @@ typedef struct PgrRelationLock
 extern int	pgr_shim_relation_locks(PgrRelationLock **out, int *n, ErrorData **edata);
 extern int	pgr_shim_release_relation(Oid database, Oid relation, LOCKMODE mode,
 									  ErrorData **edata);
+extern int	pgr_shim_lock_if_free(Oid relation, LOCKMODE mode, bool *held, bool *got,
+								  ErrorData **edata);
+extern int	pgr_shim_is_exclusive_awaited(bool *out, ErrorData **edata);
 
 /*
  * Those that are in the lock table, as far as there is room; their number.
@@ -134,4 +138,56 @@ int
 pgr_shim_release_relation(Oid database, Oid relation, LOCKMODE mode, ErrorData **edata)
 {
 	PGR_GUARD(edata, release_relation(database, relation, mode));
+}
+
+static void
+lock_if_free(Oid relation, LOCKMODE mode, bool *held, bool *got)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+	*held = LockHeldByMe(&tag, mode, false);
+	*got = !*held && ConditionalLockRelationOid(relation, mode);
+}
+
+/*
+ * Locks a relation of this database unless the transaction has it locked so, which
+ * *held says, or somebody is in the way.  Never waits.
+ */
+int
+pgr_shim_lock_if_free(Oid relation, LOCKMODE mode, bool *held, bool *got,
+					  ErrorData **edata)
+{
+	PGR_GUARD(edata, lock_if_free(relation, mode, held, got));
+}
+
+static bool
+is_exclusive_awaited(void)
+{
+	bool		awaited = false;
+
+	for (int i = 0; i < NUM_LOCK_PARTITIONS && !awaited; i++)
+	{
+		dlist_iter	iter;
+
+		LWLockAcquire(LockHashPartitionLockByIndex(i), LW_SHARED);
+		dlist_foreach(iter, &MyProc->myProcLocks[i])
+		{
+			PROCLOCK   *held = dlist_container(PROCLOCK, procLink, iter.cur);
+			LOCK	   *lock = held->tag.myLock;
+
+			awaited |= lock->tag.locktag_type == LOCKTAG_RELATION &&
+				(held->holdMask & LOCKBIT_ON(AccessExclusiveLock)) != 0 &&
+				lock->waitMask != 0;
+		}
+		LWLockRelease(LockHashPartitionLockByIndex(i));
+	}
+	return awaited;
+}
+
+/* Does anyone wait for a relation that the transaction keeps from all others? */
+int
+pgr_shim_is_exclusive_awaited(bool *out, ErrorData **edata)
+{
+	PGR_GUARD(edata, *out = is_exclusive_awaited());
 }

@@ -76,7 +76,7 @@ pub fn xid() -> Result<u64> {
 }
 
 /// Whether somebody waits for the end of this transaction, which has an id: for a row, or an index
-/// entry. Not, who waits for a lock of a whole table.
+/// entry. Not, who waits for a lock of a whole table: see [`super::locks::is_exclusive_awaited`].
 pub fn is_awaited() -> Result<bool> {
     // SAFETY: writes to a live local.
     guard::call(false, |out, e| unsafe { pgr_shim_is_awaited(out, e) })

@@ -24,7 +24,7 @@ fn begun(group: &TestGroup, sql: &str, pages: u32) -> Client {
     client
 }
 
-fn await_given_up(group: &TestGroup, number: usize) {
+pub fn await_given_up(group: &TestGroup, number: usize) {
     group.await_value(group.member(number).expect("member"), EARLY, 0);
 }
 

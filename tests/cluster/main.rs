@@ -21,6 +21,7 @@ mod notify;
 mod order;
 mod pipeline;
 mod refused;
+mod reload;
 mod retry;
 mod retry_batches;
 mod rows;

@@ -180,11 +180,21 @@ impl Server {
                 what,
             } => {
                 let gives_up = ctx.rng.per_mille(100);
-                let event = match running.helpers[helper as usize].early(first, &what) {
-                    Some(nth) if !gives_up => Event::EarlyWanted { helper, first, nth },
-                    _ => Event::EarlyEnded { helper, first },
+                let nth = running.helpers[helper as usize].early(first, &what);
+                let Some(nth) = nth.filter(|_| !gives_up) else {
+                    let event = Event::EarlyEnded { helper, first };
+                    return self.tell_coordinator(ctx, 1000 + helper, event);
                 };
-                self.tell_coordinator(ctx, 1000 + helper, event);
+                // Somebody is in its way, for a while or until its turn.
+                let waits = ctx.rng.per_mille(100);
+                if waits {
+                    let event = Event::EarlyWaits { helper, first };
+                    self.tell_coordinator(ctx, 1000 + helper, event);
+                }
+                if !waits || ctx.rng.per_mille(500) {
+                    let event = Event::EarlyWanted { helper, first, nth };
+                    self.tell_coordinator(ctx, 1000 + helper, event);
+                }
             }
             Effect::SetState(state) => {
                 ctx.trace(|| format!("{me} is {state:?}"));

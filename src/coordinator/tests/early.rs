@@ -277,3 +277,59 @@ fn half_of_the_helpers_are_left_for_other_work() {
     assert_eq!(told(&mut b), [] as [(u32, u64, &str); 0]);
     assert_eq!(reads(&mut b), [first + 1]);
 }
+
+#[test]
+fn the_origin_does_not_wait_for_who_can_t_go_on_until_it_is_near_again() {
+    let mut b = Bench::online();
+    let near = EARLY_KEPT_MAX as u32;
+    let (fragments, _) = begun(&mut b, 2 * near);
+    let first = b.seq;
+    let said = |b: &mut Bench, event: Event| {
+        let before = b.sent.len();
+        b.step(event);
+        let said: Vec<_> = (b.sent.iter().skip(before))
+            .map(|(_, payload)| match message::parse(payload) {
+                Ok(message::Message::Applied(_, _, applied)) => applied,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        (said, told(b))
+    };
+    let helper = 2;
+    let wants = |nth| Event::EarlyWanted { helper, first, nth };
+    let waits = || Event::EarlyWaits { helper, first };
+    told(&mut b);
+    assert_eq!(
+        said(&mut b, wants(0)),
+        (vec![0], vec![(2, first, "fragment")])
+    );
+    assert_eq!(said(&mut b, waits()), (vec![u32::MAX], vec![]));
+    assert_eq!(said(&mut b, waits()), (vec![], vec![]), "it has said so");
+    for (number, fragment) in (101..).zip(fragments) {
+        deliver_fragment(&mut b, number, fragment);
+    }
+    assert_eq!(told(&mut b), [], "it has not asked for more");
+    let (heard, _) = said(&mut b, wants(1));
+    assert_eq!(heard, [] as [u32; 0], "it goes on, and is far behind");
+    assert_eq!(reads(&mut b), [first + 1]);
+    assert_eq!(
+        said(&mut b, wants(near)),
+        (vec![near], vec![(2, first, "fragment")])
+    );
+    // Of another, and of one that is not begun.
+    assert_eq!(
+        said(&mut b, Event::EarlyWaits { helper: 1, first }),
+        (vec![], vec![])
+    );
+    let other = first + 1;
+    assert_eq!(
+        said(
+            &mut b,
+            Event::EarlyWaits {
+                helper,
+                first: other
+            }
+        ),
+        (vec![], vec![])
+    );
+}
