@@ -18,9 +18,11 @@ pub const LOG_SEGMENT_BYTES: usize = 16 << 20;
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Messages in one log entry.
 pub const BATCH_MESSAGES_MAX: usize = 512;
-/// Bytes of entries after which a fragment ends that travels ahead of its changeset; the row that
-/// passes it is the fragment's last.
+/// Bytes of entries of a fragment that travels ahead of its changeset, unless a single row has more.
 pub const FRAGMENT_BYTES: usize = 1 << 20;
+/// Bytes of entries after which there is a place at which they can be cut into fragments: the row that
+/// passes them is the last before it.
+pub const FRAGMENT_PART_BYTES: usize = 16 << 10;
 /// Fragments of one transaction that may be without a place in the order.
 pub const FRAGMENTS_AHEAD: u32 = 4;
 /// Ordered fragments that stay in memory for a helper that applies them before their changeset comes;
@@ -146,5 +148,5 @@ const _: () = assert!(READ_KEYS_MAX * KEY_BYTES_MAX < CHANGESET_BYTES_MAX / 16);
 const _: () = assert!(CHANGESET_KEYS_MAX < CERTIFIER_KEYS_MAX);
 const _: () = assert!(KEYS_EXACT_MAX + READ_KEYS_MAX < CHANGESET_KEYS_MAX);
 const _: () = assert!(KEYS_EXACT_MAX * KEY_BYTES_MAX < CHANGESET_BYTES_MAX / 16);
-const _: () = assert!(FRAGMENT_BYTES < CHANGESET_BYTES_MAX);
+const _: () = assert!(FRAGMENT_PART_BYTES < FRAGMENT_BYTES && FRAGMENT_BYTES < CHANGESET_BYTES_MAX);
 const _: () = assert!(OPEN_SILENT_BYTES < OPEN_ADMIT_BYTES && OPEN_ADMIT_BYTES < OPEN_BYTES_MAX);

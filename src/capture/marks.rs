@@ -40,6 +40,11 @@ impl<M: Copy> Marks<M> {
         self.pop_from(ended).map(|(_, mark)| mark)
     }
 
+    /// Of all of them, outermost first.
+    pub fn open(&self) -> impl Iterator<Item = M> {
+        self.stack.iter().map(|(_, mark)| *mark)
+    }
+
     /// The transaction is over.
     pub fn clear(&mut self) {
         self.stack.clear();

@@ -142,7 +142,12 @@ fn coarsen() -> Result<()> {
 }
 
 fn send_ahead() -> Result<()> {
-    let taken = with(|state| state.builder.as_mut().map(|b| b.take_entries(sink())));
+    let taken = with(|state| {
+        let State { builder, marks, .. } = state;
+        builder
+            .as_mut()
+            .map(|b| b.take_entries(sink(), marks.open()))
+    });
     if let Some((entries, first, ends)) = taken {
         fragments::put(entries, first, ends);
     }

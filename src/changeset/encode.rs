@@ -11,7 +11,7 @@ use super::key::{
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use super::varint::{self, VARINT_BYTES_MAX};
 use crate::ids::{Gid, Oid};
-use crate::limits::{CHANGESET_BYTES_MAX, FRAGMENT_BYTES, KEYS_EXACT_MAX};
+use crate::limits::{CHANGESET_BYTES_MAX, FRAGMENT_BYTES, FRAGMENT_PART_BYTES, KEYS_EXACT_MAX};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ops::{Deref, Range};
@@ -140,7 +140,8 @@ pub struct Mark {
     coarsened: u32,
     /// Bytes of all entries that count, those in fragments too.
     at: u64,
-    entries_count: u32,
+    /// Entries, those that were taken out too.
+    entries_count: u64,
     relation: Option<Relation>,
 }
 
@@ -176,6 +177,14 @@ fn is_of_row(key: &Key) -> bool {
     key.flags & (KEY_RELATION | KEY_READ | KEY_BLIND) == 0
 }
 
+/// Where entries can be cut into fragments: what follows opens its relation.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Bytes and entries before it.
+    at: usize,
+    entries: u32,
+}
+
 /// How many of the last keys are compared with a new one.
 const RECENT_KEYS: usize = 8;
 
@@ -188,12 +197,14 @@ pub struct Builder<S: Sink> {
     /// The last of `keys`.
     last_key: Key,
     entries_count: u32,
+    /// Those that were taken out before.
+    entries_taken: u64,
     /// The relation that the next row entry belongs to.
     relation: Option<Relation>,
     recent: [Option<Key>; RECENT_KEYS],
     recent_next: usize,
-    /// Where `entries` can be cut into fragments: each part opens its relation.
-    parts: Vec<usize>,
+    /// In their order. The beginning is not among them.
+    parts: Vec<Part>,
     /// Entries that have gone ahead, as far as they count, oldest first.
     counted: Vec<Counted>,
     /// Bytes of `counted`.
@@ -204,6 +215,7 @@ pub struct Builder<S: Sink> {
     coarse: BTreeMap<u32, Coarse>,
     coarsened: u32,
     fragment_bytes: usize,
+    part_bytes: usize,
     keys_exact_max: usize,
 }
 
@@ -216,6 +228,7 @@ impl<S: Sink> Builder<S> {
             keys_count: 0,
             last_key: BEFORE_FIRST,
             entries_count: 0,
+            entries_taken: 0,
             relation: None,
             recent: [None; RECENT_KEYS],
             recent_next: 0,
@@ -226,6 +239,7 @@ impl<S: Sink> Builder<S> {
             coarse: BTreeMap::new(),
             coarsened: 0,
             fragment_bytes: FRAGMENT_BYTES,
+            part_bytes: FRAGMENT_PART_BYTES,
             keys_exact_max: KEYS_EXACT_MAX,
         }
     }
@@ -235,6 +249,7 @@ impl<S: Sink> Builder<S> {
     pub fn bounded(keys: S, entries: S, fragment_bytes: usize, keys_exact_max: usize) -> Self {
         Self {
             fragment_bytes,
+            part_bytes: fragment_bytes.div_ceil(8),
             keys_exact_max,
             ..Self::new(keys, entries)
         }
@@ -281,19 +296,22 @@ impl<S: Sink> Builder<S> {
     /// other members compare with theirs. Costs nothing if it is the relation of the last row.
     pub fn relation(&mut self, oid: Oid, fingerprint: u64, natts: u16) -> Result<(), Full> {
         let relation = Some((oid, fingerprint, natts));
-        let start = self.parts.last().copied().unwrap_or(0);
-        let part_ends = self.entries.len() - start >= self.fragment_bytes;
+        let start = self.parts.last().map_or(0, |part| part.at);
+        let part = Part {
+            at: self.entries.len(),
+            entries: self.entries_count,
+        };
+        let part_ends = part.at - start >= self.part_bytes;
         if self.relation == relation && !part_ends {
             return Ok(());
         }
-        let at = self.entries.len();
         self.entry(ENTRY_RELATION, |pen| {
             pen.varints([oid.0.into()])?;
             pen.put(&fingerprint.to_le_bytes())?;
             pen.varints([natts.into()])
         })?;
         if part_ends {
-            self.parts.push(at);
+            self.parts.push(part);
         }
         self.relation = relation;
         Ok(())
@@ -475,7 +493,7 @@ impl<S: Sink> Builder<S> {
             last_key: self.last_key,
             coarsened: self.coarsened,
             at: self.ahead + self.entries.len() as u64,
-            entries_count: self.entries_count,
+            entries_count: self.entries_taken + u64::from(self.entries_count),
             relation: self.relation,
         }
     }
@@ -495,8 +513,8 @@ impl<S: Sink> Builder<S> {
             let len = (mark.at - self.ahead) as usize;
             assert!(len <= self.entries.len(), "a mark of the past");
             self.entries.truncate(len);
-            self.parts.retain(|part| *part < len);
-            self.entries_count = mark.entries_count;
+            self.parts.retain(|part| part.at < len);
+            self.entries_count = (mark.entries_count - self.entries_taken) as u32;
             self.relation = mark.relation;
         } else {
             // What follows is a fragment of its own.
@@ -515,14 +533,31 @@ impl<S: Sink> Builder<S> {
         }
     }
 
-    /// Takes out all entries, to be sent ahead: the sink, the number of the first fragment of it, and
-    /// where each ends. They count unless they are rolled back.
-    pub fn take_entries(&mut self, fresh: S) -> (S, u32, Vec<usize>) {
+    /// Takes out entries, to be sent ahead: the sink, the number of the first fragment of it, and where each
+    /// ends. They count unless they are rolled back. Those behind one of the marks in `open`, which come
+    /// outermost first, can still be: they stay, in `fresh`, as far as at least half of all goes.
+    pub fn take_entries(
+        &mut self,
+        mut fresh: S,
+        open: impl IntoIterator<Item = Mark>,
+    ) -> (S, u32, Vec<usize>) {
+        let all = Part {
+            at: self.entries.len(),
+            entries: self.entries_count,
+        };
+        let kept_from = self.part_before(open);
+        let cut = kept_from.filter(|part| copy_from(&self.entries, part.at, &mut fresh).is_ok());
+        let cut = cut.unwrap_or(all);
+        self.entries.truncate(cut.at);
         let taken = std::mem::replace(&mut self.entries, fresh);
-        let mut ends = std::mem::take(&mut self.parts);
-        if !taken.is_empty() {
-            ends.push(taken.len());
-        }
+        let mut parts = std::mem::take(&mut self.parts);
+        let rest = parts.split_off(parts.partition_point(|part| part.at < cut.at));
+        let begun = rest.iter().filter(|part| part.at > cut.at);
+        self.parts.extend(begun.map(|part| Part {
+            at: part.at - cut.at,
+            entries: part.entries - cut.entries,
+        }));
+        let ends = self.ends(&parts, cut.at);
         let first = self.next_fragment;
         let mut start = 0;
         for end in &ends {
@@ -532,10 +567,42 @@ impl<S: Sink> Builder<S> {
             self.next_fragment += 1;
             start = *end;
         }
-        self.ahead += taken.len() as u64;
-        self.entries_count = 0;
-        self.relation = None;
+        self.ahead += cut.at as u64;
+        self.entries_taken += u64::from(cut.entries);
+        self.entries_count -= cut.entries;
+        if self.entries_count == 0 {
+            self.relation = None;
+        }
         (taken, first, ends)
+    }
+
+    /// Where the last part begins of which nothing lies behind the first of these marks that leaves half
+    /// of all before it.
+    fn part_before(&self, open: impl IntoIterator<Item = Mark>) -> Option<Part> {
+        let len = self.entries.len();
+        open.into_iter().find_map(|mark| {
+            let behind = mark.at.checked_sub(self.ahead)? as usize;
+            let before = self.parts.partition_point(|part| part.at <= behind);
+            let last = self.parts[..before].last().copied();
+            last.filter(|part| part.at >= len.div_ceil(2) && behind < len)
+        })
+    }
+
+    /// Where the fragments end into which so many bytes with these parts are cut: as few as may be.
+    fn ends(&self, parts: &[Part], bytes: usize) -> Vec<usize> {
+        let mut ends = Vec::new();
+        let (mut start, mut last) = (0, 0);
+        for at in parts.iter().map(|part| part.at).chain([bytes]) {
+            if at - start > self.fragment_bytes && last > start {
+                ends.push(last);
+                start = last;
+            }
+            last = at;
+        }
+        if last > start {
+            ends.push(last);
+        }
+        ends
     }
 
     /// Says which of the fragments that went ahead count, and whose they are; the last entry.
@@ -752,6 +819,22 @@ fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
         out.len += varint::write(number, &mut out.bytes[out.len..]);
     }
     out
+}
+
+/// Appends what lies behind so many bytes to another sink, which is empty; all or nothing.
+fn copy_from<S: Sink>(sink: &S, from: usize, to: &mut S) -> Result<(), Full> {
+    let (mut at, mut result) = (0, Ok(()));
+    sink.each(&mut |piece| {
+        let behind = &piece[from.saturating_sub(at).min(piece.len())..];
+        at += piece.len();
+        if result.is_ok() && !behind.is_empty() {
+            result = to.append(behind);
+        }
+    });
+    if result.is_err() {
+        to.truncate(0);
+    }
+    result
 }
 
 /// Appends a key to others, of which `last` is the last.

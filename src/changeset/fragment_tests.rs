@@ -1,7 +1,7 @@
 //! What counts of a transaction whose entries went ahead in part, after any nested rollbacks.
 
 use super::decode::{Changeset, DecodeError, Entries, Entry, Header};
-use super::encode::{Builder, Coarse, Mark};
+use super::encode::{Builder, Coarse, Full, Mark, Sink};
 use super::fragment::{
     Counted, FRAGMENT_HEADER_BYTES, FragmentsOf, fragment_entries, fragment_header, fragment_name,
 };
@@ -41,9 +41,13 @@ fn insert(builder: &mut Builder<Vec<u8>>, relation: u32, row: u64) {
     builder.insert(&tuple).expect("room");
 }
 
-/// Sends all entries ahead: appends the fragments to those sent before.
-fn send(builder: &mut Builder<Vec<u8>>, sent: &mut Vec<Vec<u8>>) {
-    let (entries, first, ends) = builder.take_entries(Vec::new());
+/// Sends entries ahead, but for what these marks may take back: appends the fragments to those sent before.
+fn send_but(
+    builder: &mut Builder<Vec<u8>>,
+    sent: &mut Vec<Vec<u8>>,
+    open: impl IntoIterator<Item = Mark>,
+) {
+    let (entries, first, ends) = builder.take_entries(Vec::new(), open);
     assert_eq!(first as usize, sent.len());
     let mut start = 0;
     for end in ends {
@@ -53,6 +57,11 @@ fn send(builder: &mut Builder<Vec<u8>>, sent: &mut Vec<Vec<u8>>) {
         start = end;
     }
     assert_eq!(start, entries.len());
+}
+
+fn send(builder: &mut Builder<Vec<u8>>, sent: &mut Vec<Vec<u8>>) {
+    send_but(builder, sent, []);
+    assert_eq!(builder.entries_bytes(), 0, "all of it goes");
 }
 
 fn rows(entries: Entries<'_>, into: &mut Vec<(u32, u64)>) {
@@ -90,6 +99,7 @@ fn applied(changeset: &[u8], sent: &[Vec<u8>]) -> Vec<(u32, u64)> {
 enum Step {
     Insert(u32),
     Send,
+    SendBut,
     Savepoint,
     RollBack(usize),
     Release,
@@ -98,7 +108,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1..3u32).prop_map(Step::Insert),
-        2 => Just(Step::Send),
+        1 => Just(Step::Send),
+        2 => Just(Step::SendBut),
         2 => Just(Step::Savepoint),
         2 => (0..3usize).prop_map(Step::RollBack),
         1 => Just(Step::Release),
@@ -109,7 +120,7 @@ proptest! {
     #[test]
     fn what_counts_is_what_was_not_rolled_back(
         steps in prop::collection::vec(step(), 1..120),
-        fragment_bytes in 1..200usize,
+        fragment_bytes in prop_oneof![1..200usize, 200..2000usize],
     ) {
         let mut builder = Builder::bounded(Vec::new(), Vec::new(), fragment_bytes, 100);
         let mut sent = Vec::new();
@@ -122,6 +133,11 @@ proptest! {
                     model.push((relation, number));
                 }
                 Step::Send => send(&mut builder, &mut sent),
+                Step::SendBut => {
+                    let before = builder.entries_bytes();
+                    send_but(&mut builder, &mut sent, marks.iter().map(|m| m.0));
+                    prop_assert!(builder.entries_bytes() <= before / 2);
+                }
                 Step::Savepoint => marks.push((builder.mark(), model.len())),
                 Step::RollBack(up) => {
                     marks.truncate(marks.len().saturating_sub(up));
@@ -264,4 +280,116 @@ fn nothing_follows_the_list_of_fragments() {
     insert(&mut builder, 1, 2);
     let refused = Changeset::parse(&finish(builder)).err();
     assert_eq!(refused, Some(DecodeError::Length));
+}
+
+/// Fragments, and their lengths as far as they count.
+fn counted(changeset: &[u8]) -> Vec<Counted> {
+    let changeset = Changeset::parse(changeset).expect("a changeset");
+    let lists = changeset.fragments().into_iter();
+    lists.flat_map(|list| list.counted()).collect()
+}
+
+#[test]
+fn what_a_small_subtransaction_may_take_back_is_not_sent() {
+    let mut builder = Builder::bounded(Vec::new(), Vec::new(), 2000, 100);
+    let (mut sent, mut kept) = (Vec::new(), Vec::new());
+    let mut row = 0;
+    // The statement of a loop, in a savepoint of its own, and its exception block.
+    let outer = builder.mark();
+    for number in 0..100 {
+        let inner = builder.mark();
+        let before = kept.len();
+        for _ in 0..10 {
+            if builder.entries_bytes() > 2000 {
+                send_but(&mut builder, &mut sent, [outer, inner]);
+            }
+            row += 1;
+            insert(&mut builder, 1 + row as u32 % 2, row);
+            kept.push((1 + row as u32 % 2, row));
+        }
+        if number % 3 == 0 {
+            builder.rollback(inner);
+            kept.truncate(before);
+        }
+    }
+    assert!(sent.len() > 10);
+    builder.fragments(OF).expect("room");
+    let changeset = finish(builder);
+    let all: Vec<Counted> = (0..)
+        .zip(&sent)
+        .map(|(number, fragment)| Counted {
+            number,
+            bytes: (fragment.len() - FRAGMENT_HEADER_BYTES) as u32,
+        })
+        .collect();
+    assert_eq!(counted(&changeset), all, "nothing of it was taken back");
+    assert_eq!(applied(&changeset, &sent), kept);
+}
+
+#[test]
+fn what_a_large_subtransaction_may_take_back_is_sent() {
+    let mut builder = Builder::bounded(Vec::new(), Vec::new(), 1000, 100);
+    let mut sent = Vec::new();
+    insert(&mut builder, 1, 0);
+    let mark = builder.mark();
+    for row in 1..100 {
+        insert(&mut builder, 1, row);
+    }
+    send_but(&mut builder, &mut sent, [mark]);
+    assert_eq!(builder.entries_bytes(), 0);
+    builder.rollback(mark);
+    builder.fragments(OF).expect("room");
+    assert_eq!(applied(&finish(builder), &sent), [(1, 0)]);
+}
+
+/// A sink that takes so much.
+#[derive(Debug)]
+struct Small(Vec<u8>, usize);
+
+impl Sink for Small {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        if self.0.len() + bytes.len() > self.1 {
+            return Err(Full);
+        }
+        self.0.append(&mut bytes.to_vec());
+        Ok(())
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+    // In pieces, as the server's.
+    fn each(&self, visit: &mut dyn FnMut(&[u8])) {
+        self.0.chunks(7).for_each(visit);
+    }
+}
+
+#[test]
+fn all_is_sent_if_there_is_no_room_for_what_could_stay() {
+    for (room, stays) in [(10_000, true), (20, false)] {
+        let small = |room| Small(Vec::new(), room);
+        let mut builder = Builder::bounded(small(0), small(10_000), 1000, 100);
+        let tuple = TupleBytes {
+            natts: 1,
+            bitmap: None,
+            data: &[7; 30],
+        };
+        let mut mark = builder.mark();
+        for row in 0..100 {
+            if row == 80 {
+                mark = builder.mark();
+            }
+            builder.relation(Oid(1), 1, 1).expect("room");
+            builder.insert(&tuple).expect("room");
+        }
+        let before = builder.entries_bytes();
+        let (taken, _, ends) = builder.take_entries(small(room), [mark]);
+        assert_eq!(ends.last(), Some(&taken.len()));
+        assert_eq!(taken.len() + builder.entries_bytes(), before);
+        assert_eq!(builder.entries_bytes() > 0, stays);
+        builder.rollback(mark);
+        assert!(!builder.has_no_entries());
+    }
 }

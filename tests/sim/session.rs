@@ -411,7 +411,7 @@ impl Transaction {
     /// All changes so far as fragments, behind `room` free bytes.
     pub fn fragments(&mut self, of: FragmentsOf, room: usize) -> Vec<Vec<u8>> {
         self.push();
-        let (entries, first, ends) = self.builder.take_entries(Vec::new());
+        let (entries, first, ends) = self.builder.take_entries(Vec::new(), []);
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let parts = starts.zip(&ends).map(|(start, end)| &entries[start..*end]);
         (first..)

@@ -36,7 +36,7 @@ pub fn large(
             data: b"row",
         };
         builder.insert(&row).expect("room");
-        let (entries, _, _) = builder.take_entries(Vec::new());
+        let (entries, _, _) = builder.take_entries(Vec::new(), []);
         let header = fragment_header(of, number, std::iter::once(&entries[..]));
         fragments.push([&[0; ENVELOPE_BYTES][..], &header, &entries].concat());
     }
