@@ -3,16 +3,16 @@
 //!
 //! Until then it has no place in the order, and gives way to everybody: it waits for no lock that
 //! another transaction holds, and who waits for one of its rows, or for a relation that it has truncated,
-//! gets it at the next pause. It then rolls back, and is applied as any other at its turn, as it is when anything goes wrong, or when something
-//! that it did was rolled back at the origin. So it is in no circle of waits, and what it does early is
-//! right: a transaction that certification puts before it, and that meets it, finds it gone.
+//! gets it at the next pause. It then rolls back, and is applied as any other at its turn, as it is when
+//! anything goes wrong; or it is begun anew, as it is when something that it did was rolled back at the
+//! origin. So it is in no circle of waits, and what it does early is right: a transaction that certification puts before it, and that meets it, finds it gone.
 
 use super::helper::{self, Helper, next, send};
 use super::job::{self, apply_entries, change_sequences, damaged};
 use super::rows::Applier;
 use super::truncate::{Early, lock_early};
-use crate::changeset::decode::{Changeset, Entries, Entry};
-use crate::changeset::fragment::{Counted, FRAGMENT_HEADER_BYTES, fragment_entries};
+use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry};
+use crate::changeset::fragment::{Counted, fragment_entries, fragment_head};
 use crate::ids::Gid;
 use crate::imsg::message::{Job, ToCoordinator, ToHelper};
 use crate::pg::guard::{PgError, Result};
@@ -131,7 +131,7 @@ impl Helper {
         *turn = Some(job);
         let changeset = Changeset::parse(&self.bytes).map_err(|e| damaged(&e))?;
         let list = changeset.fragments().filter(|list| {
-            // What was rolled back to a savepoint does not count.
+            // What was rolled back to a savepoint does not count; all may not have been told.
             list.counted()
                 .take(applied.len())
                 .eq(applied.iter().copied())
@@ -167,11 +167,17 @@ impl Helper {
 }
 
 impl Fragment {
-    fn new(number: u32, base: Gid, bytes: Vec<u8>) -> Result<Fragment> {
+    /// So many bytes of its entries count.
+    fn new(base: Gid, bytes: Vec<u8>, counting: u32) -> Result<Fragment> {
+        let head = fragment_head(&bytes).ok_or_else(|| damaged(&DecodeError::Length))?;
+        let counted = Counted {
+            number: head.number,
+            bytes: counting,
+        };
         let mut fragment = Fragment {
             base,
-            counted: all_of(number, &bytes),
             bytes,
+            counted,
             truncates: Vec::new(),
         };
         let mut truncates = Vec::new();
@@ -206,13 +212,15 @@ fn wait(first: u64, nth: u32, looks: bool) -> Result<Came> {
             Some(ToHelper::EarlyFragment {
                 first,
                 nth,
+                bytes: counting,
                 base,
                 fragment,
             }) => {
                 if let Some(bytes) = helper::copy(fragment)
                     && (first, nth) == wanted
                 {
-                    return Ok(Came::Fragment(Fragment::new(nth, base, bytes)?));
+                    let fragment = Fragment::new(base, bytes, counting)?;
+                    return Ok(Came::Fragment(fragment));
                 }
             }
             Some(ToHelper::Apply(job)) => return Ok(Came::Turn(job)),
@@ -236,10 +244,4 @@ fn give_way_if_awaited() -> Result<()> {
     } else {
         Ok(())
     }
-}
-
-/// The whole fragment.
-fn all_of(number: u32, fragment: &[u8]) -> Counted {
-    let bytes = fragment.len().saturating_sub(FRAGMENT_HEADER_BYTES) as u32;
-    Counted { number, bytes }
 }

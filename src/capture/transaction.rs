@@ -148,8 +148,8 @@ fn send_ahead() -> Result<()> {
             .as_mut()
             .map(|b| b.take_entries(sink(), marks.open()))
     });
-    if let Some((entries, first, ends)) = taken {
-        fragments::put(entries, first, ends);
+    if let Some(taken) = taken {
+        fragments::put(taken);
     }
     fragments::send()
 }
@@ -343,6 +343,10 @@ impl Pending {
     /// Adds what stands for keys that were too many and entries that went ahead. Sends what is left
     /// of those. Returns the relations whose keys were too many.
     pub fn complete(&mut self) -> Result<Vec<u32>> {
+        fragments::send()?;
+        if let Some(correction) = self.builder.take_correction(sink()) {
+            fragments::put(correction);
+        }
         fragments::settle()?;
         let coarse = self.builder.coarse();
         for (relation, coarse) in &coarse {

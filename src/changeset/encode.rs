@@ -3,7 +3,7 @@
 use super::decode::{
     FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source, VERSION,
 };
-use super::fragment::{Counted, FragmentsOf};
+use super::fragment::{Counted, FragmentHead, FragmentsOf};
 use super::key::{
     BEFORE_FIRST, KEY_BLIND, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, Key,
     Keys,
@@ -185,6 +185,36 @@ struct Part {
     entries: u32,
 }
 
+/// Entries that were taken out, to be sent ahead.
+#[derive(Debug)]
+pub struct Taken<S> {
+    /// All of them.
+    pub entries: S,
+    /// Where each fragment ends.
+    pub ends: Vec<usize>,
+    /// Number of the first.
+    pub first: u32,
+    /// What the first follows: see [`FragmentHead::after`](super::fragment::FragmentHead::after). Each other one
+    /// follows all of the one before it.
+    pub after: Option<Counted>,
+}
+
+impl<S> Taken<S> {
+    /// What a fragment (from 0) says of itself, and where its entries are.
+    #[must_use]
+    pub fn fragment(&self, nth: usize, of: FragmentsOf) -> (FragmentHead, Range<usize>) {
+        let start = |nth: usize| nth.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let number = self.first + nth as u32;
+        let whole = |before: usize| Counted {
+            number: number - 1,
+            bytes: (self.ends[before] - start(before)) as u32,
+        };
+        let after = nth.checked_sub(1).map_or(self.after, |b| Some(whole(b)));
+        let head = FragmentHead { of, number, after };
+        (head, start(nth)..self.ends[nth])
+    }
+}
+
 /// How many of the last keys are compared with a new one.
 const RECENT_KEYS: usize = 8;
 
@@ -209,6 +239,8 @@ pub struct Builder<S: Sink> {
     counted: Vec<Counted>,
     /// Bytes of `counted`.
     ahead: u64,
+    /// The last of `counted` as the last fragment, or what it says, has it.
+    said: Option<Counted>,
     /// Number of the next fragment.
     next_fragment: u32,
     /// Relations whose keys are too many.
@@ -235,6 +267,7 @@ impl<S: Sink> Builder<S> {
             parts: Vec::new(),
             counted: Vec::new(),
             ahead: 0,
+            said: None,
             next_fragment: 0,
             coarse: BTreeMap::new(),
             coarsened: 0,
@@ -533,14 +566,10 @@ impl<S: Sink> Builder<S> {
         }
     }
 
-    /// Takes out entries, to be sent ahead: the sink, the number of the first fragment of it, and where each
-    /// ends. They count unless they are rolled back. Those behind one of the marks in `open`, which come
-    /// outermost first, can still be: they stay, in `fresh`, as far as at least half of all goes.
-    pub fn take_entries(
-        &mut self,
-        mut fresh: S,
-        open: impl IntoIterator<Item = Mark>,
-    ) -> (S, u32, Vec<usize>) {
+    /// Takes out entries, to be sent ahead. They count unless they are rolled back. Those behind one of the
+    /// marks in `open`, which come outermost first, can still be: they stay, in `fresh`, as far as at least half
+    /// of all goes.
+    pub fn take_entries(&mut self, mut fresh: S, open: impl IntoIterator<Item = Mark>) -> Taken<S> {
         let all = Part {
             at: self.entries.len(),
             entries: self.entries_count,
@@ -549,7 +578,7 @@ impl<S: Sink> Builder<S> {
         let cut = kept_from.filter(|part| copy_from(&self.entries, part.at, &mut fresh).is_ok());
         let cut = cut.unwrap_or(all);
         self.entries.truncate(cut.at);
-        let taken = std::mem::replace(&mut self.entries, fresh);
+        let entries = std::mem::replace(&mut self.entries, fresh);
         let mut parts = std::mem::take(&mut self.parts);
         let rest = parts.split_off(parts.partition_point(|part| part.at < cut.at));
         let begun = rest.iter().filter(|part| part.at > cut.at);
@@ -558,7 +587,7 @@ impl<S: Sink> Builder<S> {
             entries: part.entries - cut.entries,
         }));
         let ends = self.ends(&parts, cut.at);
-        let first = self.next_fragment;
+        let (first, after) = (self.next_fragment, self.counted.last().copied());
         let mut start = 0;
         for end in &ends {
             let bytes = (end - start) as u32;
@@ -567,13 +596,39 @@ impl<S: Sink> Builder<S> {
             self.next_fragment += 1;
             start = *end;
         }
+        if !ends.is_empty() {
+            self.said = self.counted.last().copied();
+        }
         self.ahead += cut.at as u64;
         self.entries_taken += u64::from(cut.entries);
         self.entries_count -= cut.entries;
         if self.entries_count == 0 {
             self.relation = None;
         }
-        (taken, first, ends)
+        Taken {
+            entries,
+            ends,
+            first,
+            after,
+        }
+    }
+
+    /// A fragment without entries, if a rollback has taken back some that went ahead and none has said so
+    /// since.
+    pub fn take_correction(&mut self, empty: S) -> Option<Taken<S>> {
+        let after = self.counted.last().copied();
+        if after == self.said {
+            return None;
+        }
+        self.said = after;
+        let first = self.next_fragment;
+        self.next_fragment += 1;
+        Some(Taken {
+            entries: empty,
+            ends: vec![0],
+            first,
+            after,
+        })
     }
 
     /// Where the last part begins of which nothing lies behind the first of these marks that leaves half

@@ -1,7 +1,8 @@
 //! Entries of a large transaction that travel ahead of its changeset, in messages of their own.
 //!
 //! Each fragment can be read alone: it opens its relation. Which of them count, and how many bytes of
-//! each, the changeset says at its end, so that a savepoint's rollback needs no message.
+//! each, the changeset says at its end. So that those who apply them before it comes need not do all of it
+//! anew then, each fragment says how far the ones before it count.
 
 use super::decode::{DecodeError, Entries};
 
@@ -16,17 +17,29 @@ pub struct FragmentsOf {
 
 /// Bytes of [`FragmentsOf`] in an entry and in front of a fragment.
 pub const FRAGMENTS_OF_BYTES: usize = 12;
-/// Bytes in front of a fragment's entries: whose, number u32, CRC32 u32 of all with this field 0.
-pub const FRAGMENT_HEADER_BYTES: usize = FRAGMENTS_OF_BYTES + 8;
-/// Bytes of a [`Counted`].
+/// Bytes in front of a fragment's entries: whose, number u32, the last before it that counts (all 0 if
+/// none does), CRC32 u32 of all with this field 0.
+pub const FRAGMENT_HEADER_BYTES: usize = FRAGMENTS_OF_BYTES + 4 + COUNTED_BYTES + 4;
+/// Bytes of a [`Counted`]: number u32, bytes u32.
 pub const COUNTED_BYTES: usize = 8;
+
+/// What a fragment says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FragmentHead {
+    /// Whose.
+    pub of: FragmentsOf,
+    /// Its number.
+    pub number: u32,
+    /// The last of those before it that counts by now, and how far; `None` if none does.
+    pub after: Option<Counted>,
+}
 
 /// A fragment, as far as it counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Counted {
     /// From 0 in the order in which they were sent.
     pub number: u32,
-    /// Bytes of its entries that count.
+    /// Bytes of its entries that count, not 0.
     pub bytes: u32,
 }
 
@@ -36,6 +49,14 @@ impl Counted {
         out[..4].copy_from_slice(&self.number.to_le_bytes());
         out[4..].copy_from_slice(&self.bytes.to_le_bytes());
         out
+    }
+
+    fn decode(b: [u8; COUNTED_BYTES]) -> Counted {
+        let [n0, n1, n2, n3, b0, b1, b2, b3] = b;
+        Counted {
+            number: u32::from_le_bytes([n0, n1, n2, n3]),
+            bytes: u32::from_le_bytes([b0, b1, b2, b3]),
+        }
     }
 }
 
@@ -72,26 +93,27 @@ pub struct FragmentList<'a> {
 impl<'a> FragmentList<'a> {
     /// Those that count, in their order.
     pub fn counted(&self) -> impl Iterator<Item = Counted> + use<'a> {
-        self.counted.as_chunks::<COUNTED_BYTES>().0.iter().map(|b| {
-            let [n0, n1, n2, n3, b0, b1, b2, b3] = *b;
-            Counted {
-                number: u32::from_le_bytes([n0, n1, n2, n3]),
-                bytes: u32::from_le_bytes([b0, b1, b2, b3]),
-            }
-        })
+        let all = self.counted.as_chunks::<COUNTED_BYTES>().0;
+        all.iter().map(|b| Counted::decode(*b))
     }
 }
 
-/// What stands in front of these entries as fragment `number`.
+/// What stands in front of these entries.
 #[must_use]
 pub fn fragment_header<'a>(
-    of: FragmentsOf,
-    number: u32,
+    head: FragmentHead,
     entries: impl Iterator<Item = &'a [u8]>,
 ) -> [u8; FRAGMENT_HEADER_BYTES] {
+    let FragmentHead { of, number, after } = head;
     let mut out = [0; FRAGMENT_HEADER_BYTES];
-    out[..FRAGMENTS_OF_BYTES].copy_from_slice(&of.encode());
-    out[FRAGMENTS_OF_BYTES..FRAGMENTS_OF_BYTES + 4].copy_from_slice(&number.to_le_bytes());
+    let mut at = 0;
+    let mut put = |bytes: &[u8]| {
+        out[at..at + bytes.len()].copy_from_slice(bytes);
+        at += bytes.len();
+    };
+    put(&of.encode());
+    put(&number.to_le_bytes());
+    put(&after.map_or([0; COUNTED_BYTES], Counted::encode));
     let mut crc = crc32fast::Hasher::new();
     crc.update(&out);
     entries.for_each(|piece| crc.update(piece));
@@ -99,23 +121,57 @@ pub fn fragment_header<'a>(
     out
 }
 
-/// Whose fragment this is, and its number; `None` if it is too short for one.
+/// What this fragment says of itself; `None` if it is too short for one.
 #[must_use]
-pub fn fragment_name(fragment: &[u8]) -> Option<(FragmentsOf, u32)> {
-    let of = FragmentsOf::decode(fragment.first_chunk()?);
-    let number = *fragment[FRAGMENTS_OF_BYTES..].first_chunk()?;
-    (fragment.len() >= FRAGMENT_HEADER_BYTES).then_some((of, u32::from_le_bytes(number)))
+pub fn fragment_head(fragment: &[u8]) -> Option<FragmentHead> {
+    let header: &[u8; FRAGMENT_HEADER_BYTES] = fragment.first_chunk()?;
+    let of = FragmentsOf::decode(header.first_chunk()?);
+    let rest = &header[FRAGMENTS_OF_BYTES..];
+    let after = Counted::decode(*rest[4..].first_chunk()?);
+    Some(FragmentHead {
+        of,
+        number: u32::from_le_bytes(*rest.first_chunk()?),
+        after: (after.bytes > 0).then_some(after),
+    })
+}
+
+/// Bytes of a fragment's entries.
+#[must_use]
+pub fn entries_bytes(fragment: &[u8]) -> u32 {
+    fragment.len().saturating_sub(FRAGMENT_HEADER_BYTES) as u32
+}
+
+/// A fragment of so many bytes of entries comes to those that count so far. Those that do not any more go;
+/// one without entries is only there to say so. False if what it follows is not among them.
+#[must_use]
+pub fn count(list: &mut Vec<Counted>, head: FragmentHead, bytes: u32) -> bool {
+    let left = match head.after {
+        None => 0,
+        Some(last) => match list.binary_search_by_key(&last.number, |c| c.number) {
+            Ok(at) if last.bytes <= list[at].bytes => {
+                list[at] = last;
+                at + 1
+            }
+            _ => return false,
+        },
+    };
+    list.truncate(left);
+    if bytes > 0 {
+        let number = head.number;
+        list.push(Counted { number, bytes });
+    }
+    true
 }
 
 /// The entries of a fragment that count, if it is whole.
 pub fn fragment_entries(fragment: &[u8], counted: Counted) -> Result<Entries<'_>, DecodeError> {
-    let (of, number) = fragment_name(fragment).ok_or(DecodeError::Length)?;
+    let head = fragment_head(fragment).ok_or(DecodeError::Length)?;
     let (header, entries) = fragment.split_at(FRAGMENT_HEADER_BYTES);
-    if fragment_header(of, number, std::iter::once(entries)) != *header {
+    if fragment_header(head, std::iter::once(entries)) != *header {
         return Err(DecodeError::Checksum);
     }
     let counting = entries.get(..counted.bytes as usize);
-    match counting.filter(|_| number == counted.number) {
+    match counting.filter(|_| head.number == counted.number) {
         Some(entries) => Ok(Entries::new(entries)),
         None => Err(DecodeError::Length),
     }

@@ -1,9 +1,10 @@
 //! What counts of a transaction whose entries went ahead in part, after any nested rollbacks.
 
 use super::decode::{Changeset, DecodeError, Entries, Entry, Header};
-use super::encode::{Builder, Coarse, Full, Mark, Sink};
+use super::encode::{Builder, Coarse, Full, Mark, Sink, Taken};
 use super::fragment::{
-    Counted, FRAGMENT_HEADER_BYTES, FragmentsOf, fragment_entries, fragment_header, fragment_name,
+    Counted, FRAGMENT_HEADER_BYTES, FragmentsOf, count, entries_bytes, fragment_entries,
+    fragment_head, fragment_header,
 };
 use super::key::{KEY_BYTES_MAX, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, Key, LockMode};
 use super::tuple::TupleBytes;
@@ -47,16 +48,30 @@ fn send_but(
     sent: &mut Vec<Vec<u8>>,
     open: impl IntoIterator<Item = Mark>,
 ) {
-    let (entries, first, ends) = builder.take_entries(Vec::new(), open);
-    assert_eq!(first as usize, sent.len());
-    let mut start = 0;
-    for end in ends {
-        let part = &entries[start..end];
-        let header = fragment_header(OF, sent.len() as u32, std::iter::once(part));
+    let taken = builder.take_entries(Vec::new(), open);
+    assert_eq!(taken.ends.last().copied().unwrap_or(0), taken.entries.len());
+    append(&taken, sent);
+}
+
+fn append(taken: &Taken<Vec<u8>>, sent: &mut Vec<Vec<u8>>) {
+    assert_eq!(taken.first as usize, sent.len());
+    for nth in 0..taken.ends.len() {
+        let (head, range) = taken.fragment(nth, OF);
+        let part = &taken.entries[range];
+        let header = fragment_header(head, std::iter::once(part));
+        assert_eq!(fragment_head(&header), Some(head));
         sent.push([&header[..], part].concat());
-        start = end;
     }
-    assert_eq!(start, entries.len());
+}
+
+/// Those that count, as the fragments themselves say.
+fn said(sent: &[Vec<u8>]) -> Vec<Counted> {
+    let mut list = Vec::new();
+    for fragment in sent {
+        let head = fragment_head(fragment).expect("a fragment");
+        assert!(count(&mut list, head, entries_bytes(fragment)));
+    }
+    list
 }
 
 fn send(builder: &mut Builder<Vec<u8>>, sent: &mut Vec<Vec<u8>>) {
@@ -85,7 +100,8 @@ fn applied(changeset: &[u8], sent: &[Vec<u8>]) -> Vec<(u32, u64)> {
     let mut all = Vec::new();
     for counted in changeset.fragments().into_iter().flat_map(|l| l.counted()) {
         let fragment = &sent[counted.number as usize];
-        assert_eq!(fragment_name(fragment), Some((OF, counted.number)));
+        let head = fragment_head(fragment).expect("a fragment");
+        assert_eq!((head.of, head.number), (OF, counted.number));
         rows(
             fragment_entries(fragment, counted).expect("whole"),
             &mut all,
@@ -153,10 +169,15 @@ proptest! {
             prop_assert_eq!(builder.has_fragments(), !sent.is_empty());
             prop_assert!(model.is_empty() || !builder.has_no_entries());
         }
+        if let Some(correction) = builder.take_correction(Vec::new()) {
+            append(&correction, &mut sent);
+        }
         if builder.has_fragments() {
             builder.fragments(OF).expect("room");
         }
-        prop_assert_eq!(applied(&finish(builder), &sent), model);
+        let changeset = finish(builder);
+        prop_assert_eq!(counted(&changeset), said(&sent));
+        prop_assert_eq!(applied(&changeset, &sent), model);
         let largest = fragment_bytes + FRAGMENT_HEADER_BYTES + 15 + 19;
         prop_assert!(sent.iter().all(|f| f.len() <= largest + 15));
     }
@@ -269,7 +290,7 @@ fn a_fragment_that_was_changed_is_refused() {
         let refused = fragment_entries(&changed, counted(0, bytes));
         assert_eq!(refused.err(), Some(DecodeError::Checksum));
     }
-    assert_eq!(fragment_name(&sent[0][..FRAGMENT_HEADER_BYTES - 1]), None);
+    assert_eq!(fragment_head(&sent[0][..FRAGMENT_HEADER_BYTES - 1]), None);
 }
 
 #[test]
@@ -385,11 +406,45 @@ fn all_is_sent_if_there_is_no_room_for_what_could_stay() {
             builder.insert(&tuple).expect("room");
         }
         let before = builder.entries_bytes();
-        let (taken, _, ends) = builder.take_entries(small(room), [mark]);
-        assert_eq!(ends.last(), Some(&taken.len()));
-        assert_eq!(taken.len() + builder.entries_bytes(), before);
+        let taken = builder.take_entries(small(room), [mark]);
+        assert_eq!(taken.ends.last(), Some(&taken.entries.len()));
+        assert_eq!(taken.entries.len() + builder.entries_bytes(), before);
         assert_eq!(builder.entries_bytes() > 0, stays);
         builder.rollback(mark);
         assert!(!builder.has_no_entries());
     }
+}
+
+#[test]
+fn a_word_that_fragments_do_not_count_is_said_once() {
+    let mut builder = Builder::new(Vec::new(), Vec::new());
+    let mut sent = Vec::new();
+    let correct = |builder: &mut Builder<Vec<u8>>, sent: &mut Vec<Vec<u8>>| {
+        let correction = builder.take_correction(Vec::new());
+        if let Some(correction) = &correction {
+            append(correction, sent);
+        }
+        correction.is_some()
+    };
+    assert!(!correct(&mut builder, &mut sent));
+    let mark = builder.mark();
+    insert(&mut builder, 1, 1);
+    send(&mut builder, &mut sent);
+    assert!(!correct(&mut builder, &mut sent));
+    builder.rollback(mark);
+    assert!(correct(&mut builder, &mut sent));
+    assert!(!correct(&mut builder, &mut sent));
+    assert_eq!(sent[1].len(), FRAGMENT_HEADER_BYTES);
+    assert_eq!(said(&sent), []);
+    // The next fragment says it as well.
+    insert(&mut builder, 1, 2);
+    let mark = builder.mark();
+    insert(&mut builder, 1, 3);
+    send(&mut builder, &mut sent);
+    builder.rollback(mark);
+    insert(&mut builder, 1, 4);
+    send(&mut builder, &mut sent);
+    assert!(!correct(&mut builder, &mut sent));
+    builder.fragments(OF).expect("room");
+    assert_eq!(applied(&finish(builder), &sent), [(1, 2), (1, 4)]);
 }

@@ -3,11 +3,14 @@
 //! Nothing here is replicated, and no verdict depends on it: a helper that has begun early has no GID,
 //! gives way to everybody, and may give up at any time. Then its transaction is begun anew once it is twice
 //! as long, so that what is done in vain stays in proportion, or is applied as any other when its changeset
-//! has passed. A transaction is named by the position of its first fragment.
+//! has passed. What its origin takes back ends it too; then it is begun anew as soon as it is as long as all that
+//! was done in vain, at once as a rule, and its origin waits for that. A transaction is named by the position of
+//! its first fragment.
 
 use super::dispatch::{Dispatch, Helper};
 use super::event::{Early, Effect, GcsCommand};
-use super::open::Place;
+use super::open::{Fragments, Place};
+use crate::changeset::fragment::Counted;
 use crate::ids::{Gid, MemberId};
 use crate::limits::EARLY_KEPT_MAX;
 use bytes::Bytes;
@@ -16,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// A fragment that was ordered.
 #[derive(Debug)]
 struct Recent {
-    nth: u32,
+    number: u32,
     base: Gid,
     bytes: Bytes,
 }
@@ -25,8 +28,11 @@ struct Recent {
 #[derive(Debug)]
 struct Begun {
     helper: u32,
-    /// The helper waits for this fragment, which is not ordered yet.
-    wanted: Option<u32>,
+    origin: MemberId,
+    /// What the helper was given of those that count.
+    given: Vec<Counted>,
+    /// The helper waits for the next, which is not ordered yet.
+    waits: bool,
     /// How many were ordered.
     ordered: u32,
     /// It was begun anew, or had to wait, and is not near the last yet: the origin does not wait for that.
@@ -37,16 +43,27 @@ struct Begun {
     gid: Option<Gid>,
     /// The helper was told to stop.
     ended: bool,
+    /// ... for its origin has taken back some of what it was given.
+    taken_back: bool,
+}
+
+/// What helpers gave up.
+#[derive(Clone, Copy, Debug, Default)]
+struct GivenUp {
+    /// Fragments that were applied in vain.
+    in_vain: u32,
+    /// It may be begun again when so many are ordered.
+    again: u32,
 }
 
 /// See the head of the file.
 #[derive(Debug, Default)]
 pub struct Begins {
     begun: BTreeMap<u64, Begun>,
-    /// Helpers gave up on these, which may be begun again when so many fragments are ordered.
-    given_up: BTreeMap<u64, u32>,
-    /// Positions of fragments that are being read: of which transaction, and which.
-    reading: BTreeMap<u64, (u64, u32)>,
+    given_up: BTreeMap<u64, GivenUp>,
+    /// Positions of fragments that are being read: of which transaction, which that is for its helper, and
+    /// how far it counts.
+    reading: BTreeMap<u64, (u64, u32, Counted)>,
 }
 
 impl Begins {
@@ -62,12 +79,13 @@ impl Dispatch {
     pub fn early_fragment(
         &mut self,
         origin: MemberId,
-        places: &[Place],
+        fragments: &Fragments,
         base: Gid,
         bytes: Bytes,
         out: &mut Vec<Effect>,
     ) {
-        let (Some(first), nth) = (places.first(), places.len() as u32 - 1) else {
+        let Fragments { places, counted } = fragments;
+        let (Some(first), number) = (places.first(), places.len() as u32 - 1) else {
             return;
         };
         let first = first.seq;
@@ -79,69 +97,107 @@ impl Dispatch {
             let Some(helper) = helper else {
                 return;
             };
-            let again = self.early.given_up.get(&first).copied();
+            let again = self.early.given_up.get(&first).map(|g| g.again);
             if self.early.begun.len() >= ordinary / 2 || again.is_some_and(|a| ordered < a) {
                 return;
             }
-            self.helpers[helper] = Helper::Early(first);
-            let helper = helper as u32;
-            self.early.begun.insert(
-                first,
-                Begun {
-                    helper,
-                    wanted: None,
-                    ordered,
-                    behind: again.is_some(),
-                    recent: VecDeque::new(),
-                    gid: None,
-                    ended: false,
-                },
-            );
-            out.push(early(helper, first, Early::Begin { origin }));
+            self.early_begin(helper as u32, first, origin, ordered, again.is_some(), out);
         }
         let Some(begun) = self.early.begun.get_mut(&first) else {
             return;
         };
         begun.ordered = ordered;
-        if begun.wanted == Some(nth) {
-            begun.wanted = None;
-            let fragment = Early::Fragment { nth, base, bytes };
-            out.push(early(begun.helper, first, fragment));
+        if begun.ended {
+            return;
+        }
+        if !counted.starts_with(&begun.given) {
+            begun.ended = true;
+            begun.taken_back = true;
+            out.push(early(begun.helper, first, Early::End));
+            return;
+        }
+        let (nth, last) = match counted.last() {
+            Some(last) if last.number == number => (counted.len() - 1, *last),
+            // It has no entries.
+            _ => return,
+        };
+        if begun.waits {
+            begun.waits = false;
+            begun.give(nth as u32, last, first, base, bytes, out);
             return;
         }
         if begun.recent.len() == EARLY_KEPT_MAX {
             begun.recent.pop_front();
         }
-        begun.recent.push_back(Recent { nth, base, bytes });
+        begun.recent.push_back(Recent {
+            number,
+            base,
+            bytes,
+        });
     }
 
-    /// A helper wants a fragment of what it began early; `place`: where it is, if it is ordered. Whether
-    /// the origin is to hear how far it is.
+    fn early_begin(
+        &mut self,
+        helper: u32,
+        first: u64,
+        origin: MemberId,
+        ordered: u32,
+        behind: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        self.helpers[helper as usize] = Helper::Early(first);
+        self.early.begun.insert(
+            first,
+            Begun {
+                helper,
+                origin,
+                given: Vec::new(),
+                waits: false,
+                ordered,
+                behind,
+                recent: VecDeque::new(),
+                gid: None,
+                ended: false,
+                taken_back: false,
+            },
+        );
+        out.push(early(helper, first, Early::Begin { origin }));
+    }
+
+    /// A helper wants the nth fragment that counts of what it began early, having applied all before. How many
+    /// of all it has by now, if the origin is to hear that.
     pub fn early_wanted(
         &mut self,
         helper: u32,
         first: u64,
         nth: u32,
-        place: Option<Place>,
+        fragments: Option<&Fragments>,
         out: &mut Vec<Effect>,
-    ) -> bool {
+    ) -> Option<u32> {
         if !self.is_early(helper, first) {
-            return false;
+            return None;
         }
-        let Some(begun) = self.early.begun.get_mut(&first) else {
-            return false;
-        };
-        begun.recent.retain(|r| r.nth >= nth);
-        if let Some(Recent { nth, base, bytes }) = begun.recent.pop_front_if(|r| r.nth == nth) {
-            out.push(early(helper, first, Early::Fragment { nth, base, bytes }));
-        } else if let Some(Place { seq, index, id }) = place {
-            self.early.reading.insert(seq, (first, nth));
-            out.push(Effect::Gcs(GcsCommand::Read { seq, index, id }));
-        } else {
-            begun.wanted = Some(nth);
+        let goes_on = |b: &&mut Begun| !b.ended && b.given.len() == nth as usize;
+        let begun = self.early.begun.get_mut(&first).filter(goes_on)?;
+        let wanted = fragments.and_then(|f| {
+            let counted = f.counted.get(nth as usize)?;
+            Some((*counted, f.places[counted.number as usize]))
+        });
+        let applied = wanted.map_or(begun.ordered, |(counted, _)| counted.number);
+        begun.waits = wanted.is_none();
+        if let Some((counted, Place { seq, index, id })) = wanted {
+            begun.recent.retain(|r| r.number >= counted.number);
+            let recent = begun.recent.pop_front_if(|r| r.number == counted.number);
+            if let Some(Recent { base, bytes, .. }) = recent {
+                begun.give(nth, counted, first, base, bytes, out);
+            } else {
+                begun.given.push(counted);
+                self.early.reading.insert(seq, (first, nth, counted));
+                out.push(Effect::Gcs(GcsCommand::Read { seq, index, id }));
+            }
         }
-        begun.behind &= begun.ordered.saturating_sub(nth) > EARLY_KEPT_MAX as u32;
-        !begun.behind
+        begun.behind &= begun.ordered.saturating_sub(applied) > EARLY_KEPT_MAX as u32;
+        (!begun.behind).then_some(applied)
     }
 
     /// A helper can't go on for now. Whether the origin is to hear that it need not wait.
@@ -155,30 +211,59 @@ impl Dispatch {
 
     /// A fragment was read from the log.
     pub fn early_read(&mut self, seq: u64, base: Gid, bytes: Bytes, out: &mut Vec<Effect>) {
-        if let Some((first, nth)) = self.early.reading.remove(&seq)
+        if let Some((first, nth, counted)) = self.early.reading.remove(&seq)
             && let Some(begun) = self.early.begun.get(&first)
         {
-            let fragment = Early::Fragment { nth, base, bytes };
+            let fragment = Early::Fragment {
+                nth,
+                counted,
+                base,
+                bytes,
+            };
             out.push(early(begun.helper, first, fragment));
         }
     }
 
-    /// A helper has rolled back what it began early, and is free: false if it has its work by now.
-    pub fn early_ended(&mut self, helper: u32, first: u64) -> bool {
-        let is_early = self.is_early(helper, first);
-        if is_early {
-            self.helpers[helper as usize] = Helper::Free;
-            self.early_forget(first);
+    /// A helper has rolled back what it began early, and is free, or begins anew. True if the origin is to hear
+    /// that it need not wait; not if the helper has its work by now.
+    pub fn early_ended(
+        &mut self,
+        helper: u32,
+        first: u64,
+        fragments: Option<&Fragments>,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if !self.is_early(helper, first) {
+            return false;
         }
-        is_early
+        self.helpers[helper as usize] = Helper::Free;
+        let Some(begun) = self.forget(first) else {
+            return true;
+        };
+        let again = self.early.given_up.get(&first).map_or(0, |g| g.again);
+        let anew = begun.taken_back && fragments.is_some() && begun.ordered >= again;
+        if anew {
+            self.early_begin(helper, first, begun.origin, begun.ordered, false, out);
+        }
+        !anew
     }
 
     /// Whoever was at it is not any more.
     pub(super) fn early_forget(&mut self, first: u64) {
-        if let Some(begun) = self.early.begun.remove(&first) {
-            let again = begun.ordered.saturating_mul(2);
-            self.early.given_up.insert(first, again);
-        }
+        self.forget(first);
+    }
+
+    fn forget(&mut self, first: u64) -> Option<Begun> {
+        let begun = self.early.begun.remove(&first)?;
+        self.early.reading.retain(|_, read| read.0 != first);
+        let given_up = self.early.given_up.entry(first).or_default();
+        given_up.in_vain = given_up.in_vain.saturating_add(begun.given.len() as u32);
+        given_up.again = if begun.taken_back {
+            given_up.in_vain
+        } else {
+            begun.ordered.saturating_mul(2)
+        };
+        Some(begun)
     }
 
     /// The changeset of a transaction has passed: the helper that began it early gets it at its turn.
@@ -212,6 +297,28 @@ impl Dispatch {
 
     fn is_early(&self, helper: u32, first: u64) -> bool {
         matches!(self.helpers[helper as usize], Helper::Early(at) if at == first)
+    }
+}
+
+impl Begun {
+    /// Gives the helper what it wants.
+    fn give(
+        &mut self,
+        nth: u32,
+        counted: Counted,
+        first: u64,
+        base: Gid,
+        bytes: Bytes,
+        out: &mut Vec<Effect>,
+    ) {
+        self.given.push(counted);
+        let fragment = Early::Fragment {
+            nth,
+            counted,
+            base,
+            bytes,
+        };
+        out.push(early(self.helper, first, fragment));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::message::Relations;
 use super::open::{Bounds, OpenStats};
+use crate::changeset::fragment::Counted;
 use crate::gcs::{self, MemberInfo, Refused, View};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, MessageId};
@@ -163,7 +164,7 @@ pub enum Event {
         helper: u32,
         /// As in [`Effect::Early`].
         first: u64,
-        /// From 0, among all that were sent.
+        /// From 0, among those that count.
         nth: u32,
     },
     /// A helper can't go on for now with what it has begun early, or not before its turn: nobody is to wait
@@ -303,12 +304,15 @@ pub enum Early {
     Fragment {
         /// As in the question.
         nth: u32,
+        /// Which it is, and how far it counts.
+        counted: Counted,
         /// What the origin showed when it was sent: to be visible here before it is applied.
         base: Gid,
         /// As [`crate::changeset::fragment`] has it.
         bytes: Bytes,
     },
-    /// Roll back, and say so.
+    /// Roll back, and say so: it does not commit, or not with all that was given. Then a
+    /// [`Early::Begin`] may follow.
     End,
 }
 

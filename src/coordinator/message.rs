@@ -9,7 +9,7 @@
 //! applied early by the position of the transaction's first u64 and their number u64.
 
 use crate::changeset;
-use crate::changeset::fragment::{FRAGMENTS_OF_BYTES, FragmentsOf, fragment_name};
+use crate::changeset::fragment::{FRAGMENTS_OF_BYTES, FragmentHead, FragmentsOf, fragment_head};
 use crate::ids::{Gid, MemberId};
 use crate::limits::RESERVED_RELATIONS_MAX;
 use bytes::Bytes;
@@ -69,8 +69,8 @@ pub enum Message {
     Reserve(Report, Relations),
     /// A member's reservation, made at this position of the order, is over.
     Release(Report, MemberId, u64),
-    /// Entries of a transaction whose changeset follows later: whose, its number, all of it.
-    Fragment(Report, FragmentsOf, u32, Bytes),
+    /// Entries of a transaction whose changeset follows later: what they say of themselves, all of it.
+    Fragment(Report, FragmentHead, Bytes),
     /// No changeset follows these fragments.
     Drop(Report, FragmentsOf),
     /// The sender has applied so many fragments of the transaction whose first has this position.
@@ -208,9 +208,8 @@ pub fn parse(payload: &Bytes) -> Result<Message, MessageError> {
         }
         KIND_FRAGMENT => {
             let fragment = payload.slice(ENVELOPE_BYTES..);
-            let (of, number) =
-                fragment_name(&fragment).ok_or(MessageError::Length(payload.len()))?;
-            Ok(Message::Fragment(report, of, number, fragment))
+            let head = fragment_head(&fragment).ok_or(MessageError::Length(payload.len()))?;
+            Ok(Message::Fragment(report, head, fragment))
         }
         KIND_DROP if payload.len() == DROP_BYTES => {
             let mut of = [0; FRAGMENTS_OF_BYTES];

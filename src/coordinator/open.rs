@@ -4,7 +4,7 @@
 //! holds none of them, and whoever begins at one is delivered all fragments that are still of use. Its
 //! bounds are there so that checkpoints do come: see [`Open::delivered`].
 
-use crate::changeset::fragment::{FragmentList, FragmentsOf};
+use crate::changeset::fragment::{self, Counted, FragmentHead, FragmentList, FragmentsOf};
 use crate::gcs::Delivery;
 use crate::ids::{Incarnation, MemberId, MessageId};
 use crate::limits::OPEN_TRANSACTIONS_MAX;
@@ -32,11 +32,20 @@ pub struct Bounds {
     pub silent: u64,
 }
 
+/// The fragments of an open transaction.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Fragments {
+    /// Where they are, by their numbers.
+    pub places: Vec<Place>,
+    /// Those that count, as far as they do by now.
+    pub counted: Vec<Counted>,
+}
+
 #[derive(Debug)]
 struct Transaction {
     incarnation: Incarnation,
     ticket: u64,
-    fragments: Vec<Place>,
+    fragments: Fragments,
     bytes: u64,
 }
 
@@ -72,7 +81,7 @@ impl Open {
         transactions
             .map(|((member, _), t)| OpenStats {
                 member: *member,
-                fragments: t.fragments.len() as u64,
+                fragments: t.fragments.places.len() as u64,
                 bytes: t.bytes,
             })
             .collect()
@@ -105,16 +114,17 @@ impl Open {
         }
     }
 
-    /// A fragment came; whether it is kept. One that does not follow the one before it, or begins
-    /// when there are too many, ends its transaction: the changeset will fail.
+    /// A fragment came, with so many bytes of entries; whether it is kept. One that does not follow those
+    /// before it, or begins when there are too many, ends its transaction: the changeset will fail.
     pub fn fragment(
         &mut self,
         delivery: &Delivery,
-        of: FragmentsOf,
-        number: u32,
+        head: FragmentHead,
+        entries: u32,
         bytes: u64,
         bounds: &Bounds,
     ) -> bool {
+        let FragmentHead { of, number, .. } = head;
         let id = delivery.id;
         let key = (id.member, of.worker);
         if number == 0 {
@@ -125,7 +135,7 @@ impl Open {
                 let transaction = Transaction {
                     incarnation: id.incarnation,
                     ticket: of.ticket,
-                    fragments: Vec::new(),
+                    fragments: Fragments::default(),
                     bytes: 0,
                 };
                 self.transactions.insert(key, transaction);
@@ -134,10 +144,12 @@ impl Open {
         }
         let kept = match self.transactions.get_mut(&key) {
             Some(t) if t.ticket == of.ticket && t.incarnation == id.incarnation => {
-                let follows = t.fragments.len() == number as usize;
+                let Fragments { places, counted } = &mut t.fragments;
+                let follows =
+                    places.len() == number as usize && fragment::count(counted, head, entries);
                 if follows {
                     t.bytes += delivery.payload.len() as u64;
-                    t.fragments.push(Place {
+                    places.push(Place {
                         seq: delivery.seq,
                         index: delivery.index,
                         id,
@@ -153,28 +165,26 @@ impl Open {
         kept
     }
 
-    /// Those of an open transaction, in their order; none if it is not open.
-    pub fn fragments(&self, id: MessageId, of: FragmentsOf) -> &[Place] {
+    /// Those of an open transaction; none if it is not open.
+    pub fn fragments(&self, id: MessageId, of: FragmentsOf) -> Option<&Fragments> {
         let found = self.transactions.get(&(id.member, of.worker));
         found
             .filter(|t| (t.ticket, t.incarnation) == (of.ticket, id.incarnation))
-            .map_or(&[], |t| &t.fragments)
+            .map(|t| &t.fragments)
     }
 
     /// The same, of the one whose first fragment has this position.
-    pub fn begun_at(&self, first: u64) -> Option<&[Place]> {
-        let mut all = self.transactions.values().map(|t| &t.fragments[..]);
-        all.find(|f| f.first().is_some_and(|place| place.seq == first))
+    pub fn begun_at(&self, first: u64) -> Option<&Fragments> {
+        let mut all = self.transactions.values().map(|t| &t.fragments);
+        all.find(|f| f.places.first().is_some_and(|place| place.seq == first))
     }
 
     /// No changeset follows these, or it is here.
     pub fn end(&mut self, id: MessageId, of: FragmentsOf) -> Option<Vec<Place>> {
-        if self.fragments(id, of).is_empty() {
-            return None;
-        }
+        self.fragments(id, of)?;
         let ended = self.transactions.remove(&(id.member, of.worker));
         self.forget_members();
-        ended.map(|t| t.fragments)
+        ended.map(|t| t.fragments.places)
     }
 
     /// A changeset has come: where its fragments are that count, `None` if some are not kept.

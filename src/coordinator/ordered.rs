@@ -12,6 +12,7 @@ use crate::changeset::decode::{
     Changeset, FLAG_AWAITED, FLAG_DETACHED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED,
     ISOLATION_SERIALIZABLE,
 };
+use crate::changeset::fragment::entries_bytes;
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -99,19 +100,24 @@ impl Coordinator {
                     self.release_own();
                 }
             }
-            Ok(Message::Fragment(report, of, number, bytes)) => {
+            Ok(Message::Fragment(report, head, bytes)) => {
                 self.replicated.report(id.member, report);
-                let kept = self.replicated.fragment(&delivery, of, number);
-                if kept && id.member != self.config.me && self.state == GroupState::Online {
-                    let places = self.replicated.fragments(id, of);
+                let entries = entries_bytes(&bytes);
+                let kept = self.replicated.fragment(&delivery, head, entries);
+                let fragments = self.replicated.fragments(id, head.of).filter(|_| kept);
+                let first = fragments.and_then(|f| f.places.first()).map(|p| p.seq);
+                if let Some(fragments) = fragments
+                    && id.member != self.config.me
+                    && self.state == GroupState::Online
+                {
                     let base = report.committed;
                     self.dispatch
-                        .early_fragment(id.member, places, base, bytes, out);
+                        .early_fragment(id.member, fragments, base, bytes, out);
                 }
                 if let Some(Ahead::Fragment(ticket)) = own.and_then(|own| own.ahead()) {
-                    match *self.replicated.fragments(id, of) {
-                        [first, ..] if kept => self.pace(first.seq, ticket, number + 1, out),
-                        _ => self.verdict(Some(ticket), Outcome::Fragment { kept }, out),
+                    match first {
+                        Some(first) => self.pace(first, ticket, head.number + 1, out),
+                        None => self.verdict(Some(ticket), Outcome::Fragment { kept }, out),
                     }
                 }
             }
@@ -164,7 +170,7 @@ impl Coordinator {
             None => Vec::new(),
             Some(list) => {
                 let all = self.replicated.fragments(delivery.id, list.of);
-                begun = all.first().map(|place| place.seq);
+                begun = all.and_then(|f| f.places.first()).map(|place| place.seq);
                 match self.replicated.close(delivery.id, list) {
                     Some(fragments) => fragments,
                     // The order says so, to every member.

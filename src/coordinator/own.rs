@@ -5,7 +5,7 @@ use super::event::{Effect, GcsCommand, Outcome};
 use super::ledger::{Abandoned, Abandoning, Ahead, Asker, Passed, Ticket};
 use super::message::{self, ENVELOPE_BYTES};
 use super::step::Coordinator;
-use crate::changeset::fragment::{FragmentsOf, fragment_name};
+use crate::changeset::fragment::{FragmentsOf, fragment_head};
 use crate::gcs::Refused;
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -44,8 +44,8 @@ impl Coordinator {
 
     /// A worker hands over a fragment of a transaction that goes on.
     pub(super) fn fragment(&mut self, ticket: Ticket, mut message: Vec<u8>, out: &mut Vec<Effect>) {
-        let of = message.get(ENVELOPE_BYTES..).and_then(fragment_name);
-        let is_its = of.is_some_and(|(of, _)| (of.worker, of.ticket) == ticket);
+        let head = message.get(ENVELOPE_BYTES..).and_then(fragment_head);
+        let is_its = head.is_some_and(|h| (h.of.worker, h.of.ticket) == ticket);
         if self.state != GroupState::Online || self.stopping || !is_its {
             return self.verdict(Some(ticket), Outcome::Fragment { kept: false }, out);
         }

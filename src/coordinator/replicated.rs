@@ -4,10 +4,10 @@
 use super::digests::Digests;
 use super::event::Pace;
 use super::message::{DigestPoint, Relations, Report};
-use super::open::{Bounds, Open, OpenStats, Place};
+use super::open::{Bounds, Fragments, Open, OpenStats, Place};
 use crate::certifier::{self, Certifier, Verdict};
 use crate::changeset::Key;
-use crate::changeset::fragment::{FragmentList, FragmentsOf};
+use crate::changeset::fragment::{FragmentHead, FragmentList, FragmentsOf};
 use crate::gcs::{Delivery, View};
 use crate::ids::{Gid, MemberId, MessageId};
 use std::collections::BTreeMap;
@@ -69,20 +69,20 @@ impl Replicated {
             .delivered(delivery.id, self.since_checkpoint, &self.bounds);
     }
 
-    /// A delivered fragment; whether it is kept for its changeset.
-    pub fn fragment(&mut self, delivery: &Delivery, of: FragmentsOf, number: u32) -> bool {
+    /// A delivered fragment, with so many bytes of entries; whether it is kept for its changeset.
+    pub fn fragment(&mut self, delivery: &Delivery, head: FragmentHead, entries: u32) -> bool {
         let bytes = self.since_checkpoint;
         self.open
-            .fragment(delivery, of, number, bytes, &self.bounds)
+            .fragment(delivery, head, entries, bytes, &self.bounds)
     }
 
-    /// Where the fragments of an open transaction are.
-    pub fn fragments(&self, id: MessageId, of: FragmentsOf) -> &[Place] {
+    /// The fragments of an open transaction.
+    pub fn fragments(&self, id: MessageId, of: FragmentsOf) -> Option<&Fragments> {
         self.open.fragments(id, of)
     }
 
     /// The same, of the one whose first fragment has this position.
-    pub fn begun_at(&self, first: u64) -> Option<&[Place]> {
+    pub fn begun_at(&self, first: u64) -> Option<&Fragments> {
         self.open.begun_at(first)
     }
 

@@ -166,10 +166,12 @@ impl Coordinator {
                 self.dispatch.fragment_wanted(helper, gid, nth, out);
             }
             Event::EarlyWanted { helper, first, nth } => {
-                let places = self.replicated.begun_at(first);
-                let place = places.and_then(|p| p.get(nth as usize)).copied();
-                if self.dispatch.early_wanted(helper, first, nth, place, out) {
-                    self.say_applied(first, Some(nth), out);
+                let fragments = self.replicated.begun_at(first);
+                let applied = self
+                    .dispatch
+                    .early_wanted(helper, first, nth, fragments, out);
+                if applied.is_some() {
+                    self.say_applied(first, applied, out);
                 }
             }
             Event::EarlyWaits { helper, first } => {
@@ -178,7 +180,8 @@ impl Coordinator {
                 }
             }
             Event::EarlyEnded { helper, first } => {
-                if self.dispatch.early_ended(helper, first) {
+                let fragments = self.replicated.begun_at(first);
+                if self.dispatch.early_ended(helper, first, fragments, out) {
                     self.say_applied(first, None, out);
                 }
             }
@@ -321,7 +324,7 @@ impl Coordinator {
     fn log_read(&mut self, seq: u64, payload: Result<Bytes, String>, out: &mut Vec<Effect>) {
         match payload.map(|payload| message::parse(&payload)) {
             Ok(Ok(Message::Changeset(_, changeset))) => self.dispatch.loaded(seq, changeset),
-            Ok(Ok(Message::Fragment(report, _, _, fragment))) => {
+            Ok(Ok(Message::Fragment(report, _, fragment))) => {
                 let base = report.committed;
                 self.dispatch.early_read(seq, base, fragment.clone(), out);
                 self.dispatch.fragment_read(seq, fragment, out);

@@ -42,7 +42,7 @@ pub enum ToCoordinator {
     EarlyWanted {
         /// Of the transaction whose first fragment has this position in the order.
         first: u64,
-        /// From 0, among all that were sent.
+        /// From 0, among those that count.
         nth: u32,
     },
     /// A helper can't go on for now with what it has begun early, or not before its turn.
@@ -225,12 +225,14 @@ pub enum ToHelper {
         first: u64,
         /// Which.
         nth: u32,
+        /// Bytes of its entries that count.
+        bytes: u32,
         /// To be visible before it is applied.
         base: Gid,
         /// As [`crate::changeset::fragment`] has it.
         fragment: Chain,
     },
-    /// It does not commit: roll back.
+    /// It does not commit, or not with all that was given: roll back.
     EarlyEnd {
         /// As in [`ToCoordinator::EarlyWanted`].
         first: u64,
@@ -455,11 +457,13 @@ impl From<ToHelper> for Words {
             ToHelper::EarlyFragment {
                 first,
                 nth,
+                bytes,
                 base,
                 fragment,
             } => {
                 let [a, b, c] = chain_words(fragment);
-                words![5, first, nth.into(), base.0, a, b, c]
+                let which = u64::from(bytes) << 32 | u64::from(nth);
+                words![5, first, which, base.0, a, b, c]
             }
             ToHelper::EarlyEnd { first } => words![6, first],
         }
@@ -489,6 +493,7 @@ impl TryFrom<Words> for ToHelper {
             5 => Self::EarlyFragment {
                 first: w[1],
                 nth: w[2] as u32,
+                bytes: (w[2] >> 32) as u32,
                 base: Gid(w[3]),
                 fragment: chain_of([w[4], w[5], w[6]]),
             },
@@ -601,6 +606,7 @@ mod tests {
             ToHelper::EarlyFragment {
                 first: ticket,
                 nth: u32::MAX,
+                bytes: u32::MAX - 1,
                 base: gid,
                 fragment: changeset,
             },

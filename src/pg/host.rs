@@ -411,8 +411,22 @@ impl Host for PgHost {
                 What::Word(ToHelper::EarlyBegin { first, origin }),
                 Bytes::new(),
             ),
-            Early::Fragment { nth, base, bytes } => {
-                (What::EarlyFragment { first, nth, base }, bytes)
+            Early::Fragment {
+                nth,
+                counted,
+                base,
+                bytes: fragment,
+            } => {
+                let bytes = counted.bytes;
+                (
+                    What::EarlyFragment {
+                        first,
+                        nth,
+                        bytes,
+                        base,
+                    },
+                    fragment,
+                )
             }
             Early::End => (What::Word(ToHelper::EarlyEnd { first }), Bytes::new()),
         };

@@ -50,6 +50,8 @@ pub enum What {
         /// As there.
         nth: u32,
         /// As there.
+        bytes: u32,
+        /// As there.
         base: Gid,
     },
     /// Nothing but this.
@@ -75,9 +77,15 @@ impl What {
                 nth,
                 fragment: chain,
             },
-            What::EarlyFragment { first, nth, base } => ToHelper::EarlyFragment {
+            What::EarlyFragment {
                 first,
                 nth,
+                bytes,
+                base,
+            } => ToHelper::EarlyFragment {
+                first,
+                nth,
+                bytes,
                 base,
                 fragment: chain,
             },

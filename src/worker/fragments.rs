@@ -5,7 +5,7 @@
 use super::channel::{self, control};
 use super::commit::{self, closed};
 use super::gate::LOOK_AROUND;
-use crate::changeset::encode::Sink;
+use crate::changeset::encode::{Sink, Taken};
 use crate::changeset::fragment::{FragmentsOf, fragment_header};
 use crate::group_state::GroupState;
 use crate::imsg::message::ToCoordinator;
@@ -34,13 +34,9 @@ struct Ahead {
 
 /// Entries, to be sent fragment by fragment. An interrupt leaves what is still to be sent.
 struct Rest {
-    entries: ChainWriter<'static>,
-    /// Where each fragment ends.
-    ends: Vec<usize>,
+    taken: Taken<ChainWriter<'static>>,
     /// Those that are sent.
     sent: usize,
-    /// Number of the first.
-    first: u32,
 }
 
 thread_local! {
@@ -75,8 +71,8 @@ pub fn are_left() -> bool {
     with(|ahead| ahead.as_ref().is_some_and(|a| a.rest.is_some()))
 }
 
-/// Takes entries over, cut at `ends`; [`send`] follows. None may be left.
-pub fn put(entries: ChainWriter<'static>, first: u32, ends: Vec<usize>) {
+/// Takes entries over; [`send`] follows. None may be left.
+pub fn put(taken: Taken<ChainWriter<'static>>) {
     let incarnation = control().incarnation.load(Ordering::SeqCst);
     with(|ahead| {
         let ahead = ahead.get_or_insert_with(|| Ahead {
@@ -88,12 +84,7 @@ pub fn put(entries: ChainWriter<'static>, first: u32, ends: Vec<usize>) {
             judged: false,
         });
         assert!(ahead.rest.is_none(), "fragments are sent in their order");
-        ahead.rest = Some(Rest {
-            entries,
-            ends,
-            sent: 0,
-            first,
-        });
+        ahead.rest = Some(Rest { taken, sent: 0 });
     });
 }
 
@@ -156,17 +147,16 @@ fn send_next() -> Result<()> {
     let (ticket, bytes) = with(|ahead| {
         let ahead = ahead.as_ref()?;
         let rest = ahead.rest.as_ref()?;
-        let start = rest.sent.checked_sub(1).map_or(0, |last| rest.ends[last]);
-        let mut bytes = Vec::with_capacity(rest.ends[rest.sent] - start);
+        let (head, range) = rest.taken.fragment(rest.sent, ahead.of);
+        let mut bytes = Vec::with_capacity(range.len());
         let mut at = 0;
-        rest.entries.each(&mut |piece| {
-            let range =
-                start.clamp(at, at + piece.len())..rest.ends[rest.sent].clamp(at, at + piece.len());
-            bytes.extend_from_slice(&piece[range.start - at..range.end - at]);
-            at += piece.len();
+        rest.taken.entries.each(&mut |piece| {
+            let end = at + piece.len();
+            let piece_range = range.start.clamp(at, end)..range.end.clamp(at, end);
+            bytes.extend_from_slice(&piece[piece_range.start - at..piece_range.end - at]);
+            at = end;
         });
-        let number = rest.first + rest.sent as u32;
-        let header = fragment_header(ahead.of, number, std::iter::once(&bytes[..]));
+        let header = fragment_header(head, std::iter::once(&bytes[..]));
         Some((ahead.of.ticket, [&header[..], &bytes].concat()))
     })
     .expect("a fragment is left");
@@ -190,7 +180,7 @@ fn send_next() -> Result<()> {
         ahead.unordered += 1;
         ahead.rest = ahead.rest.take().and_then(|mut rest| {
             rest.sent += 1;
-            (rest.sent < rest.ends.len()).then_some(rest)
+            (rest.sent < rest.taken.ends.len()).then_some(rest)
         });
     });
     Ok(())

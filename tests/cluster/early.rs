@@ -1,7 +1,7 @@
 //! Large transactions that other members apply before they commit, and that give way meanwhile.
 
 use crate::large::{SCHEMA, check, insert, large};
-use crate::support::{TestGroup, group, is_serialization_failure};
+use crate::support::{PATIENCE, TestGroup, group, is_serialization_failure};
 use postgres::Client;
 
 /// Helpers that have begun to apply something on `big`, which no session of their member has locked.
@@ -152,6 +152,75 @@ fn what_was_applied_early_and_rolled_back_at_the_origin_does_not_count() {
         await_given_up(&group, number);
     }
     check(&group, 90_000);
+}
+
+/// The transaction in which a helper applies something on `big`.
+fn applying(group: &TestGroup, number: usize) -> Option<String> {
+    let sql = "SELECT min(a.backend_xid::text) FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+         WHERE l.relation = 'big'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted";
+    let row = group.client(number).query_one(sql, &[]).expect("a row");
+    row.get(0)
+}
+
+#[test]
+fn what_is_left_after_a_rollback_at_the_origin_is_applied_before_it_commits() {
+    let group = group("early-anew", 3, SCHEMA);
+    let sql = format!(
+        "{}; SAVEPOINT a; {}",
+        insert(1, 20_000),
+        insert(20_001, 60_000)
+    );
+    let mut client = begun(&group, &sql, 250);
+    let before: Vec<_> = (2..=3).map(|number| applying(&group, number)).collect();
+    client
+        .batch_execute(&format!("ROLLBACK TO a; {}", insert(60_001, 70_000)))
+        .expect("rollback");
+    let mut anew = Vec::new();
+    for (number, before) in (2..=3).zip(before) {
+        let begun = postgres_r::cluster::server::wait_for(PATIENCE, || {
+            applying(&group, number).filter(|xid| before.as_ref() != Some(xid))
+        });
+        anew.push((number, begun.expect("it is begun anew")));
+    }
+    client.batch_execute("COMMIT").expect("commit");
+    check(&group, 30_000);
+    for (number, xid) in anew {
+        let sql = format!("SELECT count(*) FROM big WHERE id > 0 AND xmin::text = '{xid}'");
+        group.await_value(group.member(number).expect("member"), &sql, 30_000);
+    }
+
+    // Nothing follows but the COMMIT; and what was taken back had truncated.
+    for undone in [
+        insert(120_001, 160_000),
+        format!("TRUNCATE big; {}", insert(1, 40_000)),
+    ] {
+        let mut client = large(&group, 1);
+        client
+            .batch_execute(&format!(
+                "BEGIN; {}; SAVEPOINT a; {undone}; ROLLBACK TO a; COMMIT; DELETE FROM big WHERE id > 100000",
+                insert(100_001, 120_000)
+            ))
+            .expect("nobody is in its way");
+        check(&group, 30_000);
+    }
+}
+
+#[test]
+fn a_loop_that_catches_errors_sends_nothing_in_vain() {
+    let group = group("early-loop", 3, SCHEMA);
+    let sql = "DO $$ BEGIN FOR i IN 1..3000 LOOP BEGIN
+             INSERT INTO big SELECT i * 10 + j, 'row ' || j FROM generate_series(0, 9) j;
+             IF i % 3 = 0 THEN RAISE 'not this one'; END IF;
+           EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$";
+    let mut client = begun(&group, sql, 50);
+    let begun: Vec<_> = (2..=3).map(|number| applying(&group, number)).collect();
+    client.batch_execute("COMMIT").expect("commit");
+    check(&group, 20_000);
+    for (number, xid) in (2..=3).zip(begun) {
+        let xid = xid.expect("a helper at work");
+        let sql = format!("SELECT count(*) FROM big WHERE id > 0 AND xmin::text = '{xid}'");
+        group.await_value(group.member(number).expect("member"), &sql, 20_000);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::server::Server;
 use crate::session::{Phase, Statement, Transaction, Tried};
 use crate::world::Context;
 use postgres_r::changeset::decode::{FLAG_AWAITED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED};
-use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::encode::{Builder, Mark};
 use postgres_r::changeset::fragment::FragmentsOf;
 use postgres_r::changeset::key::KEY_READ;
 use postgres_r::coordinator::message::{ENVELOPE_BYTES, Relations};
@@ -168,13 +168,13 @@ impl Server {
                     }
                     let ahead = t.large && ctx.rng.per_mille(500);
                     if ahead {
-                        self.send_ahead(ctx, slot);
+                        self.send_ahead(ctx, slot, Some(mark.3));
                     }
                     let t = self.transaction(slot);
                     t.0.rollback_to(mark, t.1, owner);
                 }
                 if self.transaction(slot).0.large && ctx.rng.per_mille(600) {
-                    self.send_ahead(ctx, slot);
+                    self.send_ahead(ctx, slot, None);
                 }
             }
             Tried::Failed => return self.abort(ctx, slot),
@@ -189,21 +189,31 @@ impl Server {
         (transaction, &mut self.db)
     }
 
-    /// What a large transaction has changed so far travels ahead of its commit.
-    fn send_ahead(&mut self, ctx: &mut Context, slot: u32) {
+    /// What a large transaction has changed so far travels ahead of its commit, but for a little that may be
+    /// rolled back to `open`.
+    fn send_ahead(&mut self, ctx: &mut Context, slot: u32, open: Option<Mark>) {
         let running = self.running.as_mut().expect("it runs");
         let session = &mut running.sessions[slot as usize];
         let (worker, ticket) = (slot, session.ticket);
         let t = session.transaction.as_mut().expect("it runs");
-        let fragments = t.fragments(FragmentsOf { worker, ticket }, ENVELOPE_BYTES);
+        let fragments = t.fragments(FragmentsOf { worker, ticket }, open, ENVELOPE_BYTES);
         ctx.trace(|| format!("session {slot} sends {} fragments ahead", fragments.len()));
+        self.send_fragments(ctx, (worker, ticket), fragments);
+    }
+
+    fn send_fragments(
+        &mut self,
+        ctx: &mut Context,
+        (worker, ticket): (u32, u64),
+        fragments: Vec<Vec<u8>>,
+    ) {
         for message in fragments {
             let event = Event::Fragment {
                 worker,
                 ticket,
                 message,
             };
-            self.tell_coordinator(ctx, slot, event);
+            self.tell_coordinator(ctx, worker, event);
         }
     }
 
@@ -247,6 +257,11 @@ impl Server {
             locked.for_each(|k| k.since = snapshot);
         }
         t.push();
+        let of = FragmentsOf {
+            worker: slot,
+            ticket,
+        };
+        let correction = t.correction(of, ENVELOPE_BYTES);
         let empty = Builder::new(Vec::new(), Vec::new());
         let message = model::encode(
             ENVELOPE_BYTES,
@@ -261,17 +276,16 @@ impl Server {
                 isolation: t.isolation,
                 xid: t.xid,
                 keys: &t.keys,
-                of: FragmentsOf {
-                    worker: slot,
-                    ticket,
-                },
+                of,
             },
         );
         let xid = t.xid;
+        ctx.check.sent(xid, t.sent);
         ctx.trace(|| format!("{me} session {slot} multicasts {xid}, snapshot {snapshot}"));
         if ctx.scenario.plant == Plant::EarlyAnswer {
             ctx.check.promised(xid);
         }
+        self.send_fragments(ctx, (slot, ticket), correction);
         self.tell_coordinator(
             ctx,
             slot,

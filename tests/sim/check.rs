@@ -41,6 +41,8 @@ pub struct Checker {
     promised: Vec<u64>,
     /// Fragments whose changeset has not come, by member, life, slot and ticket.
     ahead: BTreeMap<(MemberId, Incarnation, FragmentsOf), Vec<Option<Bytes>>>,
+    /// How many fragments transactions had sent.
+    sent: BTreeMap<u64, usize>,
     /// Transactions that sent fragments and passed.
     pub large: usize,
     /// GIDs of those.
@@ -119,6 +121,12 @@ impl Checker {
                         let parsed = Changeset::parse(&bytes).expect("a changeset");
                         if let Some(list) = parsed.fragments() {
                             let ahead = self.end_ahead(d.id, list.of);
+                            let parts = ahead.as_deref().unwrap_or_default();
+                            if self.sent.get(&xid) == Some(&parts.len())
+                                && let Some(said) = said(parts)
+                            {
+                                assert_eq!(said, fragments, "what counts of transaction {xid}");
+                            }
                             let Some(first) = self.gather(ahead, &fragments) else {
                                 assert_eq!(passed, None, "a part of GID {gid} is not there");
                                 return;
@@ -132,9 +140,9 @@ impl Checker {
                             self.extend(gid, xid, changes);
                         }
                     }
-                    Ok(Message::Fragment(report, of, number, bytes)) if passed.is_none() => {
+                    Ok(Message::Fragment(report, head, bytes)) if passed.is_none() => {
                         self.reference.reported(report.low);
-                        self.ahead(d.id, of, number, bytes);
+                        self.ahead(d.id, head.of, head.number, bytes);
                     }
                     Ok(Message::Drop(report, of)) if passed.is_none() => {
                         self.reference.reported(report.low);
@@ -155,6 +163,11 @@ impl Checker {
                 }
             }
         }
+    }
+
+    /// A transaction has sent so many fragments, and is about to send its changeset.
+    pub fn sent(&mut self, xid: u64, fragments: usize) {
+        self.sent.insert(xid, fragments);
     }
 
     /// A part of a transaction; what its slot did before is over.
@@ -378,4 +391,21 @@ impl Checker {
 fn crc(bytes: &[u8]) -> u64 {
     let half = bytes.len() / 2;
     u64::from(crc32fast::hash(bytes)) << 32 | u64::from(crc32fast::hash(&bytes[half..]))
+}
+
+/// Those that count, as the parts themselves say before their changeset comes; `None` if not all are there.
+fn said(parts: &[Option<Bytes>]) -> Option<Vec<fragment::Counted>> {
+    let mut list: Vec<fragment::Counted> = Vec::new();
+    for part in parts {
+        let part = part.as_ref()?;
+        let head = fragment::fragment_head(part).expect("a fragment");
+        list.retain(|c| head.after.is_some_and(|after| c.number <= after.number));
+        if let (Some(last), Some(after)) = (list.last_mut(), head.after) {
+            assert!(last.number == after.number && last.bytes >= after.bytes);
+            *last = after;
+        }
+        let (number, bytes) = (head.number, fragment::entries_bytes(part));
+        list.extend((bytes > 0).then_some(fragment::Counted { number, bytes }));
+    }
+    Some(list)
 }

@@ -16,6 +16,8 @@ pub struct Helper {
     pub attempt: Option<Attempt>,
     /// Of its jobs, from the first on, this many are applied one by one.
     pub alone: usize,
+    /// Fragments that it has of what it has begun early.
+    early: u32,
 }
 
 /// A changeset to be applied.
@@ -51,6 +53,7 @@ impl Helper {
             jobs: VecDeque::new(),
             attempt: None,
             alone: 0,
+            early: 0,
         }
     }
 
@@ -87,17 +90,34 @@ impl Helper {
         wants
     }
 
-    /// What it is told of a transaction that it may begin early, of which it only takes the fragments;
-    /// which it wants then. `None`: it stops.
-    pub fn early(&self, first: u64, what: &Early) -> Option<u32> {
+    /// What it is told of a transaction that it may begin early, of which it only takes and reads the
+    /// fragments; which it wants then. `None`: it stops.
+    pub fn early(&mut self, first: u64, what: &Early) -> Option<u32> {
         assert!(
             self.jobs.is_empty(),
             "helper {} is busy and is told of {first}: {what:?}",
             self.number
         );
         match what {
-            Early::Begin { .. } => Some(0),
-            Early::Fragment { nth, .. } => Some(nth + 1),
+            Early::Begin { .. } => {
+                self.early = 0;
+                Some(0)
+            }
+            Early::Fragment {
+                nth,
+                counted,
+                bytes,
+                ..
+            } => {
+                assert_eq!(
+                    *nth, self.early,
+                    "helper {} did not ask for it",
+                    self.number
+                );
+                self.early += 1;
+                model::decode_fragment(bytes, *counted);
+                Some(nth + 1)
+            }
             Early::End => None,
         }
     }

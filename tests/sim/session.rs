@@ -10,7 +10,7 @@ use crate::scenario::Plant;
 use postgres_r::capture::range::{ENTRY, SEARCH};
 use postgres_r::capture::read_set::ReadSet;
 use postgres_r::changeset::decode::ISOLATION_SERIALIZABLE;
-use postgres_r::changeset::encode::{Builder, Mark};
+use postgres_r::changeset::encode::{Builder, Mark, Taken};
 use postgres_r::changeset::fragment::{FragmentsOf, fragment_header};
 use postgres_r::changeset::key::{KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_UNIQUE};
 use postgres_r::changeset::{Key, LockMode};
@@ -67,6 +67,8 @@ pub struct Transaction {
     pushed: usize,
     /// Sends entries ahead of its commit.
     pub large: bool,
+    /// Fragments that it has sent.
+    pub sent: usize,
     pub keys: Vec<Key>,
     locks: Vec<(u64, LockMode)>,
     pub tries: u32,
@@ -129,6 +131,7 @@ impl Session {
             builder: Builder::new(Vec::new(), Vec::new()),
             pushed: 0,
             large: rng.per_mille(large),
+            sent: 0,
             keys: Vec::new(),
             locks: Vec::new(),
             tries: 0,
@@ -408,19 +411,22 @@ impl Transaction {
         (changes, keys, self.locks.len(), self.builder.mark())
     }
 
-    /// All changes so far as fragments, behind `room` free bytes.
-    pub fn fragments(&mut self, of: FragmentsOf, room: usize) -> Vec<Vec<u8>> {
+    /// All changes so far as fragments, behind `room` free bytes; what may be rolled back to `open` stays if that
+    /// is less than half.
+    pub fn fragments(&mut self, of: FragmentsOf, open: Option<Mark>, room: usize) -> Vec<Vec<u8>> {
         self.push();
-        let (entries, first, ends) = self.builder.take_entries(Vec::new(), []);
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let parts = starts.zip(&ends).map(|(start, end)| &entries[start..*end]);
-        (first..)
-            .zip(parts)
-            .map(|(number, part)| {
-                let header = fragment_header(of, number, std::iter::once(part));
-                [&vec![0xee; room][..], &header, part].concat()
-            })
-            .collect()
+        let taken = self.builder.take_entries(Vec::new(), open);
+        self.sent = taken.first as usize + taken.ends.len();
+        messages(&taken, of, room)
+    }
+
+    /// At its end: a word, if some that went ahead were taken back since the last.
+    pub fn correction(&mut self, of: FragmentsOf, room: usize) -> Vec<Vec<u8>> {
+        let correction = self.builder.take_correction(Vec::new());
+        correction.map_or(Vec::new(), |taken| {
+            self.sent += 1;
+            messages(&taken, of, room)
+        })
     }
 
     /// ROLLBACK TO SAVEPOINT: changes, keys and the locks that it took go.
@@ -433,4 +439,14 @@ impl Transaction {
             db.unlock_one(me, lock, mode);
         }
     }
+}
+
+fn messages(taken: &Taken<Vec<u8>>, of: FragmentsOf, room: usize) -> Vec<Vec<u8>> {
+    let message = |nth| {
+        let (head, range) = taken.fragment(nth, of);
+        let part = &taken.entries[range];
+        let header = fragment_header(head, std::iter::once(part));
+        [&vec![0xee; room][..], &header, part].concat()
+    };
+    (0..taken.ends.len()).map(message).collect()
 }

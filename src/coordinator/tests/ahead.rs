@@ -4,7 +4,7 @@ use super::bench::*;
 use crate::changeset::Key;
 use crate::changeset::LockMode;
 use crate::changeset::decode::{Changeset, Header};
-use crate::changeset::encode::Builder;
+use crate::changeset::encode::{Builder, Taken};
 use crate::changeset::fragment::{FragmentsOf, fragment_header};
 use crate::changeset::tuple::TupleBytes;
 use crate::coordinator::message::{self, ENVELOPE_BYTES, Report};
@@ -18,6 +18,13 @@ pub const OF: FragmentsOf = FragmentsOf {
     worker: 7,
     ticket: 1,
 };
+
+/// The message of entries that are one fragment.
+pub fn message_of(taken: &Taken<Vec<u8>>, of: FragmentsOf) -> Vec<u8> {
+    let (head, _) = taken.fragment(0, of);
+    let header = fragment_header(head, std::iter::once(&taken.entries[..]));
+    [&[0; ENVELOPE_BYTES][..], &header, &taken.entries].concat()
+}
 
 /// So many fragments and the changeset that they belong to.
 pub fn large(
@@ -36,9 +43,9 @@ pub fn large(
             data: b"row",
         };
         builder.insert(&row).expect("room");
-        let (entries, _, _) = builder.take_entries(Vec::new(), []);
-        let header = fragment_header(of, number, std::iter::once(&entries[..]));
-        fragments.push([&[0; ENVELOPE_BYTES][..], &header, &entries].concat());
+        let taken = builder.take_entries(Vec::new(), []);
+        assert_eq!((taken.first, taken.ends.len()), (number, 1));
+        fragments.push(message_of(&taken, of));
     }
     builder.fragments(of).expect("room");
     let key = Key {

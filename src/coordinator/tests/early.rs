@@ -1,12 +1,15 @@
 //! Transactions that helpers begin before their changesets come.
 
-use super::ahead::{OF, deliver_fragment, large, reads};
+use super::ahead::{OF, deliver_fragment, large, message_of, reads};
 use super::bench::*;
+use crate::changeset::encode::Builder;
+use crate::changeset::fragment::entries_bytes;
+use crate::changeset::tuple::TupleBytes;
 use crate::coordinator::message::{self, ENVELOPE_BYTES, Report};
 use crate::coordinator::{Early, Effect, Event};
 use crate::gcs;
 use crate::group_state::GroupState;
-use crate::ids::{Gid, Incarnation, MemberId, MessageId};
+use crate::ids::{Gid, Incarnation, MemberId, MessageId, Oid};
 use crate::limits::EARLY_KEPT_MAX;
 use bytes::Bytes;
 
@@ -39,6 +42,14 @@ fn told(b: &mut Bench) -> Vec<(u32, u64, &'static str)> {
 
 fn wants(b: &mut Bench, helper: u32, first: u64, nth: u32) {
     b.step(Event::EarlyWanted { helper, first, nth });
+}
+
+/// A fragment comes from the log.
+fn read(b: &mut Bench, seq: u64, fragment: &[u8]) {
+    let mut payload = fragment.to_vec();
+    message::seal_fragment(&mut payload, Report::default());
+    let payload = Ok(Bytes::from(payload));
+    b.step(Event::LogRead { seq, payload });
 }
 
 /// Another member's transaction of `n` fragments: delivers the first; the others and the changeset.
@@ -93,17 +104,20 @@ fn a_fragment_says_what_its_origin_showed() {
     wants(&mut b, 2, first, 0);
     let given = b.effects.pop();
     let Some(Effect::Early {
-        what: Early::Fragment {
-            nth: 0,
-            base,
-            bytes,
-        },
+        what:
+            Early::Fragment {
+                nth: 0,
+                counted,
+                base,
+                bytes,
+            },
         ..
     }) = given
     else {
         panic!("{given:?}")
     };
     assert_eq!(base, Gid(7));
+    assert_eq!((counted.number, counted.bytes), (0, entries_bytes(&bytes)));
     assert_eq!(bytes, fragments[0][ENVELOPE_BYTES..]);
 }
 
@@ -117,15 +131,10 @@ fn who_does_not_keep_up_is_given_fragments_from_the_log() {
         deliver_fragment(&mut b, number, fragment.clone());
     }
     told(&mut b);
+    wants(&mut b, 2, first, 0);
     wants(&mut b, 2, first, 1);
-    assert_eq!(reads(&mut b), [first + 1]);
-    let mut payload = fragments[0].clone();
-    message::seal_fragment(&mut payload, Report::default());
-    let payload = Ok(Bytes::from(payload));
-    b.step(Event::LogRead {
-        seq: first + 1,
-        payload,
-    });
+    assert_eq!(reads(&mut b), [first, first + 1]);
+    read(&mut b, first + 1, &fragments[0]);
     assert_eq!(told(&mut b), [(2, first, "fragment")]);
     wants(&mut b, 2, first, 2);
     assert!(reads(&mut b).is_empty(), "it is in memory");
@@ -178,20 +187,20 @@ fn the_origin_waits_for_what_was_begun_anew_only_when_it_is_near() {
         }
         told(b)
     };
-    let said = |b: &mut Bench, nth: u32| {
+    // How often it says how far it is while it wants these.
+    let said = |b: &mut Bench, nths: std::ops::RangeInclusive<u32>| {
         let before = b.sent.len();
-        wants(b, 2, first, nth);
+        nths.for_each(|nth| wants(b, 2, first, nth));
         told(b);
         b.sent.len() - before
     };
     deliver(&mut b, near - 1);
-    assert_eq!(said(&mut b, 0), 1, "the first time it does");
+    assert_eq!(said(&mut b, 0..=0), 1, "the first time it does");
     b.step(Event::EarlyEnded { helper: 2, first });
     assert_eq!(deliver(&mut b, near), [(2, first, "begin")]);
-    assert_eq!(said(&mut b, 0), 0);
-    assert_eq!(said(&mut b, near - 1), 0);
-    assert_eq!(said(&mut b, near), 1);
-    assert_eq!(said(&mut b, near + 1), 1);
+    assert_eq!(said(&mut b, 0..=near - 1), 0);
+    assert_eq!(said(&mut b, near..=near), 1);
+    assert_eq!(said(&mut b, near + 1..=near + 1), 1);
 }
 
 #[test]
@@ -278,23 +287,24 @@ fn half_of_the_helpers_are_left_for_other_work() {
     assert_eq!(reads(&mut b), [first + 1]);
 }
 
+/// What follows from an event: how many fragments this member says it has applied, and what helpers are told.
+fn said(b: &mut Bench, event: Event) -> (Vec<u32>, Vec<(u32, u64, &'static str)>) {
+    let before = b.sent.len();
+    b.step(event);
+    let said = b.sent.iter().skip(before);
+    let said = said.map(|(_, payload)| match message::parse(payload) {
+        Ok(message::Message::Applied(_, _, applied)) => applied,
+        other => panic!("{other:?}"),
+    });
+    (said.collect(), told(b))
+}
+
 #[test]
 fn the_origin_does_not_wait_for_who_can_t_go_on_until_it_is_near_again() {
     let mut b = Bench::online();
     let near = EARLY_KEPT_MAX as u32;
     let (fragments, _) = begun(&mut b, 2 * near);
     let first = b.seq;
-    let said = |b: &mut Bench, event: Event| {
-        let before = b.sent.len();
-        b.step(event);
-        let said: Vec<_> = (b.sent.iter().skip(before))
-            .map(|(_, payload)| match message::parse(payload) {
-                Ok(message::Message::Applied(_, _, applied)) => applied,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        (said, told(b))
-    };
     let helper = 2;
     let wants = |nth| Event::EarlyWanted { helper, first, nth };
     let waits = || Event::EarlyWaits { helper, first };
@@ -309,9 +319,11 @@ fn the_origin_does_not_wait_for_who_can_t_go_on_until_it_is_near_again() {
         deliver_fragment(&mut b, number, fragment);
     }
     assert_eq!(told(&mut b), [], "it has not asked for more");
-    let (heard, _) = said(&mut b, wants(1));
-    assert_eq!(heard, [] as [u32; 0], "it goes on, and is far behind");
-    assert_eq!(reads(&mut b), [first + 1]);
+    for nth in 1..near {
+        let heard = said(&mut b, wants(nth));
+        assert_eq!(heard, (vec![], vec![]), "it goes on, and is far behind");
+        assert_eq!(reads(&mut b), [first + u64::from(nth)]);
+    }
     assert_eq!(
         said(&mut b, wants(near)),
         (vec![near], vec![(2, first, "fragment")])
@@ -332,4 +344,148 @@ fn the_origin_does_not_wait_for_who_can_t_go_on_until_it_is_near_again() {
         ),
         (vec![], vec![])
     );
+}
+
+/// A transaction of another member that sends each row in a fragment of its own.
+struct Rows {
+    builder: Builder<Vec<u8>>,
+    sent: Vec<Vec<u8>>,
+}
+
+impl Rows {
+    fn new() -> Rows {
+        Rows {
+            builder: Builder::new(Vec::new(), Vec::new()),
+            sent: Vec::new(),
+        }
+    }
+
+    fn row(&mut self) {
+        self.builder.relation(Oid(16384), 1, 1).expect("room");
+        let row = TupleBytes {
+            natts: 1,
+            bitmap: None,
+            data: b"row",
+        };
+        self.builder.insert(&row).expect("room");
+    }
+
+    /// All that was not sent, or a word that some of it does not count any more.
+    fn send(&mut self, b: &mut Bench) {
+        let taken = if self.builder.entries_bytes() > 0 {
+            self.builder.take_entries(Vec::new(), [])
+        } else {
+            let correction = self.builder.take_correction(Vec::new());
+            correction.expect("something was taken back")
+        };
+        let message = message_of(&taken, OF);
+        deliver_fragment(b, 100 + self.sent.len() as u64, message.clone());
+        self.sent.push(message);
+    }
+
+    fn send_row(&mut self, b: &mut Bench) {
+        self.row();
+        self.send(b);
+    }
+}
+
+#[test]
+fn what_the_origin_takes_back_is_begun_anew_and_the_origin_waits_for_that() {
+    let (mut b, mut rows) = (Bench::online(), Rows::new());
+    let helper = 2;
+    rows.send_row(&mut b);
+    let first = b.seq;
+    let mark = rows.builder.mark();
+    rows.send_row(&mut b);
+    let wants = |nth| Event::EarlyWanted { helper, first, nth };
+    let one = |what| vec![(helper, first, what)];
+    assert_eq!(told(&mut b), one("begin"));
+    assert_eq!(said(&mut b, wants(0)), (vec![0], one("fragment")));
+    assert_eq!(said(&mut b, wants(1)), (vec![1], one("fragment")));
+    rows.builder.rollback(mark);
+    rows.send_row(&mut b);
+    assert_eq!(told(&mut b), one("end"));
+    assert_eq!(said(&mut b, wants(2)), (vec![], vec![]), "too late");
+    let ended = || Event::EarlyEnded { helper, first };
+    assert_eq!(said(&mut b, ended()), (vec![], one("begin")));
+    assert_eq!(said(&mut b, wants(0)), (vec![0], vec![]));
+    assert_eq!(reads(&mut b), [first]);
+    read(&mut b, first, &rows.sent[0]);
+    assert_eq!(told(&mut b), one("fragment"));
+    // The one between does not count.
+    assert_eq!(said(&mut b, wants(1)), (vec![2], vec![]));
+    assert_eq!(reads(&mut b), [first + 2]);
+    read(&mut b, first + 2, &rows.sent[2]);
+    assert_eq!(told(&mut b), one("fragment"));
+    assert_eq!(said(&mut b, wants(2)), (vec![3], vec![]), "it has all");
+    rows.send_row(&mut b);
+    assert_eq!(told(&mut b), one("fragment"));
+}
+
+#[test]
+fn of_a_fragment_so_much_is_applied_as_counts() {
+    let (mut b, mut rows) = (Bench::online(), Rows::new());
+    rows.row();
+    let (mark, counting) = (rows.builder.mark(), rows.builder.entries_bytes() as u32);
+    rows.send_row(&mut b);
+    let first = b.seq;
+    wants(&mut b, 2, first, 0);
+    rows.builder.rollback(mark);
+    rows.send(&mut b);
+    b.step(Event::EarlyEnded { helper: 2, first });
+    let all: Vec<_> = told(&mut b).into_iter().map(|t| t.2).collect();
+    assert_eq!(all, ["begin", "fragment", "end", "begin"]);
+    wants(&mut b, 2, first, 0);
+    assert_eq!(reads(&mut b), [first]);
+    read(&mut b, first, &rows.sent[0]);
+    let Some(Effect::Early {
+        what: Early::Fragment { counted, .. },
+        ..
+    }) = b.effects.pop()
+    else {
+        panic!("it gets the fragment")
+    };
+    assert_eq!((counted.number, counted.bytes), (0, counting));
+}
+
+#[test]
+fn what_was_not_given_yet_may_be_taken_back() {
+    let (mut b, mut rows) = (Bench::online(), Rows::new());
+    rows.send_row(&mut b);
+    let first = b.seq;
+    wants(&mut b, 2, first, 0);
+    let mark = rows.builder.mark();
+    rows.send_row(&mut b);
+    rows.builder.rollback(mark);
+    rows.send_row(&mut b);
+    wants(&mut b, 2, first, 1);
+    let all: Vec<_> = told(&mut b).into_iter().map(|t| t.2).collect();
+    assert_eq!(all, ["begin", "fragment", "fragment"]);
+}
+
+#[test]
+fn a_transaction_that_takes_back_again_and_again_is_begun_anew_when_that_pays() {
+    let (mut b, mut rows) = (Bench::online(), Rows::new());
+    let helper = 2;
+    rows.send_row(&mut b);
+    let first = b.seq;
+    let mark = rows.builder.mark();
+    let wants = |b: &mut Bench, n: u32| {
+        (0..n).for_each(|nth| wants(b, helper, first, nth));
+        told(b);
+    };
+    let ended = || Event::EarlyEnded { helper, first };
+    let begins = || (vec![], vec![(helper, first, "begin")]);
+    rows.send_row(&mut b);
+    wants(&mut b, 2);
+    // Two were applied in vain when there are three, four when there are four, six when there are five.
+    for outcome in [begins(), begins(), (vec![u32::MAX], vec![])] {
+        rows.builder.rollback(mark);
+        rows.send_row(&mut b);
+        assert_eq!(told(&mut b), [(helper, first, "end")]);
+        assert_eq!(said(&mut b, ended()), outcome);
+        wants(&mut b, 2);
+    }
+    rows.send_row(&mut b);
+    assert_eq!(told(&mut b), [(helper, first, "begin")]);
 }

@@ -1,7 +1,7 @@
 //! Which fragments wait for their changesets: a function of what was delivered.
 
 use super::{Bounds, Open};
-use crate::changeset::fragment::FragmentsOf;
+use crate::changeset::fragment::{Counted, FragmentHead, FragmentsOf};
 use crate::gcs::Delivery;
 use crate::ids::{Incarnation, MemberId, MessageId};
 use bytes::Bytes;
@@ -24,8 +24,26 @@ fn id(member: u16, life: u32) -> MessageId {
     }
 }
 
+/// Bytes of the entries of each fragment.
+const ENTRIES: u32 = 50;
+
 /// Delivers a fragment when so many bytes were delivered since the last checkpoint.
 fn fragment(open: &mut Open, id: MessageId, of: FragmentsOf, number: u32, bytes: u64) -> bool {
+    let after = number.checked_sub(1).map(|number| counted(number, ENTRIES));
+    fragment_after(open, id, FragmentHead { of, number, after }, ENTRIES, bytes)
+}
+
+fn counted(number: u32, bytes: u32) -> Counted {
+    Counted { number, bytes }
+}
+
+fn fragment_after(
+    open: &mut Open,
+    id: MessageId,
+    head: FragmentHead,
+    entries: u32,
+    bytes: u64,
+) -> bool {
     open.delivered(id, bytes, &BOUNDS);
     let delivery = Delivery {
         seq: bytes,
@@ -33,7 +51,45 @@ fn fragment(open: &mut Open, id: MessageId, of: FragmentsOf, number: u32, bytes:
         id,
         payload: Bytes::new(),
     };
-    open.fragment(&delivery, of, number, bytes, &BOUNDS)
+    open.fragment(&delivery, head, entries, bytes, &BOUNDS)
+}
+
+#[test]
+fn fragments_say_which_of_those_before_them_count() {
+    let (mut open, id, of) = (Open::default(), id(1, 1), of(7, 1));
+    for number in 0..3 {
+        assert!(fragment(&mut open, id, of, number, number.into()));
+    }
+    let mut next = |number, after, entries| {
+        let head = FragmentHead { of, number, after };
+        let kept = fragment_after(&mut open, id, head, entries, number.into());
+        kept.then(|| open.fragments(id, of).expect("open").counted.clone())
+    };
+    let (whole, part) = (counted(0, ENTRIES), counted(1, 20));
+    assert_eq!(
+        next(3, Some(part), ENTRIES),
+        Some(vec![whole, part, counted(3, ENTRIES)])
+    );
+    // One that is there only to say so.
+    assert_eq!(next(4, Some(part), 0), Some(vec![whole, part]));
+    assert_eq!(next(5, None, ENTRIES), Some(vec![counted(5, ENTRIES)]));
+    // One that follows what does not count any more ends the transaction.
+    assert_eq!(next(6, Some(whole), ENTRIES), None);
+    assert!(open.is_empty());
+}
+
+#[test]
+fn a_fragment_that_follows_more_than_there_was_ends_its_transaction() {
+    let (mut open, id, of) = (Open::default(), id(1, 1), of(7, 1));
+    assert!(fragment(&mut open, id, of, 0, 0));
+    let after = Some(counted(0, ENTRIES + 1));
+    let head = FragmentHead {
+        of,
+        number: 1,
+        after,
+    };
+    assert!(!fragment_after(&mut open, id, head, ENTRIES, 1));
+    assert!(open.is_empty());
 }
 
 #[test]
