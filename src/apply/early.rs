@@ -183,7 +183,7 @@ impl Fragment {
         let mut truncates = Vec::new();
         for entry in fragment.entries()? {
             if let Entry::Truncate(relations) = entry.map_err(|e| damaged(&e))? {
-                truncates.extend(relations.iter().map(|oid| oid.0));
+                truncates.extend(relations.map(|oid| oid.0));
             }
         }
         fragment.truncates = truncates;
