@@ -1,11 +1,12 @@
 //! A large transaction that is applied before its changeset comes, fragment by fragment, so that little
 //! is left to do when its turn comes.
 //!
-//! Until then it has no place in the order, and gives way to everybody: it waits for no lock that
-//! another transaction holds, and who waits for one of its rows, or for a relation that it has truncated,
-//! gets it at the next pause. It then rolls back, and is applied as any other at its turn, as it is when
-//! anything goes wrong; or it is begun anew, as it is when something that it did was rolled back at the
-//! origin. So it is in no circle of waits, and what it does early is right: a transaction that certification puts before it, and that meets it, finds it gone.
+//! Until then it has no place in the order, and gives way to everybody: it waits for no lock that another
+//! transaction holds, and who waits for one of its rows, or for a relation that it has truncated, gets it at
+//! the next pause. It then rolls back, and is applied as any other at its turn, as it is when anything goes
+//! wrong; or it is begun anew, as it is when something that it did was rolled back at the origin. So it is in
+//! no circle of waits, and what it does early is right: a transaction that certification puts before it, and
+//! that meets it, finds it gone.
 
 use super::helper::{self, Helper, next, send};
 use super::job::{self, apply_entries, change_sequences, damaged};

@@ -98,6 +98,8 @@ pub(super) struct Peer {
     pub snapshot_ticks: usize,
     /// Told of a gap, or of its removal, since the last tick.
     pub told: bool,
+    /// Ticks since it was removed.
+    pub gone_ticks: usize,
 }
 
 /// One member's engine.

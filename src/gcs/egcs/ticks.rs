@@ -1,6 +1,7 @@
 //! What time does: elections, and trying again what may have been lost.
 
 use super::node::{Node, RETRY_TICKS};
+use super::wire::Frame;
 use crate::ids::MemberId;
 use crate::limits::ELECTION_TICKS;
 
@@ -20,6 +21,7 @@ impl Node {
         for peer in self.peers.values_mut() {
             peer.told = false;
         }
+        self.tell_gone();
         if self.may_campaign() {
             self.draw_timeout();
             let fired = self.raft.tick();
@@ -37,6 +39,23 @@ impl Node {
             self.retry_removals();
         }
         self.promote();
+    }
+
+    /// Members that are removed hear so when they send something. One that has just restarted, and is no voter,
+    /// has nothing to send: it is told after a while, in which what was ordered before may reach it.
+    fn tell_gone(&mut self) {
+        let mut silent = Vec::new();
+        for (id, peer) in &mut self.peers {
+            if peer.up && self.order.is_gone(*id) {
+                peer.gone_ticks += 1;
+                if peer.gone_ticks.is_multiple_of(ELECTION_TICKS) {
+                    silent.push(*id);
+                }
+            }
+        }
+        for id in silent {
+            self.send(id, &Frame::Gone);
+        }
     }
 
     /// A lone voter becomes leader on the spot, which Raft allows only with all of its log

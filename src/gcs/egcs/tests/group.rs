@@ -113,6 +113,27 @@ fn join_is_refused_when_the_log_does_not_reach_back() {
     assert!(why.contains("take a new copy"), "{why}");
 }
 
+/// It has heard of nobody who leads, and so has nothing to send.
+#[test]
+fn removed_members_that_are_silent_are_told() {
+    let mut c = Cluster::of(24, 3);
+    let leader = c.leader().unwrap();
+    let gone = c.up().into_iter().find(|m| *m != leader).unwrap();
+    let others: Vec<MemberId> = c.up().into_iter().filter(|m| *m != gone).collect();
+    c.cut
+        .extend(others.iter().flat_map(|o| [(gone, *o), (*o, gone)]));
+    let node = c.servers.get_mut(&leader).unwrap().node.as_mut().unwrap();
+    node.remove(gone);
+    c.run_until("it is removed", |c| {
+        let views = others.iter().map(|o| &c.servers[o].app.view);
+        views.map(|view| view.members.len()).eq([2, 2])
+    });
+    c.net.clear();
+    assert!(!c.servers[&gone].app.removed);
+    c.cut.retain(|(from, _)| *from == gone);
+    c.run_until("it knows", |c| c.servers[&gone].app.removed);
+}
+
 #[test]
 fn removed_members_know() {
     let mut c = Cluster::of(8, 3);
