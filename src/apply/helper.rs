@@ -167,9 +167,10 @@ impl Helper {
 
     /// Rolls the transaction back.
     pub(super) fn roll_back(&mut self) -> Result<()> {
-        self.tables.settle_files()?;
+        let settled = self.tables.settle_files();
         transaction::abort()?;
-        self.tables.forget()
+        self.tables.forget()?;
+        settled
     }
 
     fn attempt(&mut self, job: &Job) -> Result<()> {

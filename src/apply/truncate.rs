@@ -3,7 +3,7 @@
 use super::rows::Applier;
 use crate::pg::guard::Result;
 use crate::pg::heap::{self, internal};
-use crate::pg::locks::Exclusive;
+use crate::pg::locks::{self, Exclusive};
 use crate::pg::relation::{self, Handle};
 use crate::pg::sys;
 use crate::pg::trigger::{self, When};
@@ -53,6 +53,12 @@ pub fn lock_early(relations: &[u32]) -> Result<Early> {
 }
 
 fn lock_all(relations: &[u32], locked: &mut Exclusive) -> Result<Early> {
+    // A standby of this member learns of each lock that is taken, and not that it was given back.
+    for oid in relations {
+        if !locks::is_free(*oid)? {
+            return Ok(Early::Busy);
+        }
+    }
     for oid in relations {
         if !locked.add(*oid)? {
             return Ok(Early::Busy);

@@ -363,8 +363,8 @@ mod tests {
             walk(&attrs, attrs.len(), before.bitmap(), before.data(), &mut spans).unwrap();
             for (i, value) in values.iter_mut().enumerate() {
                 let of_this = others.iter().filter(|o| o.0 == attrs[i]).filter_map(|o| o.1.as_ref());
-                let fitting = of_this.filter(|new| value.as_ref().is_some_and(|old| fits(attrs[i], old, new)));
-                if let Some(new) = fitting.last() {
+                let mut fitting = of_this.filter(|new| value.as_ref().is_some_and(|old| fits(attrs[i], old, new)));
+                if let Some(new) = fitting.next() {
                     spans[i].of_mut(&mut data).unwrap().copy_from_slice(new);
                     *value = Some(new.clone());
                 }

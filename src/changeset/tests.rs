@@ -722,7 +722,8 @@ fn a_key_in_another_form_is_refused() {
     };
     const HASH: [u8; 8] = [9; 8];
     let writer = KeyHash::new(0, What::Relation).finish().to_le_bytes();
-    let forms: [(&str, &[&[u8]], &[&[u8]]); 9] = [
+    type Pieces<'a> = &'a [&'a [u8]];
+    let forms: [(&str, Pieces<'_>, Pieces<'_>); 9] = [
         (
             "a common flag",
             &[&[0x0b], &HASH],

@@ -16,6 +16,7 @@ unsafe extern "C" {
         got: *mut bool,
         e: Edata,
     ) -> c_int;
+    fn pgr_shim_is_lock_free(relation: u32, mode: c_int, out: *mut bool, e: Edata) -> c_int;
     fn pgr_shim_is_exclusive_awaited(out: *mut bool, e: Edata) -> c_int;
 }
 
@@ -91,6 +92,15 @@ impl Exclusive {
         }
         Ok(())
     }
+}
+
+/// Whether nobody else has a relation locked, in any mode.
+pub fn is_free(relation: u32) -> Result<bool> {
+    let mode = sys::AccessExclusiveLock as c_int;
+    // SAFETY: writes to a live local.
+    guard::call(false, |out, e| unsafe {
+        pgr_shim_is_lock_free(relation, mode, out, e)
+    })
 }
 
 /// Whether somebody waits for a relation that the transaction has locked in ACCESS EXCLUSIVE mode.

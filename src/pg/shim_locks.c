@@ -24,6 +24,7 @@ extern int	pgr_shim_release_relation(Oid database, Oid relation, LOCKMODE mode,
 									  ErrorData **edata);
 extern int	pgr_shim_lock_if_free(Oid relation, LOCKMODE mode, bool *held, bool *got,
 								  ErrorData **edata);
+extern int	pgr_shim_is_lock_free(Oid relation, LOCKMODE mode, bool *out, ErrorData **edata);
 extern int	pgr_shim_is_exclusive_awaited(bool *out, ErrorData **edata);
 
 /*
@@ -159,6 +160,24 @@ pgr_shim_lock_if_free(Oid relation, LOCKMODE mode, bool *held, bool *got,
 					  ErrorData **edata)
 {
 	PGR_GUARD(edata, lock_if_free(relation, mode, held, got));
+}
+
+static bool
+is_lock_free(Oid relation, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+	int			count;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+	pfree(GetLockConflicts(&tag, mode, &count));
+	return count == 0;
+}
+
+/* Does nobody else hold a lock of a relation that this one excludes? */
+int
+pgr_shim_is_lock_free(Oid relation, LOCKMODE mode, bool *out, ErrorData **edata)
+{
+	PGR_GUARD(edata, *out = is_lock_free(relation, mode));
 }
 
 static bool

@@ -4,7 +4,7 @@ use super::checker::state;
 use super::cluster::{Cluster, id};
 use crate::gcs::egcs::members::JoinReply;
 use crate::gcs::{Gcs, Refused};
-use crate::ids::Gid;
+use crate::ids::{Gid, MemberId};
 use bytes::Bytes;
 
 fn payload(n: u64) -> Bytes {
