@@ -214,13 +214,7 @@ impl Dispatch {
         if let Some((first, nth, counted)) = self.early.reading.remove(&seq)
             && let Some(begun) = self.early.begun.get(&first)
         {
-            let fragment = Early::Fragment {
-                nth,
-                counted,
-                base,
-                bytes,
-            };
-            out.push(early(begun.helper, first, fragment));
+            out.push(begun.fragment(nth, counted, first, base, bytes));
         }
     }
 
@@ -312,13 +306,17 @@ impl Begun {
         out: &mut Vec<Effect>,
     ) {
         self.given.push(counted);
+        out.push(self.fragment(nth, counted, first, base, bytes));
+    }
+
+    fn fragment(&self, nth: u32, counted: Counted, first: u64, base: Gid, bytes: Bytes) -> Effect {
         let fragment = Early::Fragment {
             nth,
             counted,
             base,
             bytes,
         };
-        out.push(early(self.helper, first, fragment));
+        early(self.helper, first, fragment)
     }
 }
 

@@ -28,24 +28,42 @@ pub fn await_given_up(group: &TestGroup, number: usize) {
     group.await_value(group.member(number).expect("member"), EARLY, 0);
 }
 
+/// A helper that has changed `big`, and its transaction.
+pub struct AtWork {
+    number: usize,
+    xid: String,
+}
+
+/// Those of the members that follow, each with `big` locked in this mode.
+pub fn at_work(group: &TestGroup, mode: &str) -> Vec<AtWork> {
+    let sql = format!(
+        "SELECT a.backend_xid::text FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+         WHERE l.relation = 'big'::regclass AND l.mode = '{mode}'"
+    );
+    let helper = |number| {
+        let row = group.client(number).query_one(&sql, &[]);
+        let xid = row.expect("a helper at work").get(0);
+        AtWork { number, xid }
+    };
+    [2, 3].map(helper).into()
+}
+
+impl AtWork {
+    /// Its transaction has committed, and so many rows are from it.
+    pub fn await_rows(&self, group: &TestGroup, rows: i64) {
+        let xid = &self.xid;
+        let sql = format!("SELECT count(*) FROM big WHERE id > 0 AND xmin::text = '{xid}'");
+        group.await_value(group.member(self.number).expect("member"), &sql, rows);
+    }
+}
+
 #[test]
 fn what_is_applied_early_is_what_is_committed() {
     let group = group("early", 3, SCHEMA);
     let update = "UPDATE big SET v = 'changed' WHERE id % 3 = 0";
     let sql = format!("{}; SAVEPOINT a; {update}; RELEASE a", insert(1, 60_000));
     let mut client = begun(&group, &sql, 300);
-    let mut helpers = Vec::new();
-    for number in [2, 3] {
-        let row = group
-            .client(number)
-            .query_one(
-                "SELECT a.backend_xid::text FROM pg_stat_activity a JOIN pg_locks l USING (pid)
-                 WHERE l.relation = 'big'::regclass AND l.mode = 'RowExclusiveLock'",
-                &[],
-            )
-            .expect("a helper at work");
-        helpers.push((number, row.get::<_, String>(0)));
-    }
+    let helpers = at_work(&group, "RowExclusiveLock");
     for number in 1..=3 {
         group.execute(number, "UPDATE small SET v = v + 1 WHERE id = 1");
     }
@@ -53,10 +71,7 @@ fn what_is_applied_early_is_what_is_committed() {
         .batch_execute("DELETE FROM big WHERE id % 5 = 0 AND id > 0; COMMIT")
         .expect("nobody is in its way");
     check(&group, 48_000);
-    for (number, xid) in helpers {
-        let sql = format!("SELECT count(*) FROM big WHERE id > 0 AND xmin::text = '{xid}'");
-        group.await_value(group.member(number).expect("member"), &sql, 48_000);
-    }
+    helpers.iter().for_each(|h| h.await_rows(&group, 48_000));
     for server in group.running() {
         group.await_value(server, "SELECT v FROM small WHERE id = 1", 3);
     }

@@ -1,7 +1,7 @@
 //! Tables that are truncated and filled anew in one large transaction, which other members apply before it
 //! commits.
 
-use crate::early::await_given_up;
+use crate::early::{at_work, await_given_up};
 use crate::large::{SCHEMA, check, insert, large};
 use crate::support::{TestGroup, group, is_serialization_failure};
 use postgres::Client;
@@ -79,18 +79,7 @@ fn what_is_truncated_early_is_what_is_committed() {
         reload(60_000)
     );
     let mut client = reloading(&group, &sql, &[2, 3]);
-    let mut helpers = Vec::new();
-    for number in [2, 3] {
-        let row = group
-            .client(number)
-            .query_one(
-                "SELECT a.backend_xid::text FROM pg_stat_activity a JOIN pg_locks l USING (pid)
-                 WHERE l.relation = 'big'::regclass AND l.mode = 'AccessExclusiveLock'",
-                &[],
-            )
-            .expect("a helper at work");
-        helpers.push((number, row.get::<_, String>(0)));
-    }
+    let helpers = at_work(&group, "AccessExclusiveLock");
     for number in 1..=3 {
         group.execute(number, "UPDATE small SET v = v + 1 WHERE id = 1");
     }
@@ -98,10 +87,7 @@ fn what_is_truncated_early_is_what_is_committed() {
         .batch_execute("DELETE FROM big WHERE id % 5 = 0; COMMIT")
         .expect("nobody is in its way");
     check(&group, 48_000);
-    for (number, xid) in helpers {
-        let sql = format!("SELECT count(*) FROM big WHERE xmin::text = '{xid}'");
-        group.await_value(group.member(number).expect("member"), &sql, 48_000);
-    }
+    helpers.iter().for_each(|h| h.await_rows(&group, 48_000));
     let row = group
         .client(2)
         .query_one("INSERT INTO ids (v) VALUES (3) RETURNING id", &[])
