@@ -112,10 +112,8 @@ impl<'t> Applier<'t> {
             if n == 0 {
                 return Ok(());
             }
+            self.need_buffers(n);
             let table = self.tables.get_with_slots(oid, n)?;
-            // Slots will point into them: none may move from here on.
-            self.buffers
-                .resize_with(n.max(self.buffers.len()), TupleBuffer::new);
             for (i, row) in batch.iter().enumerate() {
                 check(&table.attrs, row, &mut self.spans)?;
                 let varwidth = has_varwidth(&table.attrs, &self.spans);
@@ -179,8 +177,15 @@ impl<'t> Applier<'t> {
         })
     }
 
+    /// Has at least so many buffers. Tuples and slots will point into them: none may move until those are done.
+    pub(super) fn need_buffers(&mut self, rows: usize) {
+        let buffers = rows.max(self.buffers.len());
+        self.buffers.resize_with(buffers, TupleBuffer::new);
+    }
+
     /// Changes the row in the table's `found` slot, in working memory.
     pub(super) fn change_found(&mut self, oid: u32, change: &Change) -> Result<Outcome> {
+        self.need_buffers(1);
         let table = self.tables.get(oid)?;
         let (found, has_triggers) = (table.found, table.has_triggers);
         let old = heap::slot_tuple(found)?;
@@ -203,8 +208,6 @@ impl<'t> Applier<'t> {
             }
             Change::Update(update) => {
                 columns = Columns::of(&table.attrs, update.changed);
-                self.buffers
-                    .resize_with(self.buffers.len().max(1), TupleBuffer::new);
                 let buffer = &mut self.buffers[0];
                 let tuple = columns.replace(table, old, update, &mut self.spans, buffer)?;
                 let event = Event::Update {

@@ -134,9 +134,7 @@ impl Applier<'_> {
         let mut columns = Columns::of(&self.tables.get(oid)?.attrs, changed);
         let (mut old, mut new, mut bytes) = (Vec::new(), Vec::new(), 0);
         let (mut highest, mut again) = (0, false);
-        // Tuples point into them: none may move from here on.
-        let buffers = updates.len().max(self.buffers.len());
-        self.buffers.resize_with(buffers, TupleBuffer::new);
+        self.need_buffers(updates.len());
         for update in updates {
             if update.changed != changed || bytes >= BATCH_BYTES {
                 break;

@@ -1,12 +1,13 @@
 //! What counts of a transaction whose entries went ahead in part, after any nested rollbacks.
 
 use super::decode::{Changeset, DecodeError, Entries, Entry, Header};
-use super::encode::{Builder, Coarse, Full, Mark, Sink, Taken};
+use super::encode::{Builder, Coarse, Mark, Sink, Taken};
 use super::fragment::{
     Counted, FRAGMENT_HEADER_BYTES, FragmentsOf, count, entries_bytes, fragment_entries,
     fragment_head, fragment_header,
 };
 use super::key::{KEY_BYTES_MAX, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, Key, LockMode};
+use super::tests::Small;
 use super::tuple::TupleBytes;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use proptest::prelude::*;
@@ -361,30 +362,6 @@ fn what_a_large_subtransaction_may_take_back_is_sent() {
     builder.rollback(mark);
     builder.fragments(OF).expect("room");
     assert_eq!(applied(&finish(builder), &sent), [(1, 0)]);
-}
-
-/// A sink that takes so much.
-#[derive(Debug)]
-struct Small(Vec<u8>, usize);
-
-impl Sink for Small {
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        if self.0.len() + bytes.len() > self.1 {
-            return Err(Full);
-        }
-        self.0.append(&mut bytes.to_vec());
-        Ok(())
-    }
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn truncate(&mut self, len: usize) {
-        self.0.truncate(len);
-    }
-    // In pieces, as the server's.
-    fn each(&self, visit: &mut dyn FnMut(&[u8])) {
-        self.0.chunks(7).for_each(visit);
-    }
 }
 
 #[test]

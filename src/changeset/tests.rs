@@ -448,7 +448,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// A sink with room for so many bytes.
 #[derive(Debug)]
-struct Small(Vec<u8>, usize);
+pub(super) struct Small(pub Vec<u8>, pub usize);
 
 impl Sink for Small {
     fn append(&mut self, bytes: &[u8]) -> Result<(), Full> {

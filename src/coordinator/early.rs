@@ -84,12 +84,12 @@ impl Dispatch {
         bytes: Bytes,
         out: &mut Vec<Effect>,
     ) {
-        let Fragments { places, counted } = fragments;
-        let (Some(first), number) = (places.first(), places.len() as u32 - 1) else {
+        let Some(first) = fragments.first() else {
             return;
         };
-        let first = first.seq;
-        let ordered = places.len() as u32;
+        let counted = &fragments.counted;
+        let ordered = fragments.places.len() as u32;
+        let number = ordered - 1;
         if !self.early.begun.contains_key(&first) {
             let ordinary = self.helpers.len() - 1;
             let free = |h: &usize| matches!(self.helpers[*h], Helper::Free);
@@ -219,12 +219,12 @@ impl Dispatch {
     }
 
     /// A helper has rolled back what it began early, and is free, or begins anew. True if the origin is to hear
-    /// that it need not wait; not if the helper has its work by now.
+    /// that it need not wait; not if the helper has its work by now. `is_open`: the transaction is not over.
     pub fn early_ended(
         &mut self,
         helper: u32,
         first: u64,
-        fragments: Option<&Fragments>,
+        is_open: bool,
         out: &mut Vec<Effect>,
     ) -> bool {
         if !self.is_early(helper, first) {
@@ -235,7 +235,7 @@ impl Dispatch {
             return true;
         };
         let again = self.early.given_up.get(&first).map_or(0, |g| g.again);
-        let anew = begun.taken_back && fragments.is_some() && begun.ordered >= again;
+        let anew = begun.taken_back && is_open && begun.ordered >= again;
         if anew {
             self.early_begin(helper, first, begun.origin, begun.ordered, false, out);
         }

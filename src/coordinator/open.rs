@@ -41,6 +41,13 @@ pub struct Fragments {
     pub counted: Vec<Counted>,
 }
 
+impl Fragments {
+    /// Position of the first, which names the transaction.
+    pub fn first(&self) -> Option<u64> {
+        self.places.first().map(|place| place.seq)
+    }
+}
+
 #[derive(Debug)]
 struct Transaction {
     incarnation: Incarnation,
@@ -176,7 +183,7 @@ impl Open {
     /// The same, of the one whose first fragment has this position.
     pub fn begun_at(&self, first: u64) -> Option<&Fragments> {
         let mut all = self.transactions.values().map(|t| &t.fragments);
-        all.find(|f| f.places.first().is_some_and(|place| place.seq == first))
+        all.find(|f| f.first() == Some(first))
     }
 
     /// No changeset follows these, or it is here.

@@ -4,6 +4,7 @@ use super::dispatch::{Content, Work};
 use super::event::{Effect, GcsCommand, Outcome};
 use super::ledger::{Abandoning, Ahead, Own, OwnWorker, Passed};
 use super::message::{self, Message, MessageError};
+use super::open::Fragments;
 use super::replicated::Replicated;
 use super::step::Coordinator;
 use crate::capture::read_set::searched;
@@ -105,7 +106,7 @@ impl Coordinator {
                 let entries = entries_bytes(&bytes);
                 let kept = self.replicated.fragment(&delivery, head, entries);
                 let fragments = self.replicated.fragments(id, head.of).filter(|_| kept);
-                let first = fragments.and_then(|f| f.places.first()).map(|p| p.seq);
+                let first = fragments.and_then(Fragments::first);
                 if let Some(fragments) = fragments
                     && id.member != self.config.me
                     && self.state == GroupState::Online
@@ -170,7 +171,7 @@ impl Coordinator {
             None => Vec::new(),
             Some(list) => {
                 let all = self.replicated.fragments(delivery.id, list.of);
-                begun = all.and_then(|f| f.places.first()).map(|place| place.seq);
+                begun = all.and_then(Fragments::first);
                 match self.replicated.close(delivery.id, list) {
                     Some(fragments) => fragments,
                     // The order says so, to every member.

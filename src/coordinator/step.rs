@@ -180,8 +180,8 @@ impl Coordinator {
                 }
             }
             Event::EarlyEnded { helper, first } => {
-                let fragments = self.replicated.begun_at(first);
-                if self.dispatch.early_ended(helper, first, fragments, out) {
+                let is_open = self.replicated.begun_at(first).is_some();
+                if self.dispatch.early_ended(helper, first, is_open, out) {
                     self.say_applied(first, None, out);
                 }
             }
