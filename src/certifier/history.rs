@@ -70,6 +70,11 @@ impl History {
         (self.last().0 - gid.0) + (end - self.end_of(gid))
     }
 
+    /// Hashes of the oldest entries whose GIDs are not above `floor`.
+    pub(super) fn oldest_hashes(&self, floor: Gid) -> impl Iterator<Item = u64> {
+        self.hashes.range(..self.skipped(floor)).copied()
+    }
+
     /// Takes the oldest entry if its GID is not above `floor`.
     pub(super) fn take_oldest(&mut self, floor: Gid) -> Option<(u64, Slot, Gid)> {
         while self.base < floor {

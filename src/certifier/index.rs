@@ -6,6 +6,7 @@
 
 use crate::changeset::LockMode;
 use crate::ids::Gid;
+use std::hint::black_box;
 
 /// What an entry is, besides its key: how strong, and whether something was written under it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +103,13 @@ impl Index {
             len: 0,
             shift: 64 - cells.trailing_zeros(),
         }
+    }
+
+    /// Has the cells of these keys brought into the processor's caches, all at a time: each search would wait for
+    /// its own. Nothing follows from it.
+    #[inline]
+    pub(super) fn touch(&self, hashes: impl Iterator<Item = u64>) {
+        black_box(hashes.fold(0, |sum, hash| sum ^ self.cells[self.home(hash)].word));
     }
 
     /// Calls `visit` with every slot of a key and its last GID, in an order that means nothing.

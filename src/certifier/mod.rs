@@ -15,7 +15,9 @@ mod tests;
 pub use checkpoint::DecodeError;
 
 use crate::changeset::Key;
-use crate::changeset::key::{KEY_BLIND, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY};
+use crate::changeset::key::{
+    BEFORE_FIRST, KEY_BLIND, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_WRITES_ONLY,
+};
 use crate::ids::{Gid, MemberId};
 use history::History;
 use index::{GID_MAX, Index, Slot};
@@ -86,6 +88,8 @@ pub struct Certifier {
 const PURGE_FACTOR: usize = 2;
 /// Entries purged besides, at each call.
 const PURGE_BASE: usize = 32;
+/// Keys and entries whose places in the index are asked for before the first of them is looked at.
+const AHEAD: usize = 16;
 /// Entries for which room is kept from one changeset to the next.
 const PENDING_KEPT: usize = 1 << 16;
 
@@ -204,68 +208,87 @@ impl Certifier {
         self.history.weight_above(self.floor)
     }
 
-    /// Checks all keys and gathers their entries in `pending`. The first key that fails decides,
-    /// and of it the highest GID, so that there is one verdict and no other.
+    /// Checks all keys and gathers their entries in `pending`. The first key that fails decides, so that there
+    /// is one verdict and no other. Returns what it depends on.
     fn judge(
         &mut self,
         origin: MemberId,
         snapshot: Gid,
-        keys: impl Iterator<Item = Key>,
+        mut keys: impl Iterator<Item = Key>,
     ) -> Result<Gid, Verdict> {
         if snapshot > self.last_gid() {
             return Err(Verdict::BelowFloor);
         }
-        let floor = self.floor;
-        let mut depends_on = floor;
-        for key in keys {
-            if let Some(member) = self.reservations.refuses(origin, &key) {
-                let relation = key.relation;
-                return Err(Verdict::Reserved { relation, member });
+        let mut depends_on = self.floor;
+        let mut some = [BEFORE_FIRST; AHEAD];
+        loop {
+            let mut count = 0;
+            for (place, key) in some.iter_mut().zip(&mut keys) {
+                *place = key;
+                count += 1;
             }
-            let lock_only = key.flags & KEY_LOCK_ONLY != 0;
-            let read = key.flags & KEY_READ != 0;
-            let blind = key.flags & KEY_BLIND != 0;
-            let writes_only = read || key.flags & KEY_WRITES_ONLY != 0;
-            let since = key.since.min(snapshot);
-            let written_above = if read || key.flags & KEY_FROM_SINCE != 0 {
-                since
-            } else {
-                snapshot
-            };
-            // Starting from the floor, what is not above it has no say, purged or not.
-            let mut winner = floor;
-            self.index.visit(key.hash, |slot, gid| {
-                if !slot.conflicts(key.mode) || writes_only && slot.is_lock_only() {
-                    return;
-                }
-                let bound = if slot.is_lock_only() {
-                    since
-                } else {
-                    written_above
-                };
-                if gid > bound && !blind {
-                    winner = winner.max(gid);
-                }
-                if !slot.is_lock_only() && !lock_only && (!read || blind) {
-                    depends_on = depends_on.max(gid);
-                }
-            });
-            if winner > floor {
-                return Err(Verdict::Conflict {
-                    relation: key.relation,
-                    gid: winner,
-                    origin: self.history.origin(winner),
-                });
+            self.index.touch(some[..count].iter().map(|key| key.hash));
+            for key in &some[..count] {
+                let writer = self.judge_key(origin, snapshot, key)?;
+                depends_on = depends_on.max(writer);
             }
-            if since < floor && !blind {
-                return Err(Verdict::BelowFloor);
-            }
-            if !read {
-                self.pending
-                    .push((key.hash, Slot::new(key.mode, lock_only)));
+            if count < AHEAD {
+                return Ok(depends_on);
             }
         }
-        Ok(depends_on)
+    }
+
+    /// Checks a key: of what makes it fail the highest GID counts. Returns the highest one that wrote under a
+    /// conflicting key, or the floor.
+    fn judge_key(&mut self, origin: MemberId, snapshot: Gid, key: &Key) -> Result<Gid, Verdict> {
+        if let Some(member) = self.reservations.refuses(origin, key) {
+            let relation = key.relation;
+            return Err(Verdict::Reserved { relation, member });
+        }
+        let floor = self.floor;
+        let lock_only = key.flags & KEY_LOCK_ONLY != 0;
+        let read = key.flags & KEY_READ != 0;
+        let blind = key.flags & KEY_BLIND != 0;
+        let writes_only = read || key.flags & KEY_WRITES_ONLY != 0;
+        let since = key.since.min(snapshot);
+        let written_above = if read || key.flags & KEY_FROM_SINCE != 0 {
+            since
+        } else {
+            snapshot
+        };
+        // Starting from the floor, what is not above it has no say, purged or not.
+        let (mut winner, mut writer) = (floor, floor);
+        self.index.visit(key.hash, |slot, gid| {
+            if !slot.conflicts(key.mode) || writes_only && slot.is_lock_only() {
+                return;
+            }
+            let bound = if slot.is_lock_only() {
+                since
+            } else {
+                written_above
+            };
+            if gid > bound && !blind {
+                winner = winner.max(gid);
+            }
+            if !slot.is_lock_only() && !lock_only && (!read || blind) {
+                writer = writer.max(gid);
+            }
+        });
+        if winner > floor {
+            return Err(Verdict::Conflict {
+                relation: key.relation,
+                gid: winner,
+                origin: self.history.origin(winner),
+            });
+        }
+        if since < floor && !blind {
+            return Err(Verdict::BelowFloor);
+        }
+        if !read {
+            self.pending
+                .push((key.hash, Slot::new(key.mode, lock_only)));
+        }
+        Ok(writer)
     }
 
     /// Gives the next GID to the changeset whose entries are pending.
@@ -294,7 +317,11 @@ impl Certifier {
 
     /// Drops up to so many of the oldest entries at or below the floor.
     fn purge(&mut self, count: usize) {
-        for _ in 0..count {
+        for nth in 0..count {
+            if nth % AHEAD == 0 {
+                let next = self.history.oldest_hashes(self.floor).take(AHEAD);
+                self.index.touch(next);
+            }
             let Some((hash, slot, gid)) = self.history.take_oldest(self.floor) else {
                 return;
             };

@@ -85,7 +85,7 @@ pub struct Key {
 pub const KEY_BYTES_MAX: usize = 1 + 1 + 5 + VARINT_BYTES_MAX + 8;
 
 /// What the first key of a writeset is compared with.
-pub(super) const BEFORE_FIRST: Key = Key {
+pub(crate) const BEFORE_FIRST: Key = Key {
     hash: 0,
     since: Gid(0),
     relation: 0,
