@@ -17,8 +17,10 @@ pub const SCHEMA: &str = "
 
 /// A kind of change, done to rows of consecutive keys, so many in a transaction.
 pub struct Case {
-    /// For the table.
+    /// For the report.
     pub name: &'static str,
+    /// What is changed: later cases of a table need the earlier ones.
+    pub table: &'static str,
     /// Statements before it, which are not measured.
     pub before: &'static str,
     /// Rows a transaction.
@@ -41,6 +43,7 @@ pub enum Change {
 pub const CASES: &[Case] = &[
     Case {
         name: "insert",
+        table: "narrow",
         before: "",
         rows: 100,
         part: 1,
@@ -50,6 +53,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "update",
+        table: "narrow",
         before: "",
         rows: 100,
         part: 1,
@@ -57,6 +61,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "delete",
+        table: "narrow",
         before: "",
         rows: 100,
         part: 1,
@@ -64,6 +69,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "one row",
+        table: "narrow",
         before: "",
         rows: 1,
         part: 10,
@@ -71,6 +77,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "copy",
+        table: "copied",
         before: "",
         rows: 1000,
         part: 1,
@@ -78,6 +85,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "wide insert",
+        table: "wide",
         before: "",
         rows: 100,
         part: 4,
@@ -88,6 +96,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "wide update",
+        table: "wide",
         before: "",
         rows: 100,
         part: 4,
@@ -95,6 +104,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "toast insert",
+        table: "toasted",
         before: "",
         rows: 100,
         part: 20,
@@ -104,6 +114,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "toast kept",
+        table: "toasted",
         before: "",
         rows: 100,
         part: 20,
@@ -111,6 +122,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "4 indexes",
+        table: "indexed",
         before: "",
         rows: 100,
         part: 2,
@@ -120,6 +132,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "4 updated",
+        table: "indexed",
         before: "",
         rows: 100,
         part: 2,
@@ -128,6 +141,7 @@ pub const CASES: &[Case] = &[
     // A row is a transaction of pgbench's here, of four changes.
     Case {
         name: "tpcb",
+        table: "accounts",
         before: "INSERT INTO branches SELECT i, 0 FROM generate_series(1, 10) i;
             INSERT INTO tellers SELECT i, (i - 1) / 10 + 1, 0 FROM generate_series(1, 100) i;
             INSERT INTO accounts SELECT i, i % 10 + 1, 0, '' FROM generate_series(1, 100000) i;",
