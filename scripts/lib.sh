@@ -8,6 +8,8 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$top/build
 JOBS=${JOBS:-$(nproc)}
 CARGO=${CARGO:-cargo}
+# One for all: crates that the server, pgr and tests share are compiled once a profile.
+export CARGO_TARGET_DIR=$build/target
 # PostgreSQL's Makefiles make the generated headers only at the top level of make.
 unset MAKELEVEL MAKEFLAGS MFLAGS MAKEOVERRIDES
 
