@@ -1,7 +1,9 @@
 //! Builds a changeset while its transaction runs.
 
+use super::compress::compress;
 use super::decode::{
-    FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source, VERSION,
+    FLAG_BLOCK, FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source, VERSION,
+    are_rows,
 };
 use super::fragment::{Counted, FragmentHead, FragmentsOf};
 use super::key::{
@@ -210,8 +212,14 @@ impl<S> Taken<S> {
             bytes: (self.ends[before] - start(before)) as u32,
         };
         let after = nth.checked_sub(1).map_or(self.after, |b| Some(whole(b)));
-        let head = FragmentHead { of, number, after };
-        (head, start(nth)..self.ends[nth])
+        let range = start(nth)..self.ends[nth];
+        let head = FragmentHead {
+            of,
+            number,
+            after,
+            bytes: range.len() as u32,
+        };
+        (head, range)
     }
 }
 
@@ -690,9 +698,7 @@ impl<S: Sink> Builder<S> {
     pub fn coarsen(&mut self, mut fresh: S) -> Result<(), Full> {
         let mut exact: BTreeMap<(u32, u64, u8, u8), Key> = BTreeMap::new();
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
-        let mut bytes = Vec::with_capacity(self.keys.len());
-        self.keys.each(&mut |piece| bytes.extend_from_slice(piece));
-        for key in Keys::new(&bytes) {
+        for key in Keys::new(&copied(&self.keys)) {
             let name = (key.relation, key.hash, key.mode as u8, key.flags);
             let known = exact.entry(name).or_insert_with(|| {
                 if is_of_row(&key) {
@@ -740,9 +746,28 @@ impl<S: Sink> Builder<S> {
     /// Ends it: `header` as bytes, with the checksum, and the sinks. The changeset is the header's bytes,
     /// then those of the first sink, then of the second.
     pub fn finish(self, header: Header) -> (HeaderBytes, S, S) {
+        self.end(header, false)
+    }
+
+    /// The same, with the entries as a block in `fresh`, if they are only rows, none of them went ahead, a block is
+    /// much shorter and there is room for it.
+    pub fn finish_compressed(mut self, header: Header, fresh: S) -> (HeaderBytes, S, S) {
+        let compressed = if self.has_fragments() {
+            None
+        } else {
+            compressed(&self.entries, fresh)
+        };
+        let is_block = compressed.is_some();
+        if let Some(compressed) = compressed {
+            self.entries = compressed;
+        }
+        self.end(header, is_block)
+    }
+
+    fn end(self, header: Header, is_block: bool) -> (HeaderBytes, S, S) {
         let bytes = self.total_bytes();
         assert!(bytes <= CHANGESET_BYTES_MAX, "a changeset of {bytes} bytes");
-        let mut header = encode_header(&header, self.keys.len() as u32);
+        let mut header = encode_header(&header, is_block, self.keys.len() as u32);
         let mut crc = crc32fast::Hasher::new();
         crc.update(&header[CHECKSUM.end..]);
         self.keys.each(&mut |b| crc.update(b));
@@ -844,7 +869,7 @@ impl<S: Sink> Pen<'_, S> {
 }
 
 /// The header with checksum 0.
-fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
+fn encode_header(h: &Header, is_block: bool, keys_bytes: u32) -> HeaderBytes {
     assert_eq!(h.flags & !FLAGS, 0, "flags of a changeset");
     assert!(h.isolation <= ISOLATION_SERIALIZABLE, "XactIsoLevel");
     let mut out = HeaderBytes {
@@ -861,8 +886,9 @@ fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
         out.len += bytes.len();
     }
     assert_eq!(out.len, HEADER_FIXED_BYTES);
+    let flags = h.flags | if is_block { FLAG_BLOCK } else { 0 };
     let numbers: [u64; HEADER_NUMBERS] = [
-        u64::from(h.flags) << ISOLATION_BITS | u64::from(h.isolation),
+        u64::from(flags) << ISOLATION_BITS | u64::from(h.isolation),
         h.origin.0.into(),
         h.incarnation.0.into(),
         h.xid,
@@ -874,6 +900,24 @@ fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
         out.len += varint::write(number, &mut out.bytes[out.len..]);
     }
     out
+}
+
+/// All bytes, in memory of its own.
+fn copied<S: Sink>(sink: &S) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(sink.len());
+    sink.each(&mut |piece| bytes.extend_from_slice(piece));
+    bytes
+}
+
+/// Entries as a block, behind how many bytes they are, in another sink, which is empty.
+fn compressed<S: Sink>(entries: &S, mut to: S) -> Option<S> {
+    let entries = copied(entries);
+    let block = compress(&entries).filter(|_| are_rows(&entries))?;
+    let mut number = [0; VARINT_BYTES_MAX];
+    let len = varint::write(entries.len() as u64, &mut number);
+    to.append(&number[..len]).ok()?;
+    to.append(&block).ok()?;
+    Some(to)
 }
 
 /// Appends what lies behind so many bytes to another sink, which is empty; all or nothing.
