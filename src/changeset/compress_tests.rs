@@ -1,7 +1,7 @@
 //! Compressed entries say what they said before, and damaged ones are errors.
 
-use super::compress::{can_be_block, compress};
-use super::decode::{Changeset, DecodeError, FLAG_BLOCK};
+use super::compress::{BLOCK_BYTES, can_be_blocks, compress, decompress};
+use super::decode::{Changeset, DecodeError, FLAG_BLOCKS};
 use super::encode::{Builder, CHECKSUM};
 use super::fragment::{
     Counted, FRAGMENT_HEADER_BYTES, FragmentHead, FragmentsOf, fragment_header, open,
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 /// Where a header has its flags, in the bits above the isolation level.
 const MODE: usize = 22;
-const BLOCK_BIT: u8 = (FLAG_BLOCK as u8) << 2;
+const BLOCKS_BIT: u8 = (FLAG_BLOCKS as u8) << 2;
 
 /// Some rows of every kind, each with `data`.
 fn rows(data: &[u8], count: u64) -> Builder<Vec<u8>> {
@@ -48,21 +48,25 @@ fn whole(builder: Builder<Vec<u8>>) -> Vec<u8> {
 }
 
 fn is_compressed(changeset: &[u8]) -> bool {
-    changeset[MODE] & BLOCK_BIT != 0
+    changeset[MODE] & BLOCKS_BIT != 0
 }
 
-/// A changeset of no keys whose entries are these bytes, called a block of so many.
-fn of_block(entries: usize, block: &[u8]) -> Vec<u8> {
+fn blocks(entries: &Vec<u8>) -> Option<Vec<u8>> {
+    compress(entries, 0..entries.len(), Vec::new())
+}
+
+/// A changeset of no keys whose entries are these bytes, called blocks of so many.
+fn of_blocks(entries: usize, blocks: &[u8]) -> Vec<u8> {
     let mut number = [0; VARINT_BYTES_MAX];
     let len = varint::write(entries as u64, &mut number);
-    let behind = [&number[..len], block].concat();
+    let behind = [&number[..len], blocks].concat();
     let mut bytes = whole(Builder::new(Vec::new(), behind));
-    bytes[MODE] |= BLOCK_BIT;
+    bytes[MODE] |= BLOCKS_BIT;
     sealed(bytes)
 }
 
-/// What is read is what would be written: everything but the block itself, which is one of several that
-/// say the same, says it in one way; and so does what it says.
+/// What is read is what would be written: everything but the blocks themselves, of which several say the same;
+/// and what they say.
 fn refused_or_canonical(bytes: &[u8]) {
     let Ok(c) = Changeset::parse(bytes) else {
         return;
@@ -72,10 +76,10 @@ fn refused_or_canonical(bytes: &[u8]) {
     let keys_end = plain.len() - opened.bytes().len();
     assert_eq!(&plain[keys_end..], opened.bytes());
     if is_compressed(bytes) {
-        plain[MODE] |= BLOCK_BIT;
-        let (entries, block) = varint::read(&bytes[keys_end..]).expect("a number");
+        plain[MODE] |= BLOCKS_BIT;
+        let (entries, blocks) = varint::read(&bytes[keys_end..]).expect("a number");
         assert_eq!(entries as usize, opened.bytes().len());
-        assert!(can_be_block(block.len(), entries as usize));
+        assert!(can_be_blocks(blocks.len(), entries as usize));
     } else {
         assert_eq!(bytes.len(), plain.len());
     }
@@ -87,7 +91,7 @@ proptest! {
 
     #[test]
     fn compressed_entries_say_the_same(
-        data in prop::collection::vec(any::<u8>(), 0..200), count in 0..60u64,
+        data in prop::collection::vec(any::<u8>(), 0..300), count in 0..120u64,
     ) {
         let plain = whole(rows(&data, count));
         let bytes = compressed(rows(&data, count));
@@ -133,11 +137,11 @@ proptest! {
         entries in 0..3000usize,
         block in prop::collection::vec(prop_oneof![any::<u8>(), Just(255), Just(0), 1..20u8], 0..300),
     ) {
-        let bytes = of_block(entries, &block);
+        let bytes = of_blocks(entries, &block);
         match Changeset::parse(&bytes) {
             Err(error) => {
                 prop_assert_eq!(error, DecodeError::Block);
-                prop_assert!(!can_be_block(block.len(), entries));
+                prop_assert!(!can_be_blocks(block.len(), entries));
             }
             Ok(_) => refused_or_canonical(&bytes),
         }
@@ -186,8 +190,8 @@ fn what_others_than_helpers_read_is_never_compressed() {
         assert_eq!(compressed(with()), whole(with()));
         // Nor is it taken from somebody who does it.
         let entries = with().into_sinks().1;
-        let block = compress(&entries).expect("it is much shorter");
-        let bytes = of_block(entries.len(), &block);
+        let blocks = blocks(&entries).expect("they are much shorter");
+        let bytes = of_blocks(entries.len(), &blocks);
         let c = Changeset::parse(&bytes).expect("nobody looks inside");
         assert_eq!(c.source(), None);
         assert_eq!(c.open().map(drop), Err(DecodeError::Block));
@@ -205,41 +209,41 @@ fn what_others_than_helpers_read_is_never_compressed() {
 }
 
 #[test]
-fn damage_inside_of_a_block_is_named() {
+fn damage_inside_of_blocks_is_named() {
     let mut entries = rows(&[7; 100], 50).into_sinks().1;
     // Attributes of the relation, which the first row has too.
     entries[12] = 2;
-    let block = compress(&entries).expect("it is much shorter");
-    let bytes = of_block(entries.len(), &block);
+    let blocks = blocks(&entries).expect("they are much shorter");
+    let bytes = of_blocks(entries.len(), &blocks);
     let c = Changeset::parse(&bytes).expect("nobody looks inside");
     assert!(matches!(c.open(), Err(DecodeError::Entry(_))));
 }
 
 #[test]
-fn a_block_says_as_many_bytes_as_it_is_for() {
+fn blocks_say_as_many_bytes_as_they_are_for() {
     let entries = rows(&[7; 100], 50).into_sinks().1;
-    let block = compress(&entries).expect("it is much shorter");
-    let open = |bytes: usize, block: &[u8]| {
-        Changeset::parse(&of_block(bytes, block)).and_then(|c| c.open().map(drop))
+    let blocks = blocks(&entries).expect("they are much shorter");
+    let open = |bytes: usize, blocks: &[u8]| {
+        Changeset::parse(&of_blocks(bytes, blocks)).and_then(|c| c.open().map(drop))
     };
-    assert_eq!(open(entries.len(), &block), Ok(()));
+    assert_eq!(open(entries.len(), &blocks), Ok(()));
     for wrong in [entries.len() - 1, entries.len() + 1] {
-        assert_eq!(open(wrong, &block), Err(DecodeError::Block));
+        assert_eq!(open(wrong, &blocks), Err(DecodeError::Block));
     }
-    assert_eq!(open(entries.len(), &block[1..]), Err(DecodeError::Block));
+    assert_eq!(open(entries.len(), &blocks[1..]), Err(DecodeError::Block));
     // Before any memory is taken.
-    for wrong in [block.len() * 255 + 1, usize::MAX, block.len() * 9 / 8, 0] {
-        let parsed = Changeset::parse(&of_block(wrong, &block)).map(drop);
+    for wrong in [blocks.len() * 255 + 1, usize::MAX, blocks.len() * 9 / 8, 0] {
+        let parsed = Changeset::parse(&of_blocks(wrong, &blocks)).map(drop);
         assert_eq!(parsed, Err(DecodeError::Block), "{wrong}");
     }
-    assert!(can_be_block(1 << 20, CHANGESET_BYTES_MAX));
-    assert!(!can_be_block(1 << 20, CHANGESET_BYTES_MAX + 1));
-    assert!(can_be_block(7, 8) && !can_be_block(8, 8));
+    assert!(can_be_blocks(1 << 20, CHANGESET_BYTES_MAX));
+    assert!(!can_be_blocks(1 << 20, CHANGESET_BYTES_MAX + 1));
+    assert!(can_be_blocks(7, 8) && !can_be_blocks(8, 8));
 }
 
 #[test]
-fn entries_stay_as_they_are_without_room_for_a_block() {
-    for (room, is_block) in [(1 << 20, true), (20, false), (0, false)] {
+fn entries_stay_as_they_are_without_room_for_blocks() {
+    for (room, are_blocks) in [(1 << 20, true), (20, false), (0, false)] {
         let small = |room| Small(Vec::new(), room);
         let mut b = Builder::new(small(0), small(1 << 20));
         b.relation(Oid(1), 1, 1).expect("room");
@@ -248,7 +252,7 @@ fn entries_stay_as_they_are_without_room_for_a_block() {
         }
         let (head, keys, entries) = b.finish_compressed(header(), small(room));
         let bytes = [head.to_vec(), keys.0, entries.0].concat();
-        assert_eq!(is_compressed(&bytes), is_block);
+        assert_eq!(is_compressed(&bytes), are_blocks);
         let c = Changeset::parse(&bytes).expect("whole");
         assert_eq!(c.open().expect("whole").entries().count(), 101);
     }
@@ -263,6 +267,43 @@ fn what_does_not_get_shorter_stays() {
     let few = rows(b"", 0);
     assert!(!is_compressed(&compressed(few)));
     assert!(!is_compressed(&example()));
+}
+
+#[test]
+fn long_entries_are_several_blocks() {
+    for bytes in [
+        1,
+        BLOCK_BYTES - 1,
+        BLOCK_BYTES,
+        BLOCK_BYTES + 1,
+        3 * BLOCK_BYTES,
+    ] {
+        let entries: Vec<u8> = (0..bytes).map(|at| (at / 100) as u8).collect();
+        let from = [vec![9; 50], entries.clone(), vec![9; 50]].concat();
+        // In pieces, behind what is there.
+        let there = b"there".to_vec();
+        let written = compress(&Small(from, 0), 50..50 + bytes, there);
+        assert_eq!(written.is_some(), bytes > 1);
+        let Some(written) = written else { continue };
+        let blocks = written.strip_prefix(b"there").expect("it stays");
+        assert_eq!(decompress(blocks, bytes), Ok(entries));
+        for wrong in [&blocks[..blocks.len() - 1], &[blocks, &[0]].concat()] {
+            assert_eq!(decompress(wrong, bytes), Err(DecodeError::Block));
+        }
+    }
+}
+
+#[test]
+fn what_begins_with_a_block_that_is_not_shorter_is_not_tried_further() {
+    // Of each number no other bytes than of those before.
+    let noise = (0..).map(|n: u64| blake3::hash(&n.to_le_bytes()));
+    let noise: Vec<u8> = noise
+        .take(BLOCK_BYTES / 32)
+        .flat_map(<[u8; 32]>::from)
+        .collect();
+    let zeros = vec![0; 4 * BLOCK_BYTES];
+    assert!(blocks(&[&zeros[..], &noise].concat()).is_some());
+    assert!(blocks(&[&noise[..], &zeros].concat()).is_none());
 }
 
 /// Blocks that were written once are read, though another version of the library may write others.
@@ -304,8 +345,8 @@ fn a_fragment_is_opened_as_far_as_it_counts() {
     insert(&mut b);
     let taken = b.take_entries(Vec::new(), []);
     let (head, range) = taken.fragment(0, of);
-    let block = compress(&taken.entries[range]).expect("it is much shorter");
-    let fragment = [&fragment_header(head, &block)[..], &block].concat();
+    let blocks = compress(&taken.entries, range, Vec::new()).expect("they are much shorter");
+    let fragment = [&fragment_header(head, &blocks)[..], &blocks].concat();
     let opened = |bytes: usize| {
         let counted = Counted {
             number: 0,
@@ -317,7 +358,7 @@ fn a_fragment_is_opened_as_far_as_it_counts() {
     assert_eq!(opened(taken.entries.len()), Ok(201));
     assert_eq!(opened(taken.entries.len() + 1), Err(DecodeError::Length));
     // With a right checksum, a broken block.
-    let cut = &block[..block.len() - 1];
+    let cut = &blocks[..blocks.len() - 1];
     let broken = [&fragment_header(head, cut)[..], cut].concat();
     let counted = Counted {
         number: 0,

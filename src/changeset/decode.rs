@@ -1,7 +1,7 @@
 //! Reads a changeset, which may come from another member: every length is checked, nothing is
 //! copied, no memory is taken for what a length claims.
 
-use super::compress::{self, Opened, can_be_block};
+use super::compress::{self, Opened, can_be_blocks};
 use super::encode::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE,
     ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_SOURCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE,
@@ -33,8 +33,8 @@ pub const FLAG_RESERVED: u16 = 4;
 pub const FLAG_DETACHED: u16 = 8;
 /// All of them; a header with any other bit is refused.
 pub const FLAGS: u16 = FLAG_LOCAL_EFFECTS | FLAG_AWAITED | FLAG_RESERVED | FLAG_DETACHED;
-/// Beside them in the bytes of a header: the entries are there as a block.
-pub(super) const FLAG_BLOCK: u16 = 16;
+/// Beside them in the bytes of a header: the entries are there as blocks.
+pub(super) const FLAG_BLOCKS: u16 = 16;
 
 /// [`Header::isolation`] of a SERIALIZABLE transaction.
 pub const ISOLATION_SERIALIZABLE: u8 = 3;
@@ -44,7 +44,7 @@ pub const ISOLATION_SERIALIZABLE: u8 = 3;
 /// Magic u8, version u8, CRC32 u32 of all that follows it, group u64, commit time i64, little endian. Then
 /// numbers ([`varint`]): flags and isolation (in the lowest 2 bits), origin, incarnation, xid, snapshot GID,
 /// database, and the bytes of the writeset that follows; what is behind that are entries, or, if the flags say so, a
-/// number and an LZ4 block: of how many bytes of entries, nothing but rows.
+/// number and LZ4 blocks: of how many bytes of entries, nothing but rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// `FLAG_*`.
@@ -68,7 +68,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads what follows the checksum of one: the header, whether the entries are a block, the bytes of keys, and
+    /// Reads what follows the checksum of one: the header, whether the entries are blocks, the bytes of keys, and
     /// what is behind it. `None` if no builder writes such a one.
     fn decode(bytes: &[u8]) -> Option<(Header, bool, usize, &[u8])> {
         let (group, rest) = bytes.split_first_chunk()?;
@@ -87,7 +87,7 @@ impl Header {
             keys_bytes,
         ] = numbers;
         let flags = u16::try_from(mode >> ISOLATION_BITS).ok()?;
-        let (flags, is_block) = (flags & !FLAG_BLOCK, flags & FLAG_BLOCK != 0);
+        let (flags, are_blocks) = (flags & !FLAG_BLOCKS, flags & FLAG_BLOCKS != 0);
         let header = Header {
             flags,
             group: GroupId(u64::from_le_bytes(*group)),
@@ -100,7 +100,7 @@ impl Header {
             database: Oid(database.try_into().ok()?),
         };
         let keys_bytes = usize::try_from(keys_bytes).ok()?;
-        (flags & !FLAGS == 0).then_some((header, is_block, keys_bytes, rest))
+        (flags & !FLAGS == 0).then_some((header, are_blocks, keys_bytes, rest))
     }
 }
 
@@ -170,8 +170,8 @@ pub struct Changeset<'a> {
 #[derive(Clone, Copy, Debug)]
 enum Stored<'a> {
     Plain(&'a [u8]),
-    /// A block, and how many bytes it is for.
-    Block(&'a [u8], usize),
+    /// Blocks, and how many bytes they are for.
+    Blocks(&'a [u8], usize),
 }
 
 /// What there is among entries beside rows.
@@ -210,12 +210,6 @@ impl<'a> Beside<'a> {
     fn is_nothing(&self) -> bool {
         self.fragments.is_none() && self.source.is_none() && !self.other
     }
-}
-
-/// Whether these are whole entries about rows of relations, and nothing else: then nobody needs to look at them
-/// who does not apply them.
-pub(super) fn are_rows(entries: &[u8]) -> bool {
-    Beside::look(Entries::new(entries)).is_ok_and(|beside| beside.is_nothing())
 }
 
 /// One entry.
@@ -330,7 +324,7 @@ impl<'a> Changeset<'a> {
         if crc32fast::hash(checked).to_le_bytes() != *crc {
             return Err(DecodeError::Checksum);
         }
-        let (header, is_block, keys_bytes, rest) =
+        let (header, are_blocks, keys_bytes, rest) =
             Header::decode(checked).ok_or(DecodeError::Header)?;
         if keys_bytes > rest.len() {
             return Err(DecodeError::Length);
@@ -339,8 +333,9 @@ impl<'a> Changeset<'a> {
         if Keys::new(keys).check().ok_or(DecodeError::Key)? > CHANGESET_KEYS_MAX {
             return Err(DecodeError::TooBig);
         }
-        let (entries, beside) = if is_block {
-            (Stored::block(entries)?, Beside::default())
+        let (entries, beside) = if are_blocks {
+            let blocks = Stored::blocks(entries).ok_or(DecodeError::Block)?;
+            (blocks, Beside::default())
         } else {
             let beside = Beside::look(Entries::new(entries))?;
             (Stored::Plain(entries), beside)
@@ -369,8 +364,8 @@ impl<'a> Changeset<'a> {
     pub fn open(&self) -> Result<Opened<'a>, DecodeError> {
         let bytes = match self.entries {
             Stored::Plain(entries) => Cow::Borrowed(entries),
-            Stored::Block(block, bytes) => {
-                let entries = compress::decompress(block, bytes)?;
+            Stored::Blocks(blocks, bytes) => {
+                let entries = compress::decompress(blocks, bytes)?;
                 if !Beside::look(Entries::new(&entries))?.is_nothing() {
                     return Err(DecodeError::Block);
                 }
@@ -401,15 +396,11 @@ impl<'a> Changeset<'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// The number and the block behind the keys.
-    fn block(bytes: &'a [u8]) -> Result<Stored<'a>, DecodeError> {
-        let (entries, block) = varint::read(bytes).ok_or(DecodeError::Block)?;
-        let entries = usize::try_from(entries).map_err(|_| DecodeError::Block)?;
-        if can_be_block(block.len(), entries) {
-            Ok(Stored::Block(block, entries))
-        } else {
-            Err(DecodeError::Block)
-        }
+    /// The number and the blocks behind the keys.
+    fn blocks(bytes: &'a [u8]) -> Option<Stored<'a>> {
+        let (entries, blocks) = varint::read(bytes)?;
+        let entries = usize::try_from(entries).ok()?;
+        can_be_blocks(blocks.len(), entries).then_some(Stored::Blocks(blocks, entries))
     }
 }
 

@@ -4,7 +4,7 @@
 //! each, the changeset says at its end. So that those who apply them before it comes need not do all of it
 //! anew then, each fragment says how far the ones before it count.
 
-use super::compress::{self, Opened, can_be_block};
+use super::compress::{self, Opened, can_be_blocks};
 use super::decode::DecodeError;
 use std::borrow::Cow;
 
@@ -20,8 +20,8 @@ pub struct FragmentsOf {
 /// Bytes of [`FragmentsOf`] in an entry and in front of a fragment.
 pub const FRAGMENTS_OF_BYTES: usize = 12;
 /// Bytes in front of a fragment's entries: whose, number u32, the last before it that counts (all 0 if
-/// none does), bytes of entries u32, CRC32 u32 of all with this field 0. What follows is a block of these entries if
-/// it is shorter.
+/// none does), bytes of entries u32, CRC32 u32 of all with this field 0. What follows are blocks of these entries
+/// if it is shorter.
 pub const FRAGMENT_HEADER_BYTES: usize = FRAGMENTS_OF_BYTES + 4 + COUNTED_BYTES + 4 + 4;
 /// Bytes of a [`Counted`]: number u32, bytes u32.
 pub const COUNTED_BYTES: usize = 8;
@@ -103,7 +103,7 @@ impl<'a> FragmentList<'a> {
     }
 }
 
-/// What stands in front of these entries, or of their block.
+/// What stands in front of these entries, or of their blocks.
 #[must_use]
 pub fn fragment_header(head: FragmentHead, rest: &[u8]) -> [u8; FRAGMENT_HEADER_BYTES] {
     let FragmentHead {
@@ -138,7 +138,7 @@ pub fn fragment_head(fragment: &[u8]) -> Option<FragmentHead> {
     let after = Counted::decode(*numbers[4..].first_chunk()?);
     let bytes = u32::from_le_bytes(*numbers[4 + COUNTED_BYTES..].first_chunk()?);
     let entries = bytes as usize;
-    let whole = rest.len() == entries || can_be_block(rest.len(), entries);
+    let whole = rest.len() == entries || can_be_blocks(rest.len(), entries);
     whole.then_some(FragmentHead {
         of,
         number: u32::from_le_bytes(*numbers.first_chunk()?),

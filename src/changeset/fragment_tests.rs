@@ -58,10 +58,10 @@ fn append(taken: &Taken<Vec<u8>>, sent: &mut Vec<Vec<u8>>) {
     assert_eq!(taken.first as usize, sent.len());
     for nth in 0..taken.ends.len() {
         let (head, range) = taken.fragment(nth, OF);
-        let part = &taken.entries[range];
         // Every other one is compressed, if that makes it shorter.
-        let block = compress(part).filter(|_| head.number % 2 == 1);
-        let part = block.as_deref().unwrap_or(part);
+        let blocks = compress(&taken.entries, range.clone(), Vec::new());
+        let blocks = blocks.filter(|_| head.number % 2 == 1);
+        let part = blocks.as_deref().unwrap_or(&taken.entries[range]);
         let fragment = [&fragment_header(head, part)[..], part].concat();
         assert_eq!(fragment_head(&fragment), Some(head));
         sent.push(fragment);

@@ -145,23 +145,21 @@ fn look() -> Result<()> {
 fn send_next() -> Result<()> {
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let pool = shared.pool();
-    let (ticket, head, entries) = with(|ahead| {
+    let (ticket, head, rest) = with(|ahead| {
         let ahead = ahead.as_ref()?;
         let rest = ahead.rest.as_ref()?;
         let (head, range) = rest.taken.fragment(rest.sent, ahead.of);
-        let mut entries = Vec::with_capacity(range.len());
-        let mut at = 0;
-        rest.taken.entries.each(&mut |piece| {
-            let end = at + piece.len();
-            let piece_range = range.start.clamp(at, end)..range.end.clamp(at, end);
-            entries.extend_from_slice(&piece[piece_range.start - at..piece_range.end - at]);
-            at = end;
+        let entries = &rest.taken.entries;
+        let compresses = commit::compresses(range.len());
+        let blocks = compresses.then(|| compress(entries, range.clone(), Vec::new()));
+        let bytes = blocks.flatten().unwrap_or_else(|| {
+            let mut bytes = Vec::with_capacity(range.len());
+            entries.each_of(range, &mut |piece| bytes.extend_from_slice(piece));
+            bytes
         });
-        Some((ahead.of.ticket, head, entries))
+        Some((ahead.of.ticket, head, bytes))
     })
     .expect("a fragment is left");
-    let block = commit::compresses(entries.len()).then(|| compress(&entries));
-    let rest = block.flatten().unwrap_or(entries);
     let bytes = FRAGMENT_HEADER_BYTES + rest.len();
     if !fits_on_disk(log_dir::free_bytes(), bytes) {
         return Err(disk_full());

@@ -445,9 +445,9 @@ impl Transaction {
 fn messages(taken: &Taken<Vec<u8>>, of: FragmentsOf, room: usize) -> Vec<Vec<u8>> {
     let message = |nth| {
         let (head, range) = taken.fragment(nth, of);
-        let part = &taken.entries[range];
-        let block = compress(part).filter(|_| head.number % 2 == 0);
-        let part = block.as_deref().unwrap_or(part);
+        let blocks = compress(&taken.entries, range.clone(), Vec::new());
+        let blocks = blocks.filter(|_| head.number % 2 == 0);
+        let part = blocks.as_deref().unwrap_or(&taken.entries[range]);
         [&vec![0xee; room][..], &fragment_header(head, part), part].concat()
     };
     (0..taken.ends.len()).map(message).collect()
