@@ -34,6 +34,14 @@ pub fn cpu_seconds(servers: &[Server]) -> f64 {
     sum / ticks
 }
 
+/// Processor seconds that a process has used, to the nanosecond; of none, 0.
+#[allow(dead_code)]
+pub fn process_seconds(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let nanoseconds = stat.split(' ').next().and_then(|n| n.parse::<f64>().ok());
+    nanoseconds.unwrap_or(0.0) / 1e9
+}
+
 /// Bytes sent on connections between servers (walsenders, group traffic), from the kernel's counters.
 pub fn wire_bytes(servers: &[Server]) -> f64 {
     let Ok(output) = Command::new("ss").args(["-tinpH"]).output() else {

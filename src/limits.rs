@@ -23,6 +23,8 @@ pub const FRAGMENT_BYTES: usize = 1 << 20;
 /// Bytes of entries after which there is a place at which they can be cut into fragments: the row that
 /// passes them is the last before it.
 pub const FRAGMENT_PART_BYTES: usize = 16 << 10;
+/// Bytes of entries from which on they are compressed, in a changeset or a fragment.
+pub const COMPRESSED_FROM_BYTES: usize = 2 << 10;
 /// Fragments of one transaction that may be without a place in the order.
 pub const FRAGMENTS_AHEAD: u32 = 4;
 /// Ordered fragments that stay in memory for a helper that applies them before their changeset comes;

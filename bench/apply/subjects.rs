@@ -35,6 +35,11 @@ const GID: (&str, &str) = (
 );
 
 impl Subject {
+    /// Whether it is a group of this project's.
+    pub fn is_group(&self) -> bool {
+        self.other.is_some()
+    }
+
     /// Waits until all that the origin has done is done on the follower. Returns false if it takes
     /// too long.
     pub fn await_target(&self) -> bool {

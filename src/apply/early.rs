@@ -9,11 +9,12 @@
 //! that meets it, finds it gone.
 
 use super::helper::{self, Helper, next, send};
-use super::job::{self, apply_entries, change_sequences, damaged};
+use super::job::{self, apply_entries, change_sequences, damaged, open_fragment};
 use super::rows::Applier;
 use super::truncate::{Early, lock_early};
-use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry};
-use crate::changeset::fragment::{Counted, fragment_entries, fragment_head};
+use crate::changeset::compress::Opened;
+use crate::changeset::decode::{Changeset, DecodeError, Entry};
+use crate::changeset::fragment::{Counted, fragment_head};
 use crate::ids::Gid;
 use crate::imsg::message::{Job, ToCoordinator, ToHelper};
 use crate::pg::guard::{PgError, Result};
@@ -50,7 +51,7 @@ enum Came {
 struct Fragment {
     /// To be visible before.
     base: Gid,
-    bytes: Vec<u8>,
+    opened: Opened<'static>,
     counted: Counted,
     /// Relations that it truncates.
     truncates: Vec<u32>,
@@ -157,10 +158,10 @@ impl Helper {
         let position = Some(position);
         for (nth, counted) in (0..).zip(list.counted()).skip(applied.len()) {
             let bytes = helper::fetch(job.gid, nth)?;
-            let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
-            apply_entries(entries, &mut applier, position)?;
+            let opened = open_fragment(bytes, counted)?;
+            apply_entries(opened.entries(), &mut applier, position)?;
         }
-        apply_entries(changeset.entries(), &mut applier, position)?;
+        apply_entries(job::open(&changeset)?.entries(), &mut applier, position)?;
         applier.finish()?;
         transaction::commit()?;
         Ok(true)
@@ -175,29 +176,24 @@ impl Fragment {
             number: head.number,
             bytes: counting,
         };
-        let mut fragment = Fragment {
-            base,
-            bytes,
-            counted,
-            truncates: Vec::new(),
-        };
+        let opened = open_fragment(bytes, counted)?;
         let mut truncates = Vec::new();
-        for entry in fragment.entries()? {
+        for entry in opened.entries() {
             if let Entry::Truncate(relations) = entry.map_err(|e| damaged(&e))? {
                 truncates.extend(relations.map(|oid| oid.0));
             }
         }
-        fragment.truncates = truncates;
-        Ok(fragment)
-    }
-
-    fn entries(&self) -> Result<Entries<'_>> {
-        fragment_entries(&self.bytes, self.counted).map_err(|e| damaged(&e))
+        Ok(Fragment {
+            base,
+            opened,
+            counted,
+            truncates,
+        })
     }
 
     fn apply(&self, applier: &mut Applier<'_>) -> Result<()> {
         applier.resume()?;
-        apply_entries(self.entries()?, applier, None)?;
+        apply_entries(self.opened.entries(), applier, None)?;
         applier.pause()
     }
 }

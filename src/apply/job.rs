@@ -4,8 +4,9 @@ use super::rows::{Applier, Change};
 use super::tables::BATCH_ROWS;
 use super::updates::Update;
 use super::whole_rows::Run;
+use crate::changeset::compress::Opened;
 use crate::changeset::decode::{Changeset, DecodeError, Entries, Entry, Header, SequenceChange};
-use crate::changeset::fragment::fragment_entries;
+use crate::changeset::fragment::{self, Counted};
 use crate::changeset::tuple::TupleBytes;
 use crate::ids::{Gid, Oid};
 use crate::pg::guard::Result;
@@ -54,25 +55,34 @@ pub(super) fn set_relation(relation: u32) {
     }
 }
 
-/// Does all entries of the changeset with this GID in the transaction that has just begun. `fragment`
+/// Does all entries of the changeset with this GID in the transaction that has just begun. `fetch`
 /// brings the nth of those that went ahead.
 pub fn apply(
     changeset: &Changeset<'_>,
     gid: Gid,
     applier: &mut Applier<'_>,
-    mut fragment: impl FnMut(u32) -> Result<Vec<u8>>,
+    mut fetch: impl FnMut(u32) -> Result<Vec<u8>>,
 ) -> Result<()> {
     // A commit record carries the GID, and only a transaction with an id writes one.
     transaction::xid()?;
     let position = Some((changeset.header(), gid));
     if let Some(list) = changeset.fragments() {
         for (nth, counted) in (0..).zip(list.counted()) {
-            let bytes = fragment(nth)?;
-            let entries = fragment_entries(&bytes, counted).map_err(|e| damaged(&e))?;
-            apply_entries(entries, applier, position)?;
+            let opened = open_fragment(fetch(nth)?, counted)?;
+            apply_entries(opened.entries(), applier, position)?;
         }
     }
-    apply_entries(changeset.entries(), applier, position)
+    apply_entries(open(changeset)?.entries(), applier, position)
+}
+
+/// The entries of a changeset.
+pub(super) fn open<'a>(changeset: &Changeset<'a>) -> Result<Opened<'a>> {
+    changeset.open().map_err(|e| damaged(&e))
+}
+
+/// The entries of a fragment, as far as they count.
+pub(super) fn open_fragment(fragment: Vec<u8>, counted: Counted) -> Result<Opened<'static>> {
+    fragment::open(fragment, counted).map_err(|e| damaged(&e))
 }
 
 /// Changes the sequences whose changes had to wait, in their order. Nothing else of the transaction looks at

@@ -7,6 +7,7 @@
 
 use super::helper::{self, Helper, cause, next};
 use super::job::{self, Doing};
+use crate::changeset::compress::Opened;
 use crate::changeset::decode::Changeset;
 use crate::ids::Gid;
 use crate::imsg::message::{Job, ToHelper};
@@ -73,12 +74,14 @@ impl Helper {
 
     fn try_together(&mut self, run: &[(Job, Changeset)]) -> Result<()> {
         let first = run[0].0;
+        let opened = run.iter().map(|(_, changeset)| job::open(changeset));
+        let opened: Vec<Opened> = opened.collect::<Result<_>>()?;
         let mut shown = helper::shown();
         let mut applier = self.begin(&first)?;
         transaction::xid()?;
         let mut assumed: Option<Assumed> = None;
         let mut doing = Doing::default();
-        for (job, changeset) in run {
+        for ((job, changeset), opened) in run.iter().zip(&opened) {
             job::set_current(Some(cause(job)));
             // It depends on more than the highest, of which others may be before the run.
             let depends_on = job.depends_on.min(Gid(first.gid.0 - 1));
@@ -95,7 +98,7 @@ impl Helper {
                 (Some(assumed), Some(source)) => assumed.advance(source),
             }
             let position = Some((changeset.header(), job.gid));
-            doing.apply(changeset.entries(), &mut applier, position)?;
+            doing.apply(opened.entries(), &mut applier, position)?;
         }
         doing.finish(&mut applier)?;
         applier.finish()?;

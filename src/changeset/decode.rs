@@ -1,6 +1,7 @@
 //! Reads a changeset, which may come from another member: every length is checked, nothing is
 //! copied, no memory is taken for what a length claims.
 
+use super::compress::{self, Opened, can_be_blocks};
 use super::encode::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE,
     ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_SOURCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE,
@@ -13,13 +14,14 @@ use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use super::varint;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use crate::limits::{CHANGESET_BYTES_MAX, CHANGESET_KEYS_MAX};
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fmt;
 
 /// In front of every changeset.
 pub const MAGIC: u8 = 0xc5;
 /// Of the format.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// The transaction has effects that its changeset does not carry (temporary tables, cursors WITH
 /// HOLD, LISTEN), so that no helper can stand in for its worker.
 pub const FLAG_LOCAL_EFFECTS: u16 = 1;
@@ -31,6 +33,8 @@ pub const FLAG_RESERVED: u16 = 4;
 pub const FLAG_DETACHED: u16 = 8;
 /// All of them; a header with any other bit is refused.
 pub const FLAGS: u16 = FLAG_LOCAL_EFFECTS | FLAG_AWAITED | FLAG_RESERVED | FLAG_DETACHED;
+/// Beside them in the bytes of a header: the entries are there as blocks.
+pub(super) const FLAG_BLOCKS: u16 = 16;
 
 /// [`Header::isolation`] of a SERIALIZABLE transaction.
 pub const ISOLATION_SERIALIZABLE: u8 = 3;
@@ -39,7 +43,8 @@ pub const ISOLATION_SERIALIZABLE: u8 = 3;
 ///
 /// Magic u8, version u8, CRC32 u32 of all that follows it, group u64, commit time i64, little endian. Then
 /// numbers ([`varint`]): flags and isolation (in the lowest 2 bits), origin, incarnation, xid, snapshot GID,
-/// database, and the bytes of the writeset that follows; what is behind that are entries.
+/// database, and the bytes of the writeset that follows; what is behind that are entries, or, if the flags say so, a
+/// number and LZ4 blocks: of how many bytes of entries, nothing but rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// `FLAG_*`.
@@ -63,9 +68,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads what follows the checksum of one: the header, the bytes of keys, and what is behind it. `None`
-    /// if no builder writes such a one.
-    fn decode(bytes: &[u8]) -> Option<(Header, usize, &[u8])> {
+    /// Reads what follows the checksum of one: the header, whether the entries are blocks, the bytes of keys, and
+    /// what is behind it. `None` if no builder writes such a one.
+    fn decode(bytes: &[u8]) -> Option<(Header, bool, usize, &[u8])> {
         let (group, rest) = bytes.split_first_chunk()?;
         let (commit_ts, mut rest) = rest.split_first_chunk()?;
         let mut numbers = [0; HEADER_NUMBERS];
@@ -82,6 +87,7 @@ impl Header {
             keys_bytes,
         ] = numbers;
         let flags = u16::try_from(mode >> ISOLATION_BITS).ok()?;
+        let (flags, are_blocks) = (flags & !FLAG_BLOCKS, flags & FLAG_BLOCKS != 0);
         let header = Header {
             flags,
             group: GroupId(u64::from_le_bytes(*group)),
@@ -94,7 +100,7 @@ impl Header {
             database: Oid(database.try_into().ok()?),
         };
         let keys_bytes = usize::try_from(keys_bytes).ok()?;
-        (flags & !FLAGS == 0).then_some((header, keys_bytes, rest))
+        (flags & !FLAGS == 0).then_some((header, are_blocks, keys_bytes, rest))
     }
 }
 
@@ -115,6 +121,8 @@ pub enum DecodeError {
     Header,
     /// The same of a key.
     Key,
+    /// Compressed entries that are none, or not as many bytes as was said, or not of rows.
+    Block,
     /// An entry of an unknown kind, at this byte of the entries.
     Kind(u8, usize),
     /// An entry that is cut off or contradicts itself, at this byte of the entries.
@@ -137,6 +145,7 @@ impl fmt::Display for DecodeError {
             Self::Checksum => write!(f, "the changeset's checksum does not match"),
             Self::Header => write!(f, "the changeset has a broken header"),
             Self::Key => write!(f, "the changeset has a broken key"),
+            Self::Block => write!(f, "the changeset's compressed entries are broken"),
             Self::Kind(kind, at) => write!(
                 f,
                 "the changeset has an entry of unknown kind {kind} at byte {at}"
@@ -148,15 +157,59 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// A changeset whose lengths and checksum are right.
+/// A changeset whose lengths and checksum are right. Who judges it needs no more; who applies it opens it.
 #[derive(Clone, Copy, Debug)]
 pub struct Changeset<'a> {
     header: Header,
     keys: &'a [u8],
-    entries: &'a [u8],
+    entries: Stored<'a>,
+    beside: Beside<'a>,
+}
+
+/// Entries as they came.
+#[derive(Clone, Copy, Debug)]
+enum Stored<'a> {
+    Plain(&'a [u8]),
+    /// Blocks, and how many bytes they are for.
+    Blocks(&'a [u8], usize),
+}
+
+/// What there is among entries beside rows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beside<'a> {
     fragments: Option<FragmentList<'a>>,
     source: Option<Source<'a>>,
-    only_rows: bool,
+    /// Something else.
+    other: bool,
+}
+
+impl<'a> Beside<'a> {
+    /// Goes through all of them.
+    fn look(entries: Entries<'a>) -> Result<Beside<'a>, DecodeError> {
+        let mut beside = Beside::default();
+        for entry in entries {
+            if beside.fragments.is_some() {
+                return Err(DecodeError::Length);
+            }
+            match entry? {
+                Entry::Fragments(list) => beside.fragments = Some(list),
+                Entry::Source(_) if beside.source.is_some() => return Err(DecodeError::Length),
+                Entry::Source(source) => beside.source = Some(source),
+                Entry::Relation { .. }
+                | Entry::Insert(_)
+                | Entry::Batch(_)
+                | Entry::Update { .. }
+                | Entry::Delete(_)
+                | Entry::Leave(_) => {}
+                _ => beside.other = true,
+            }
+        }
+        Ok(beside)
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.fragments.is_none() && self.source.is_none() && !self.other
+    }
 }
 
 /// One entry.
@@ -256,7 +309,8 @@ pub enum SequenceChange {
 }
 
 impl<'a> Changeset<'a> {
-    /// Checks the header, all lengths and the checksum, then each key and entry.
+    /// Checks the header, all lengths and the checksum, then each key, and each entry unless they are compressed:
+    /// these, whoever opens it does.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         if bytes.len() > CHANGESET_BYTES_MAX {
             return Err(DecodeError::TooBig);
@@ -270,40 +324,28 @@ impl<'a> Changeset<'a> {
         if crc32fast::hash(checked).to_le_bytes() != *crc {
             return Err(DecodeError::Checksum);
         }
-        let (header, keys_bytes, rest) = Header::decode(checked).ok_or(DecodeError::Header)?;
+        let (header, are_blocks, keys_bytes, rest) =
+            Header::decode(checked).ok_or(DecodeError::Header)?;
         if keys_bytes > rest.len() {
             return Err(DecodeError::Length);
         }
         let (keys, entries) = rest.split_at(keys_bytes);
-        let mut changeset = Changeset {
+        if Keys::new(keys).check().ok_or(DecodeError::Key)? > CHANGESET_KEYS_MAX {
+            return Err(DecodeError::TooBig);
+        }
+        let (entries, beside) = if are_blocks {
+            let blocks = Stored::blocks(entries).ok_or(DecodeError::Block)?;
+            (blocks, Beside::default())
+        } else {
+            let beside = Beside::look(Entries::new(entries))?;
+            (Stored::Plain(entries), beside)
+        };
+        Ok(Changeset {
             header,
             keys,
             entries,
-            fragments: None,
-            source: None,
-            only_rows: true,
-        };
-        if changeset.keys().check().ok_or(DecodeError::Key)? > CHANGESET_KEYS_MAX {
-            return Err(DecodeError::TooBig);
-        }
-        for entry in changeset.entries() {
-            if changeset.fragments.is_some() {
-                return Err(DecodeError::Length);
-            }
-            match entry? {
-                Entry::Fragments(list) => changeset.fragments = Some(list),
-                Entry::Source(_) if changeset.source.is_some() => return Err(DecodeError::Length),
-                Entry::Source(source) => changeset.source = Some(source),
-                Entry::Relation { .. }
-                | Entry::Insert(_)
-                | Entry::Batch(_)
-                | Entry::Update { .. }
-                | Entry::Delete(_)
-                | Entry::Leave(_) => {}
-                _ => changeset.only_rows = false,
-            }
-        }
-        Ok(changeset)
+            beside,
+        })
     }
 
     /// The header.
@@ -318,28 +360,47 @@ impl<'a> Changeset<'a> {
         Keys::new(self.keys)
     }
 
-    /// The entries, in the order of execution. None is an error in a changeset that was parsed.
-    #[must_use]
-    pub fn entries(&self) -> Entries<'a> {
-        Entries::new(self.entries)
+    /// The entries, in the order of execution. None is an error. Takes memory for those that were compressed.
+    pub fn open(&self) -> Result<Opened<'a>, DecodeError> {
+        let bytes = match self.entries {
+            Stored::Plain(entries) => Cow::Borrowed(entries),
+            Stored::Blocks(blocks, bytes) => {
+                let entries = compress::decompress(blocks, bytes)?;
+                if !Beside::look(Entries::new(&entries))?.is_nothing() {
+                    return Err(DecodeError::Block);
+                }
+                Cow::Owned(entries)
+            }
+        };
+        let all = 0..bytes.len();
+        Ok(Opened::new(bytes, all))
     }
 
     /// The entries that went ahead, if any did.
     #[must_use]
     pub fn fragments(&self) -> Option<FragmentList<'a>> {
-        self.fragments
+        self.beside.fragments
     }
 
     /// Whether it is all here, and about rows of relations only.
     #[must_use]
     pub fn has_only_rows(&self) -> bool {
-        self.only_rows && self.fragments.is_none()
+        !self.beside.other && self.beside.fragments.is_none()
     }
 
     /// Where the transaction came from, if not from a client.
     #[must_use]
     pub fn source(&self) -> Option<Source<'a>> {
-        self.source
+        self.beside.source
+    }
+}
+
+impl<'a> Stored<'a> {
+    /// The number and the blocks behind the keys.
+    fn blocks(bytes: &'a [u8]) -> Option<Stored<'a>> {
+        let (entries, blocks) = varint::read(bytes)?;
+        let entries = usize::try_from(entries).ok()?;
+        can_be_blocks(blocks.len(), entries).then_some(Stored::Blocks(blocks, entries))
     }
 }
 

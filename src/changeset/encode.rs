@@ -1,7 +1,8 @@
 //! Builds a changeset while its transaction runs.
 
+use super::compress::compress;
 use super::decode::{
-    FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source, VERSION,
+    FLAG_BLOCKS, FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source, VERSION,
 };
 use super::fragment::{Counted, FragmentHead, FragmentsOf};
 use super::key::{
@@ -94,6 +95,18 @@ pub trait Sink {
     fn truncate(&mut self, len: usize);
     /// Visits the bytes in order, in pieces.
     fn each(&self, visit: &mut dyn FnMut(&[u8]));
+    /// Visits those bytes in order, in pieces.
+    fn each_of(&self, range: Range<usize>, visit: &mut dyn FnMut(&[u8])) {
+        let mut at = 0;
+        self.each(&mut |piece| {
+            let end = at + piece.len();
+            let wanted = range.start.clamp(at, end) - at..range.end.clamp(at, end) - at;
+            at = end;
+            if !wanted.is_empty() {
+                visit(&piece[wanted]);
+            }
+        });
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -142,6 +155,7 @@ pub struct Mark {
     at: u64,
     /// Entries, those that were taken out too.
     entries_count: u64,
+    has_others: bool,
     relation: Option<Relation>,
 }
 
@@ -210,8 +224,14 @@ impl<S> Taken<S> {
             bytes: (self.ends[before] - start(before)) as u32,
         };
         let after = nth.checked_sub(1).map_or(self.after, |b| Some(whole(b)));
-        let head = FragmentHead { of, number, after };
-        (head, start(nth)..self.ends[nth])
+        let range = start(nth)..self.ends[nth];
+        let head = FragmentHead {
+            of,
+            number,
+            after,
+            bytes: range.len() as u32,
+        };
+        (head, range)
     }
 }
 
@@ -229,6 +249,8 @@ pub struct Builder<S: Sink> {
     entries_count: u32,
     /// Those that were taken out before.
     entries_taken: u64,
+    /// Some of the entries are not about rows.
+    has_others: bool,
     /// The relation that the next row entry belongs to.
     relation: Option<Relation>,
     recent: [Option<Key>; RECENT_KEYS],
@@ -261,6 +283,7 @@ impl<S: Sink> Builder<S> {
             last_key: BEFORE_FIRST,
             entries_count: 0,
             entries_taken: 0,
+            has_others: false,
             relation: None,
             recent: [None; RECENT_KEYS],
             recent_next: 0,
@@ -527,6 +550,7 @@ impl<S: Sink> Builder<S> {
             coarsened: self.coarsened,
             at: self.ahead + self.entries.len() as u64,
             entries_count: self.entries_taken + u64::from(self.entries_count),
+            has_others: self.has_others,
             relation: self.relation,
         }
     }
@@ -548,6 +572,7 @@ impl<S: Sink> Builder<S> {
             self.entries.truncate(len);
             self.parts.retain(|part| part.at < len);
             self.entries_count = (mark.entries_count - self.entries_taken) as u32;
+            self.has_others = mark.has_others;
             self.relation = mark.relation;
         } else {
             // What follows is a fragment of its own.
@@ -673,7 +698,10 @@ impl<S: Sink> Builder<S> {
             counted.iter().try_for_each(|c| pen.put(&c.encode()))
         });
         match written {
-            Ok(()) => self.entries_count += 1,
+            Ok(()) => {
+                self.entries_count += 1;
+                self.has_others = true;
+            }
             Err(Full) => entries.truncate(start),
         }
         written
@@ -740,9 +768,25 @@ impl<S: Sink> Builder<S> {
     /// Ends it: `header` as bytes, with the checksum, and the sinks. The changeset is the header's bytes,
     /// then those of the first sink, then of the second.
     pub fn finish(self, header: Header) -> (HeaderBytes, S, S) {
+        self.end(header, false)
+    }
+
+    /// The same, with the entries as blocks in `fresh`, if they are only rows, none of them went ahead, blocks are
+    /// much shorter and there is room for them.
+    pub fn finish_compressed(mut self, header: Header, fresh: S) -> (HeaderBytes, S, S) {
+        let only_rows = !self.has_others && !self.has_fragments();
+        let blocks = only_rows.then(|| blocks(&self.entries, fresh)).flatten();
+        let are_blocks = blocks.is_some();
+        if let Some(blocks) = blocks {
+            self.entries = blocks;
+        }
+        self.end(header, are_blocks)
+    }
+
+    fn end(self, header: Header, are_blocks: bool) -> (HeaderBytes, S, S) {
         let bytes = self.total_bytes();
         assert!(bytes <= CHANGESET_BYTES_MAX, "a changeset of {bytes} bytes");
-        let mut header = encode_header(&header, self.keys.len() as u32);
+        let mut header = encode_header(&header, are_blocks, self.keys.len() as u32);
         let mut crc = crc32fast::Hasher::new();
         crc.update(&header[CHECKSUM.end..]);
         self.keys.each(&mut |b| crc.update(b));
@@ -769,7 +813,10 @@ impl<S: Sink> Builder<S> {
         };
         let written = pen.put(&[kind]).and_then(|()| write(&mut pen));
         match written {
-            Ok(()) => self.entries_count += 1,
+            Ok(()) => {
+                self.entries_count += 1;
+                self.has_others |= !matches!(kind, ENTRY_RELATION..=ENTRY_LEAVE);
+            }
             Err(Full) => self.entries.truncate(start),
         }
         written
@@ -844,7 +891,7 @@ impl<S: Sink> Pen<'_, S> {
 }
 
 /// The header with checksum 0.
-fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
+fn encode_header(h: &Header, are_blocks: bool, keys_bytes: u32) -> HeaderBytes {
     assert_eq!(h.flags & !FLAGS, 0, "flags of a changeset");
     assert!(h.isolation <= ISOLATION_SERIALIZABLE, "XactIsoLevel");
     let mut out = HeaderBytes {
@@ -861,8 +908,9 @@ fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
         out.len += bytes.len();
     }
     assert_eq!(out.len, HEADER_FIXED_BYTES);
+    let flags = h.flags | if are_blocks { FLAG_BLOCKS } else { 0 };
     let numbers: [u64; HEADER_NUMBERS] = [
-        u64::from(h.flags) << ISOLATION_BITS | u64::from(h.isolation),
+        u64::from(flags) << ISOLATION_BITS | u64::from(h.isolation),
         h.origin.0.into(),
         h.incarnation.0.into(),
         h.xid,
@@ -876,15 +924,19 @@ fn encode_header(h: &Header, keys_bytes: u32) -> HeaderBytes {
     out
 }
 
+/// Entries as blocks, behind how many bytes they are, in another sink, which is empty.
+fn blocks<S: Sink>(entries: &S, mut to: S) -> Option<S> {
+    let mut number = [0; VARINT_BYTES_MAX];
+    let len = varint::write(entries.len() as u64, &mut number);
+    to.append(&number[..len]).ok()?;
+    compress(entries, 0..entries.len(), to)
+}
+
 /// Appends what lies behind so many bytes to another sink, which is empty; all or nothing.
 fn copy_from<S: Sink>(sink: &S, from: usize, to: &mut S) -> Result<(), Full> {
-    let (mut at, mut result) = (0, Ok(()));
-    sink.each(&mut |piece| {
-        let behind = &piece[from.saturating_sub(at).min(piece.len())..];
-        at += piece.len();
-        if result.is_ok() && !behind.is_empty() {
-            result = to.append(behind);
-        }
+    let mut result = Ok(());
+    sink.each_of(from..sink.len(), &mut |piece| {
+        result = result.and_then(|()| to.append(piece));
     });
     if result.is_err() {
         to.truncate(0);

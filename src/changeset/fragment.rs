@@ -4,7 +4,9 @@
 //! each, the changeset says at its end. So that those who apply them before it comes need not do all of it
 //! anew then, each fragment says how far the ones before it count.
 
-use super::decode::{DecodeError, Entries};
+use super::compress::{self, Opened, can_be_blocks};
+use super::decode::DecodeError;
+use std::borrow::Cow;
 
 /// Whose fragments they are, within a member's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -18,8 +20,9 @@ pub struct FragmentsOf {
 /// Bytes of [`FragmentsOf`] in an entry and in front of a fragment.
 pub const FRAGMENTS_OF_BYTES: usize = 12;
 /// Bytes in front of a fragment's entries: whose, number u32, the last before it that counts (all 0 if
-/// none does), CRC32 u32 of all with this field 0.
-pub const FRAGMENT_HEADER_BYTES: usize = FRAGMENTS_OF_BYTES + 4 + COUNTED_BYTES + 4;
+/// none does), bytes of entries u32, CRC32 u32 of all with this field 0. What follows are blocks of these entries
+/// if it is shorter.
+pub const FRAGMENT_HEADER_BYTES: usize = FRAGMENTS_OF_BYTES + 4 + COUNTED_BYTES + 4 + 4;
 /// Bytes of a [`Counted`]: number u32, bytes u32.
 pub const COUNTED_BYTES: usize = 8;
 
@@ -32,6 +35,8 @@ pub struct FragmentHead {
     pub number: u32,
     /// The last of those before it that counts by now, and how far; `None` if none does.
     pub after: Option<Counted>,
+    /// Of its entries, before they were compressed.
+    pub bytes: u32,
 }
 
 /// A fragment, as far as it counts.
@@ -98,13 +103,15 @@ impl<'a> FragmentList<'a> {
     }
 }
 
-/// What stands in front of these entries.
+/// What stands in front of these entries, or of their blocks.
 #[must_use]
-pub fn fragment_header<'a>(
-    head: FragmentHead,
-    entries: impl Iterator<Item = &'a [u8]>,
-) -> [u8; FRAGMENT_HEADER_BYTES] {
-    let FragmentHead { of, number, after } = head;
+pub fn fragment_header(head: FragmentHead, rest: &[u8]) -> [u8; FRAGMENT_HEADER_BYTES] {
+    let FragmentHead {
+        of,
+        number,
+        after,
+        bytes,
+    } = head;
     let mut out = [0; FRAGMENT_HEADER_BYTES];
     let mut at = 0;
     let mut put = |bytes: &[u8]| {
@@ -114,37 +121,36 @@ pub fn fragment_header<'a>(
     put(&of.encode());
     put(&number.to_le_bytes());
     put(&after.map_or([0; COUNTED_BYTES], Counted::encode));
+    put(&bytes.to_le_bytes());
     let mut crc = crc32fast::Hasher::new();
     crc.update(&out);
-    entries.for_each(|piece| crc.update(piece));
+    crc.update(rest);
     out[FRAGMENT_HEADER_BYTES - 4..].copy_from_slice(&crc.finalize().to_le_bytes());
     out
 }
 
-/// What this fragment says of itself; `None` if it is too short for one.
+/// What this fragment says of itself; `None` if that contradicts its length.
 #[must_use]
 pub fn fragment_head(fragment: &[u8]) -> Option<FragmentHead> {
-    let header: &[u8; FRAGMENT_HEADER_BYTES] = fragment.first_chunk()?;
+    let (header, rest) = fragment.split_first_chunk::<FRAGMENT_HEADER_BYTES>()?;
     let of = FragmentsOf::decode(header.first_chunk()?);
-    let rest = &header[FRAGMENTS_OF_BYTES..];
-    let after = Counted::decode(*rest[4..].first_chunk()?);
-    Some(FragmentHead {
+    let numbers = &header[FRAGMENTS_OF_BYTES..];
+    let after = Counted::decode(*numbers[4..].first_chunk()?);
+    let bytes = u32::from_le_bytes(*numbers[4 + COUNTED_BYTES..].first_chunk()?);
+    let entries = bytes as usize;
+    let whole = rest.len() == entries || can_be_blocks(rest.len(), entries);
+    whole.then_some(FragmentHead {
         of,
-        number: u32::from_le_bytes(*rest.first_chunk()?),
+        number: u32::from_le_bytes(*numbers.first_chunk()?),
         after: (after.bytes > 0).then_some(after),
+        bytes,
     })
 }
 
-/// Bytes of a fragment's entries.
+/// A fragment comes to those that count so far. Those that do not any more go; one without entries is only there
+/// to say so. False if what it follows is not among them.
 #[must_use]
-pub fn entries_bytes(fragment: &[u8]) -> u32 {
-    fragment.len().saturating_sub(FRAGMENT_HEADER_BYTES) as u32
-}
-
-/// A fragment of so many bytes of entries comes to those that count so far. Those that do not any more go;
-/// one without entries is only there to say so. False if what it follows is not among them.
-#[must_use]
-pub fn count(list: &mut Vec<Counted>, head: FragmentHead, bytes: u32) -> bool {
+pub fn count(list: &mut Vec<Counted>, head: FragmentHead) -> bool {
     let left = match head.after {
         None => 0,
         Some(last) => match list.binary_search_by_key(&last.number, |c| c.number) {
@@ -156,23 +162,32 @@ pub fn count(list: &mut Vec<Counted>, head: FragmentHead, bytes: u32) -> bool {
         },
     };
     list.truncate(left);
+    let FragmentHead { number, bytes, .. } = head;
     if bytes > 0 {
-        let number = head.number;
         list.push(Counted { number, bytes });
     }
     true
 }
 
-/// The entries of a fragment that count, if it is whole.
-pub fn fragment_entries(fragment: &[u8], counted: Counted) -> Result<Entries<'_>, DecodeError> {
-    let head = fragment_head(fragment).ok_or(DecodeError::Length)?;
-    let (header, entries) = fragment.split_at(FRAGMENT_HEADER_BYTES);
-    if fragment_header(head, std::iter::once(entries)) != *header {
+/// The entries of a fragment that count, if it is whole. Takes memory for those that were compressed.
+pub fn open<'a>(
+    fragment: impl Into<Cow<'a, [u8]>>,
+    counted: Counted,
+) -> Result<Opened<'a>, DecodeError> {
+    let fragment = fragment.into();
+    let head = fragment_head(&fragment).ok_or(DecodeError::Length)?;
+    let (header, rest) = fragment.split_at(FRAGMENT_HEADER_BYTES);
+    if fragment_header(head, rest) != *header {
         return Err(DecodeError::Checksum);
     }
-    let counting = entries.get(..counted.bytes as usize);
-    match counting.filter(|_| head.number == counted.number) {
-        Some(entries) => Ok(Entries::new(entries)),
-        None => Err(DecodeError::Length),
+    if head.number != counted.number || head.bytes < counted.bytes {
+        return Err(DecodeError::Length);
     }
+    let (bytes, counting) = (head.bytes as usize, counted.bytes as usize);
+    if rest.len() < bytes {
+        let entries = compress::decompress(rest, bytes)?;
+        return Ok(Opened::new(Cow::Owned(entries), 0..counting));
+    }
+    let range = FRAGMENT_HEADER_BYTES..FRAGMENT_HEADER_BYTES + counting;
+    Ok(Opened::new(fragment, range))
 }

@@ -2,6 +2,9 @@
 //!
 //! Layout: header, then the writeset ([`Key`]s), then the entries.
 
+pub mod compress;
+#[cfg(test)]
+mod compress_tests;
 pub mod decode;
 pub mod encode;
 pub mod fragment;

@@ -11,7 +11,7 @@ use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use crate::limits::CHANGESET_KEYS_MAX;
 use proptest::prelude::*;
 
-fn header() -> Header {
+pub(super) fn header() -> Header {
     Header {
         flags: FLAG_LOCAL_EFFECTS,
         group: GroupId(0x1122_3344_5566_7788),
@@ -34,14 +34,14 @@ fn whole(builder: Builder<Vec<u8>>) -> Vec<u8> {
 }
 
 /// The same bytes with a right checksum.
-fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(super) fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let crc = crc32fast::hash(&bytes[CHECKSUM.end..]).to_le_bytes();
     bytes[CHECKSUM].copy_from_slice(&crc);
     bytes
 }
 
 /// The bytes that a builder makes of what these say: the same, or they should have been refused.
-fn rebuilt(c: &Changeset<'_>) -> Vec<u8> {
+pub(super) fn rebuilt(c: &Changeset<'_>) -> Vec<u8> {
     let mut keys = Vec::new();
     let mut before = BEFORE_FIRST;
     for key in c.keys() {
@@ -51,7 +51,8 @@ fn rebuilt(c: &Changeset<'_>) -> Vec<u8> {
     }
     // Every relation is opened when it is asked for.
     let mut b = Builder::bounded(keys, Vec::new(), 0, 0);
-    for entry in c.entries() {
+    let opened = c.open().expect("whole");
+    for entry in opened.entries() {
         let room = match entry.expect("whole") {
             Entry::Relation {
                 oid,
@@ -90,7 +91,7 @@ fn refused_or_canonical(bytes: &[u8]) {
     }
 }
 
-fn row<'a>(natts: u16, bitmap: Option<&'a [u8]>, data: &'a [u8]) -> TupleBytes<'a> {
+pub(super) fn row<'a>(natts: u16, bitmap: Option<&'a [u8]>, data: &'a [u8]) -> TupleBytes<'a> {
     TupleBytes {
         natts,
         bitmap,
@@ -128,7 +129,7 @@ fn example_keys() -> Vec<Key> {
 /// Bytes of each of them.
 const KEYS_BYTES: [usize; 6] = [1 + 3 + 1, 1 + 8, 1 + 8, 1 + 1 + 1 + 8, 1 + 1 + 8, 1 + 1 + 1];
 
-fn example() -> Vec<u8> {
+pub(super) fn example() -> Vec<u8> {
     let mut b = Builder::new(Vec::new(), Vec::new());
     for key in example_keys() {
         b.key(key).expect("room");
@@ -173,7 +174,7 @@ fn large_objects() -> Vec<u8> {
     whole(b)
 }
 
-const SOURCE: Source<'static> = Source {
+pub(super) const SOURCE: Source<'static> = Source {
     name: c"pg_16400",
     lsn: 0x1_6b37_4d48,
     timestamp: -7,
@@ -193,7 +194,8 @@ fn a_source_is_said_once_and_has_a_name() {
     let bytes = sourced();
     let c = Changeset::parse(&bytes).expect("whole");
     assert_eq!(c.source(), Some(SOURCE));
-    assert_eq!(c.entries().last(), Some(Ok(Entry::Source(SOURCE))));
+    let opened = c.open().expect("whole");
+    assert_eq!(opened.entries().last(), Some(Ok(Entry::Source(SOURCE))));
     let of_clients = example();
     let of_clients = Changeset::parse(&of_clients).expect("whole");
     assert_eq!(of_clients.source(), None);
@@ -214,7 +216,8 @@ fn a_source_is_said_once_and_has_a_name() {
 fn large_objects_are_read_back() {
     let bytes = large_objects();
     let c = Changeset::parse(&bytes).expect("whole");
-    let seen: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    let opened = c.open().expect("whole");
+    let seen: Vec<Entry<'_>> = opened.entries().map(|e| e.expect("whole")).collect();
     let owner = c"owner";
     let acl = Some(&b"owner=rw/owner\0=r/owner\0"[..]);
     let wanted = [
@@ -252,7 +255,8 @@ fn notifications_need_no_relation_and_a_channel() {
     let bytes = notifications();
     let c = Changeset::parse(&bytes).expect("whole");
     assert_eq!(c.keys().count(), 0, "nothing to certify");
-    let seen: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    let opened = c.open().expect("whole");
+    let seen: Vec<Entry<'_>> = opened.entries().map(|e| e.expect("whole")).collect();
     let wanted = [c"first", c""].map(|payload| Entry::Notify {
         channel: c"news",
         payload,
@@ -274,18 +278,20 @@ fn golden_bytes() {
     golden("source", &sourced());
 }
 
+pub(super) fn golden_path(name: &str) -> String {
+    format!("{}/tests/golden/{name}.hex", env!("CARGO_MANIFEST_DIR"))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let line = |line: &[u8]| {
+        let bytes: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
+        bytes.join(" ") + "\n"
+    };
+    bytes.chunks(16).map(line).collect()
+}
+
 fn golden(name: &str, bytes: &[u8]) {
-    let path = format!("{}/tests/golden/{name}.hex", env!("CARGO_MANIFEST_DIR"));
-    let hex: String = bytes
-        .chunks(16)
-        .map(|line| {
-            line.iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<Vec<_>>()
-                .join(" ")
-                + "\n"
-        })
-        .collect();
+    let (path, hex) = (golden_path(name), hex(bytes));
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &hex).expect("write the golden file");
     }
@@ -301,7 +307,8 @@ fn what_was_built_is_read_back() {
     let c = Changeset::parse(&bytes).expect("whole");
     assert_eq!(*c.header(), header());
     assert_eq!(c.keys().collect::<Vec<_>>(), example_keys());
-    let entries: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    let opened = c.open().expect("whole");
+    let entries: Vec<Entry<'_>> = opened.entries().map(|e| e.expect("whole")).collect();
     assert_eq!(
         entries[0],
         Entry::Relation {
@@ -363,7 +370,8 @@ fn a_sequence_needs_no_relation_and_leaves_the_current_one() {
     b.insert(&row(3, None, b"x")).expect("room");
     let bytes = whole(b);
     let c = Changeset::parse(&bytes).expect("whole");
-    let entries: Vec<Entry<'_>> = c.entries().map(|e| e.expect("whole")).collect();
+    let opened = c.open().expect("whole");
+    let entries: Vec<Entry<'_>> = opened.entries().map(|e| e.expect("whole")).collect();
     let oid = Oid(7);
     assert_eq!(entries[0], Entry::Sequence { oid, change: TAKE });
     assert_eq!(entries[2], Entry::Sequence { oid, change: SET });
@@ -500,7 +508,8 @@ fn half_an_entry_stays_when_memory_ends() {
         let (head, first, second) = b.finish(header());
         let bytes = [head.to_vec(), first.0, second.0].concat();
         let c = Changeset::parse(&bytes).expect("what was accepted is whole");
-        assert_eq!(c.entries().count() as u32, entries);
+        let opened = c.open().expect("whole");
+        assert_eq!(opened.entries().count() as u32, entries);
         assert_eq!(c.keys().count() as u32, keys);
     }
 }
@@ -520,7 +529,8 @@ fn a_relation_whose_layout_changed_is_not_opened_again() {
     b.insert(&row(1, None, b"x")).expect("room");
     let bytes = whole(b);
     let c = Changeset::parse(&bytes).expect("whole");
-    assert_eq!(c.entries().count(), 7);
+    let opened = c.open().expect("whole");
+    assert_eq!(opened.entries().count(), 7);
 }
 
 /// One that shares some of all that it says with others.
@@ -613,7 +623,8 @@ proptest! {
         let c = Changeset::parse(&bytes).unwrap();
         let mut seen = Vec::new();
         let mut current = 0;
-        for entry in c.entries() {
+        let opened = c.open().expect("whole");
+        for entry in opened.entries() {
             match entry.unwrap() {
                 Entry::Relation { oid, .. } => current = oid.0,
                 Entry::Insert(t) | Entry::Delete(t) | Entry::Leave(t) => seen.push((current, t.data.to_vec())),
@@ -770,7 +781,8 @@ fn an_update_whose_new_row_has_the_bitmap_of_what_changed_does_not_say_it_twice(
             .expect("room");
         let bytes = whole(b);
         let c = Changeset::parse(&bytes).expect("whole");
-        let Some(Ok(Entry::Update { new: read, .. })) = c.entries().last() else {
+        let opened = c.open().expect("whole");
+        let Some(Ok(Entry::Update { new: read, .. })) = opened.entries().last() else {
             panic!("no update")
         };
         assert_eq!(read, new);
@@ -800,7 +812,11 @@ fn versions_and_kinds_that_are_unknown_are_named() {
     assert_eq!(fixed(&|b| b[1] = 2), DecodeError::Version(2));
     // A flag that there is not, a longer number, more bytes of keys than there are.
     let keys_bytes = HEADER_BYTES - 1;
-    assert_eq!(fixed(&|b| b[22] |= 64), DecodeError::Header);
+    let no_flag = fixed(&|b| {
+        b[22] |= 128;
+        b.insert(23, 1);
+    });
+    assert_eq!(no_flag, DecodeError::Header);
     assert_eq!(fixed(&|b| b[keys_bytes - 1] = 0), DecodeError::Header);
     let too_few = fixed(&|b| {
         b.truncate(100);

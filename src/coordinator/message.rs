@@ -273,7 +273,7 @@ mod tests {
         );
         #[rustfmt::skip]
         let golden: [u8; STATUS_BYTES] = [
-            2, 3, 0, 0, 0, 0, 0, 0,
+            2, 4, 0, 0, 0, 0, 0, 0,
             2, 1, 0, 0, 0, 0, 0, 0,
             4, 3, 0, 0, 0, 0, 0, 0,
             6, 5, 0, 0, 0, 0, 0, 0,
@@ -288,7 +288,7 @@ mod tests {
         let relations = [1, 2, 3, 4, 5, 6, 7, 0x0102_0304];
         let bytes = reserve(REPORT, relations);
         assert_eq!(bytes.len(), RESERVE_BYTES);
-        assert_eq!(bytes[..2], [3, 3]);
+        assert_eq!(bytes[..2], [3, 4]);
         #[rustfmt::skip]
         assert_eq!(&bytes[ENVELOPE_BYTES..], &[
             1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0,
@@ -296,7 +296,7 @@ mod tests {
         ]);
         assert_eq!(parse(&bytes), Ok(Message::Reserve(REPORT, relations)));
         let bytes = release(REPORT, MemberId(5), 0x0102);
-        assert_eq!(bytes[..2], [4, 3]);
+        assert_eq!(bytes[..2], [4, 4]);
         #[rustfmt::skip]
         assert_eq!(&bytes[ENVELOPE_BYTES..], &[
             5, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0,
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn golden_bytes_of_what_was_applied_early() {
         let bytes = applied(REPORT, 0x0102, 3);
-        assert_eq!(bytes[..2], [7, 3]);
+        assert_eq!(bytes[..2], [7, 4]);
         let golden = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(bytes[ENVELOPE_BYTES..], golden);
         assert_eq!(parse(&bytes), Ok(Message::Applied(REPORT, 0x0102, 3)));

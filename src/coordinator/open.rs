@@ -121,13 +121,12 @@ impl Open {
         }
     }
 
-    /// A fragment came, with so many bytes of entries; whether it is kept. One that does not follow those
+    /// A fragment came; whether it is kept. One that does not follow those
     /// before it, or begins when there are too many, ends its transaction: the changeset will fail.
     pub fn fragment(
         &mut self,
         delivery: &Delivery,
         head: FragmentHead,
-        entries: u32,
         bytes: u64,
         bounds: &Bounds,
     ) -> bool {
@@ -152,8 +151,7 @@ impl Open {
         let kept = match self.transactions.get_mut(&key) {
             Some(t) if t.ticket == of.ticket && t.incarnation == id.incarnation => {
                 let Fragments { places, counted } = &mut t.fragments;
-                let follows =
-                    places.len() == number as usize && fragment::count(counted, head, entries);
+                let follows = places.len() == number as usize && fragment::count(counted, head);
                 if follows {
                     t.bytes += delivery.payload.len() as u64;
                     places.push(Place {

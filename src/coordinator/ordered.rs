@@ -13,7 +13,6 @@ use crate::changeset::decode::{
     Changeset, FLAG_AWAITED, FLAG_DETACHED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED,
     ISOLATION_SERIALIZABLE,
 };
-use crate::changeset::fragment::entries_bytes;
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;
 use crate::ids::{Gid, MessageId};
@@ -103,8 +102,7 @@ impl Coordinator {
             }
             Ok(Message::Fragment(report, head, bytes)) => {
                 self.replicated.report(id.member, report);
-                let entries = entries_bytes(&bytes);
-                let kept = self.replicated.fragment(&delivery, head, entries);
+                let kept = self.replicated.fragment(&delivery, head);
                 let fragments = self.replicated.fragments(id, head.of).filter(|_| kept);
                 let first = fragments.and_then(Fragments::first);
                 if let Some(fragments) = fragments

@@ -70,10 +70,9 @@ impl Replicated {
     }
 
     /// A delivered fragment, with so many bytes of entries; whether it is kept for its changeset.
-    pub fn fragment(&mut self, delivery: &Delivery, head: FragmentHead, entries: u32) -> bool {
+    pub fn fragment(&mut self, delivery: &Delivery, head: FragmentHead) -> bool {
         let bytes = self.since_checkpoint;
-        self.open
-            .fragment(delivery, head, entries, bytes, &self.bounds)
+        self.open.fragment(delivery, head, bytes, &self.bounds)
     }
 
     /// The fragments of an open transaction.

@@ -28,6 +28,9 @@ pub static mut replication_max_apply_delay: c_int = 30_000;
 /// `replication_changeset_memory`, in kB.
 #[unsafe(no_mangle)]
 pub static mut replication_changeset_memory: c_int = 16 << 10;
+/// `replication_compression`: 1 for lz4, 0 for off.
+#[unsafe(no_mangle)]
+pub static mut replication_compression: c_int = 1;
 /// `replication_retry`.
 #[unsafe(no_mangle)]
 pub static mut replication_retry: c_int = 0;
@@ -120,6 +123,13 @@ pub fn changeset_memory() -> usize {
     // SAFETY: as in `gcs`.
     let kilobytes = unsafe { replication_changeset_memory };
     (kilobytes.cast_unsigned() as usize) << 10
+}
+
+/// Whether what transactions of this session changed is compressed.
+#[must_use]
+pub fn compresses() -> bool {
+    // SAFETY: as in `gcs`.
+    unsafe { replication_compression != 0 }
 }
 
 /// Reads the configuration anew if the postmaster asked for that (SIGHUP).

@@ -14,7 +14,7 @@ use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 use crate::imsg::conflicts::Kind;
 use crate::imsg::message::{ToCoordinator, ToWorker};
 use crate::imsg::{Chain, ChainWriter, Class};
-use crate::limits::CHANGESET_BYTES_MAX;
+use crate::limits::{CHANGESET_BYTES_MAX, COMPRESSED_FROM_BYTES};
 use crate::pg::guard::{self, PgError, Result};
 use crate::pg::source::{self, Current};
 use crate::pg::starting::{self, Stage};
@@ -182,12 +182,22 @@ pub fn finish(builder: ChainBuilder, header: Header) -> Result<Chain> {
         return Err(captured::too_large(bytes));
     }
     let pool = shmem::shared().pool();
-    let mut first = ChainWriter::new(pool, Class::Local, shmem::my_slot());
-    let (head, keys, entries) = builder.finish(header);
+    let sink = || ChainWriter::new(pool, Class::Local, shmem::my_slot());
+    let (head, keys, entries) = if compresses(builder.entries_bytes()) {
+        builder.finish_compressed(header, sink())
+    } else {
+        builder.finish(header)
+    };
+    let mut first = sink();
     first
         .append(&head)
         .map_err(|_| captured::no_memory(bytes))?;
     Ok(pool.concat(pool.concat(first.finish(), keys.finish()), entries.finish()))
+}
+
+/// Whether this session compresses so many bytes of entries.
+pub fn compresses(bytes: usize) -> bool {
+    bytes >= COMPRESSED_FROM_BYTES && guc::compresses()
 }
 
 fn send(changeset: Chain) -> Result<()> {

@@ -5,8 +5,9 @@
 use super::channel::{self, control};
 use super::commit::{self, closed};
 use super::gate::LOOK_AROUND;
+use crate::changeset::compress::compress;
 use crate::changeset::encode::{Sink, Taken};
-use crate::changeset::fragment::{FragmentsOf, fragment_header};
+use crate::changeset::fragment::{FRAGMENT_HEADER_BYTES, FragmentsOf, fragment_header};
 use crate::group_state::GroupState;
 use crate::imsg::message::ToCoordinator;
 use crate::imsg::{ChainWriter, Class};
@@ -144,29 +145,30 @@ fn look() -> Result<()> {
 fn send_next() -> Result<()> {
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let pool = shared.pool();
-    let (ticket, bytes) = with(|ahead| {
+    let (ticket, head, rest) = with(|ahead| {
         let ahead = ahead.as_ref()?;
         let rest = ahead.rest.as_ref()?;
         let (head, range) = rest.taken.fragment(rest.sent, ahead.of);
-        let mut bytes = Vec::with_capacity(range.len());
-        let mut at = 0;
-        rest.taken.entries.each(&mut |piece| {
-            let end = at + piece.len();
-            let piece_range = range.start.clamp(at, end)..range.end.clamp(at, end);
-            bytes.extend_from_slice(&piece[piece_range.start - at..piece_range.end - at]);
-            at = end;
+        let entries = &rest.taken.entries;
+        let compresses = commit::compresses(range.len());
+        let blocks = compresses.then(|| compress(entries, range.clone(), Vec::new()));
+        let bytes = blocks.flatten().unwrap_or_else(|| {
+            let mut bytes = Vec::with_capacity(range.len());
+            entries.each_of(range, &mut |piece| bytes.extend_from_slice(piece));
+            bytes
         });
-        let header = fragment_header(head, std::iter::once(&bytes[..]));
-        Some((ahead.of.ticket, [&header[..], &bytes].concat()))
+        Some((ahead.of.ticket, head, bytes))
     })
     .expect("a fragment is left");
-    if !fits_on_disk(log_dir::free_bytes(), bytes.len()) {
+    let bytes = FRAGMENT_HEADER_BYTES + rest.len();
+    if !fits_on_disk(log_dir::free_bytes(), bytes) {
         return Err(disk_full());
     }
     let mut writer = ChainWriter::new(pool, Class::Local, me);
     writer
-        .append(&bytes)
-        .map_err(|_| crate::capture::transaction::no_memory(bytes.len()))?;
+        .append(&fragment_header(head, &rest))
+        .and_then(|()| writer.append(&rest))
+        .map_err(|_| crate::capture::transaction::no_memory(bytes))?;
     let fragment = pool.post(writer.finish());
     if channel::request(ToCoordinator::Fragment { ticket, fragment }).is_err() {
         // It takes what is there before it sleeps.
@@ -174,7 +176,7 @@ fn send_next() -> Result<()> {
         let event = sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY;
         return latch::sleep_interruptible(Some(LOOK_AROUND), event);
     }
-    commit::count_sent(bytes.len() as u32);
+    commit::count_sent(bytes as u32);
     with(|ahead| {
         let Some(ahead) = ahead else { return };
         ahead.unordered += 1;

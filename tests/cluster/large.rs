@@ -155,7 +155,10 @@ fn no_room(group: &TestGroup) {
         (&mut there, 300_001, 330_000),
     ] {
         client
-            .batch_execute(&format!("BEGIN; {}", insert(from, to)))
+            .batch_execute(&format!(
+                "SET replication_compression = off; BEGIN; {}",
+                insert(from, to)
+            ))
             .expect("rows");
     }
     // About 15 bytes a row; up to 64 kB of each are not sent yet.

@@ -5,6 +5,7 @@
 mod behind;
 mod btree;
 mod capture;
+mod compression;
 mod conflicts;
 mod consistency;
 mod crash;

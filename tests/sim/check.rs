@@ -47,6 +47,10 @@ pub struct Checker {
     pub large: usize,
     /// GIDs of those.
     large_gids: BTreeSet<Gid>,
+    /// Changesets that passed and were compressed.
+    pub compressed: usize,
+    /// Fragments that were.
+    pub compressed_ahead: usize,
     /// What is visible on each member.
     visible: BTreeMap<MemberId, Gid>,
     /// Changesets that a member committed together with others.
@@ -137,11 +141,15 @@ impl Checker {
                         }
                         self.reference.judge(&bytes, passed);
                         if passed.is_some() {
+                            let opened = parsed.open().expect("its entries");
+                            self.compressed += usize::from(!bytes.ends_with(opened.bytes()));
                             self.extend(gid, xid, changes);
                         }
                     }
                     Ok(Message::Fragment(report, head, bytes)) if passed.is_none() => {
                         self.reference.reported(report.low);
+                        let came = bytes.len() - fragment::FRAGMENT_HEADER_BYTES;
+                        self.compressed_ahead += usize::from(came < head.bytes as usize);
                         self.ahead(d.id, head.of, head.number, bytes);
                     }
                     Ok(Message::Drop(report, of)) if passed.is_none() => {
@@ -404,7 +412,7 @@ fn said(parts: &[Option<Bytes>]) -> Option<Vec<fragment::Counted>> {
             assert!(last.number == after.number && last.bytes >= after.bytes);
             *last = after;
         }
-        let (number, bytes) = (head.number, fragment::entries_bytes(part));
+        let fragment::FragmentHead { number, bytes, .. } = head;
         list.extend((bytes > 0).then_some(fragment::Counted { number, bytes }));
     }
     Some(list)

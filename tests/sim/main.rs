@@ -66,6 +66,8 @@ fn run_all(
                             let mut sum = sum.lock().unwrap();
                             sum.committed += one.committed;
                             sum.large += one.large;
+                            sum.compressed += one.compressed;
+                            sum.compressed_ahead += one.compressed_ahead;
                             sum.together += one.together;
                             sum.gids += one.gids;
                             sum.events += one.events;
@@ -118,6 +120,10 @@ fn seeds() {
     assert!(
         sum.large as u64 * 10 > count,
         "hardly anything goes ahead of its commit: {sum:?}"
+    );
+    assert!(
+        sum.compressed as u64 > count && sum.compressed_ahead as u64 * 10 > count,
+        "hardly anything is compressed: {sum:?}"
     );
     assert!(
         sum.together > count,

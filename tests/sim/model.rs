@@ -12,7 +12,7 @@ use postgres_r::capture::hash::{KeyHash, What};
 use postgres_r::capture::range::Image;
 use postgres_r::changeset::decode::{Changeset, Entries, Entry, Header};
 use postgres_r::changeset::encode::Builder;
-use postgres_r::changeset::fragment::{self, FragmentsOf, fragment_entries};
+use postgres_r::changeset::fragment::{self, FragmentsOf};
 use postgres_r::changeset::tuple::TupleBytes;
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -274,7 +274,7 @@ pub struct Outgoing<'a> {
     pub of: FragmentsOf,
 }
 
-/// `builder` has all changes.
+/// `builder` has all changes. Every other transaction compresses them.
 pub fn encode(room: usize, mut builder: Builder<Vec<u8>>, t: &Outgoing<'_>) -> Vec<u8> {
     if builder.has_fragments() {
         builder.fragments(t.of).expect("a Vec is never full");
@@ -282,7 +282,7 @@ pub fn encode(room: usize, mut builder: Builder<Vec<u8>>, t: &Outgoing<'_>) -> V
     for key in t.keys {
         builder.key(*key).expect("a Vec is never full");
     }
-    let (header, keys, entries) = builder.finish(Header {
+    let header = Header {
         flags: t.flags,
         group: GROUP,
         origin: t.origin,
@@ -292,7 +292,12 @@ pub fn encode(room: usize, mut builder: Builder<Vec<u8>>, t: &Outgoing<'_>) -> V
         snapshot_gid: t.snapshot,
         commit_ts: 0,
         database: Oid(5),
-    });
+    };
+    let (header, keys, entries) = if t.xid.is_multiple_of(2) {
+        builder.finish_compressed(header, Vec::new())
+    } else {
+        builder.finish(header)
+    };
     [&vec![0xee; room][..], &header, &keys, &entries].concat()
 }
 
@@ -313,11 +318,12 @@ pub fn decode(changeset: &[u8]) -> (u64, Vec<fragment::Counted>, Vec<Change>) {
     (
         xid,
         fragments.unwrap_or_default(),
-        changes(changeset.entries()),
+        changes(changeset.open().expect("its entries").entries()),
     )
 }
 
 /// The changes of a fragment, as far as they count.
 pub fn decode_fragment(fragment: &[u8], counted: fragment::Counted) -> Vec<Change> {
-    changes(fragment_entries(fragment, counted).expect("a fragment"))
+    let opened = fragment::open(fragment, counted).expect("a fragment");
+    changes(opened.entries())
 }

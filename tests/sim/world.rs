@@ -217,6 +217,10 @@ pub struct Summary {
     pub committed: usize,
     /// Transactions with entries that went ahead of them.
     pub large: usize,
+    /// Changesets that were compressed.
+    pub compressed: usize,
+    /// Fragments that were.
+    pub compressed_ahead: usize,
     /// Changesets that a member committed together with others.
     pub together: u64,
     pub gids: u64,
@@ -326,6 +330,8 @@ impl World {
         Summary {
             committed: self.ctx.check.committed(),
             large: self.ctx.check.large,
+            compressed: self.ctx.check.compressed,
+            compressed_ahead: self.ctx.check.compressed_ahead,
             together: self.ctx.check.together,
             gids: self.ctx.check.last_gid().0,
             recovery_ticks,

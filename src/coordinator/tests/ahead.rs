@@ -22,7 +22,7 @@ pub const OF: FragmentsOf = FragmentsOf {
 /// The message of entries that are one fragment.
 pub fn message_of(taken: &Taken<Vec<u8>>, of: FragmentsOf) -> Vec<u8> {
     let (head, _) = taken.fragment(0, of);
-    let header = fragment_header(head, std::iter::once(&taken.entries[..]));
+    let header = fragment_header(head, &taken.entries);
     [&[0; ENVELOPE_BYTES][..], &header, &taken.entries].concat()
 }
 

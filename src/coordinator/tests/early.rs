@@ -3,7 +3,7 @@
 use super::ahead::{OF, deliver_fragment, large, message_of, reads};
 use super::bench::*;
 use crate::changeset::encode::Builder;
-use crate::changeset::fragment::entries_bytes;
+use crate::changeset::fragment::fragment_head;
 use crate::changeset::tuple::TupleBytes;
 use crate::coordinator::message::{self, ENVELOPE_BYTES, Report};
 use crate::coordinator::{Early, Effect, Event};
@@ -117,7 +117,8 @@ fn a_fragment_says_what_its_origin_showed() {
         panic!("{given:?}")
     };
     assert_eq!(base, Gid(7));
-    assert_eq!((counted.number, counted.bytes), (0, entries_bytes(&bytes)));
+    let head = fragment_head(&bytes).expect("a fragment");
+    assert_eq!((counted.number, counted.bytes), (0, head.bytes));
     assert_eq!(bytes, fragments[0][ENVELOPE_BYTES..]);
 }
 

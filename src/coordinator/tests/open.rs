@@ -29,21 +29,20 @@ const ENTRIES: u32 = 50;
 
 /// Delivers a fragment when so many bytes were delivered since the last checkpoint.
 fn fragment(open: &mut Open, id: MessageId, of: FragmentsOf, number: u32, bytes: u64) -> bool {
-    let after = number.checked_sub(1).map(|number| counted(number, ENTRIES));
-    fragment_after(open, id, FragmentHead { of, number, after }, ENTRIES, bytes)
+    let head = FragmentHead {
+        of,
+        number,
+        after: number.checked_sub(1).map(|number| counted(number, ENTRIES)),
+        bytes: ENTRIES,
+    };
+    fragment_after(open, id, head, bytes)
 }
 
 fn counted(number: u32, bytes: u32) -> Counted {
     Counted { number, bytes }
 }
 
-fn fragment_after(
-    open: &mut Open,
-    id: MessageId,
-    head: FragmentHead,
-    entries: u32,
-    bytes: u64,
-) -> bool {
+fn fragment_after(open: &mut Open, id: MessageId, head: FragmentHead, bytes: u64) -> bool {
     open.delivered(id, bytes, &BOUNDS);
     let delivery = Delivery {
         seq: bytes,
@@ -51,7 +50,7 @@ fn fragment_after(
         id,
         payload: Bytes::new(),
     };
-    open.fragment(&delivery, head, entries, bytes, &BOUNDS)
+    open.fragment(&delivery, head, bytes, &BOUNDS)
 }
 
 #[test]
@@ -60,9 +59,14 @@ fn fragments_say_which_of_those_before_them_count() {
     for number in 0..3 {
         assert!(fragment(&mut open, id, of, number, number.into()));
     }
-    let mut next = |number, after, entries| {
-        let head = FragmentHead { of, number, after };
-        let kept = fragment_after(&mut open, id, head, entries, number.into());
+    let mut next = |number, after, bytes| {
+        let head = FragmentHead {
+            of,
+            number,
+            after,
+            bytes,
+        };
+        let kept = fragment_after(&mut open, id, head, number.into());
         kept.then(|| open.fragments(id, of).expect("open").counted.clone())
     };
     let (whole, part) = (counted(0, ENTRIES), counted(1, 20));
@@ -87,8 +91,9 @@ fn a_fragment_that_follows_more_than_there_was_ends_its_transaction() {
         of,
         number: 1,
         after,
+        bytes: ENTRIES,
     };
-    assert!(!fragment_after(&mut open, id, head, ENTRIES, 1));
+    assert!(!fragment_after(&mut open, id, head, 1));
     assert!(open.is_empty());
 }
 
