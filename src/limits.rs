@@ -109,7 +109,7 @@ pub const HELPER_ATTEMPTS_MAX: u32 = 8;
 /// queue, beside a word or two.
 pub const HELPER_RUN_MAX: usize = 12;
 
-/// Bytes of changesets from which on a helper is given no more at once.
+/// Bytes of changesets, as they were sent, from which on a helper is given no more at once.
 pub const HELPER_RUN_BYTES: usize = 64 << 10;
 /// Bytes of a checkpoint of the certification state; it may exceed a record of messages.
 pub const CHECKPOINT_BYTES_MAX: usize = 512 << 20;

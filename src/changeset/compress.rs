@@ -8,15 +8,15 @@ use lz4_flex::block;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Bytes of entries in each block but the last. No more are in memory twice, and within 64 kB LZ4 finds all that it
-/// can, with its smaller table.
+/// Bytes of entries in each block but the last; part of the format. No more are in memory twice, and within 64 kB LZ4
+/// finds all that it can, with its smaller table.
 pub(super) const BLOCK_BYTES: usize = 60 << 10;
 /// Most bytes for which one of a block can stand.
 const RATIO_MAX: usize = 255;
 
-/// The entries that lie there in a sink as blocks, if these are at least an eighth shorter: appended to another. If
-/// the first block is not, or there is no room, the rest is not tried.
-pub fn compress<S: Sink, T: Sink>(entries: &S, range: Range<usize>, to: T) -> Option<T> {
+/// The entries that lie there in a sink as blocks, if these are at least an eighth shorter: appended to `to`. If the
+/// first block is not, the rest is not tried.
+pub fn compress<S: Sink>(entries: &S, range: Range<usize>, to: Vec<u8>) -> Option<Vec<u8>> {
     let (bytes, most) = (range.len(), range.len().min(BLOCK_BYTES));
     let mut blocks = Blocks {
         entries: Vec::with_capacity(most),
@@ -33,17 +33,17 @@ pub fn compress<S: Sink, T: Sink>(entries: &S, range: Range<usize>, to: T) -> Op
 }
 
 /// Blocks that are being made.
-struct Blocks<T> {
+struct Blocks {
     /// Of the next one.
     entries: Vec<u8>,
     /// Room for it.
     block: Vec<u8>,
-    to: T,
+    to: Vec<u8>,
     /// Where they begin there.
     start: usize,
 }
 
-impl<T: Sink> Blocks<T> {
+impl Blocks {
     fn bytes(&self) -> usize {
         self.to.len() - self.start
     }
@@ -70,10 +70,10 @@ impl<T: Sink> Blocks<T> {
         }
         let mut number = [0; VARINT_BYTES_MAX];
         let len = varint::write(bytes as u64, &mut number);
-        let appended = self.to.append(&number[..len]);
-        let appended = appended.and_then(|()| self.to.append(&self.block[..bytes]));
+        self.to.extend_from_slice(&number[..len]);
+        self.to.extend_from_slice(&self.block[..bytes]);
         self.entries.clear();
-        appended.ok()
+        Some(())
     }
 }
 
@@ -107,7 +107,7 @@ fn decompress_first<'a>(blocks: &'a [u8], part: &mut [u8]) -> Option<&'a [u8]> {
 }
 
 /// Entries that can be read: the bytes that came, or what they said as blocks.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Opened<'a> {
     bytes: Cow<'a, [u8]>,
     entries: Range<usize>,

@@ -1,8 +1,9 @@
 //! Builds a changeset while its transaction runs.
 
-use super::compress::compress;
+use super::compress::{compress, decompress};
 use super::decode::{
-    FLAG_BLOCKS, FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source, VERSION,
+    Entries, FLAG_BLOCKS, FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source,
+    VERSION,
 };
 use super::fragment::{Counted, FragmentHead, FragmentsOf};
 use super::key::{
@@ -93,6 +94,8 @@ pub trait Sink {
     }
     /// Cuts off what lies beyond `len`, which was a length before.
     fn truncate(&mut self, len: usize);
+    /// Has these bytes in the place of all that it has, which are no fewer; so there is room.
+    fn replace(&mut self, bytes: &[u8]);
     /// Visits the bytes in order, in pieces.
     fn each(&self, visit: &mut dyn FnMut(&[u8]));
     /// Visits those bytes in order, in pieces.
@@ -119,6 +122,11 @@ impl Sink for Vec<u8> {
     }
     fn truncate(&mut self, len: usize) {
         Vec::truncate(self, len);
+    }
+    fn replace(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= Vec::len(self), "only shorter");
+        self.clear();
+        self.extend_from_slice(bytes);
     }
     fn each(&self, visit: &mut dyn FnMut(&[u8])) {
         visit(self);
@@ -566,13 +574,13 @@ impl<S: Sink> Builder<S> {
         }
         // Some of them may be gone.
         self.recent = [None; RECENT_KEYS];
+        self.has_others = mark.has_others;
         if mark.at > self.ahead {
             let len = (mark.at - self.ahead) as usize;
             assert!(len <= self.entries.len(), "a mark of the past");
             self.entries.truncate(len);
             self.parts.retain(|part| part.at < len);
             self.entries_count = (mark.entries_count - self.entries_taken) as u32;
-            self.has_others = mark.has_others;
             self.relation = mark.relation;
         } else {
             // What follows is a fragment of its own.
@@ -771,16 +779,15 @@ impl<S: Sink> Builder<S> {
         self.end(header, false)
     }
 
-    /// The same, with the entries as blocks in `fresh`, if they are only rows, none of them went ahead, blocks are
-    /// much shorter and there is room for them.
-    pub fn finish_compressed(mut self, header: Header, fresh: S) -> (HeaderBytes, S, S) {
+    /// The same, with the entries as blocks, if they are only rows, none of them went ahead, and blocks are much
+    /// shorter. Nobody looks at them again before they are applied.
+    pub fn finish_compressed(mut self, header: Header) -> (HeaderBytes, S, S) {
         let only_rows = !self.has_others && !self.has_fragments();
-        let blocks = only_rows.then(|| blocks(&self.entries, fresh)).flatten();
-        let are_blocks = blocks.is_some();
-        if let Some(blocks) = blocks {
-            self.entries = blocks;
+        let blocks = only_rows.then(|| blocks(&self.entries)).flatten();
+        if let Some(blocks) = &blocks {
+            self.entries.replace(blocks);
         }
-        self.end(header, are_blocks)
+        self.end(header, blocks.is_some())
     }
 
     fn end(self, header: Header, are_blocks: bool) -> (HeaderBytes, S, S) {
@@ -924,12 +931,17 @@ fn encode_header(h: &Header, are_blocks: bool, keys_bytes: u32) -> HeaderBytes {
     out
 }
 
-/// Entries as blocks, behind how many bytes they are, in another sink, which is empty.
-fn blocks<S: Sink>(entries: &S, mut to: S) -> Option<S> {
+/// Entries as blocks, behind how many bytes they are.
+fn blocks<S: Sink>(entries: &S) -> Option<Vec<u8>> {
     let mut number = [0; VARINT_BYTES_MAX];
     let len = varint::write(entries.len() as u64, &mut number);
-    to.append(&number[..len]).ok()?;
-    compress(entries, 0..entries.len(), to)
+    let blocks = compress(entries, 0..entries.len(), number[..len].to_vec())?;
+    if cfg!(debug_assertions) {
+        let opened = decompress(&blocks[len..], entries.len()).expect("blocks of entries");
+        let mut all = Entries::new(&opened);
+        assert!(all.all(|entry| entry.is_ok()), "entries that can be read");
+    }
+    Some(blocks)
 }
 
 /// Appends what lies behind so many bytes to another sink, which is empty; all or nothing.

@@ -472,6 +472,9 @@ impl Sink for Small {
     fn truncate(&mut self, len: usize) {
         self.0.truncate(len);
     }
+    fn replace(&mut self, bytes: &[u8]) {
+        self.0.replace(bytes);
+    }
     fn each(&self, visit: &mut dyn FnMut(&[u8])) {
         // In pieces, as from shared memory.
         self.0.chunks(7).for_each(visit);

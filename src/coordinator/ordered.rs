@@ -160,7 +160,8 @@ impl Coordinator {
     ) {
         let ticket = own.as_ref().map(|own| own.ticket);
         let (origin, digest_gids) = (delivery.id.member, self.config.pace.digest_gids);
-        // A sender checks before it sends; what does not decode gets no GID on any member.
+        // A sender checks before it sends; what does not decode gets no GID on any member. Only rows that are
+        // compressed are not looked at before they are applied.
         let Some(changeset) = self.open(&bytes, delivery.id) else {
             return self.verdict(ticket, Outcome::Malformed, out);
         };

@@ -69,7 +69,7 @@ impl Replicated {
             .delivered(delivery.id, self.since_checkpoint, &self.bounds);
     }
 
-    /// A delivered fragment, with so many bytes of entries; whether it is kept for its changeset.
+    /// A delivered fragment; whether it is kept for its changeset.
     pub fn fragment(&mut self, delivery: &Delivery, head: FragmentHead) -> bool {
         let bytes = self.since_checkpoint;
         self.open.fragment(delivery, head, bytes, &self.bounds)

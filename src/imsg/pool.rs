@@ -474,6 +474,13 @@ impl Sink for ChainWriter<'_> {
         self.len = len;
     }
 
+    fn replace(&mut self, bytes: &[u8]) {
+        self.truncate(bytes.len());
+        self.len = 0;
+        let replaced = self.append(bytes);
+        replaced.expect("its own blocks have room for them");
+    }
+
     fn each(&self, visit: &mut dyn FnMut(&[u8])) {
         for block in &self.blocks {
             let used = self.pool.meta[*block as usize].used.load(Ordering::Relaxed) as usize;

@@ -182,13 +182,12 @@ pub fn finish(builder: ChainBuilder, header: Header) -> Result<Chain> {
         return Err(captured::too_large(bytes));
     }
     let pool = shmem::shared().pool();
-    let sink = || ChainWriter::new(pool, Class::Local, shmem::my_slot());
+    let mut first = ChainWriter::new(pool, Class::Local, shmem::my_slot());
     let (head, keys, entries) = if compresses(builder.entries_bytes()) {
-        builder.finish_compressed(header, sink())
+        builder.finish_compressed(header)
     } else {
         builder.finish(header)
     };
-    let mut first = sink();
     first
         .append(&head)
         .map_err(|_| captured::no_memory(bytes))?;

@@ -16,6 +16,7 @@ use crate::pg::guard::{PgError, Result};
 use crate::pg::{backend, latch, log_dir, shmem, sys};
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 /// Of the current transaction, from its first fragment on.
@@ -38,6 +39,8 @@ struct Rest {
     taken: Taken<ChainWriter<'static>>,
     /// Those that are sent.
     sent: usize,
+    /// The next one's bytes, if the coordinator had no room for them.
+    next: Option<Vec<u8>>,
 }
 
 thread_local! {
@@ -85,7 +88,11 @@ pub fn put(taken: Taken<ChainWriter<'static>>) {
             judged: false,
         });
         assert!(ahead.rest.is_none(), "fragments are sent in their order");
-        ahead.rest = Some(Rest { taken, sent: 0 });
+        ahead.rest = Some(Rest {
+            taken,
+            sent: 0,
+            next: None,
+        });
     });
 }
 
@@ -146,17 +153,11 @@ fn send_next() -> Result<()> {
     let (shared, me) = (shmem::shared(), shmem::my_slot());
     let pool = shared.pool();
     let (ticket, head, rest) = with(|ahead| {
-        let ahead = ahead.as_ref()?;
-        let rest = ahead.rest.as_ref()?;
+        let ahead = ahead.as_mut()?;
+        let rest = ahead.rest.as_mut()?;
         let (head, range) = rest.taken.fragment(rest.sent, ahead.of);
-        let entries = &rest.taken.entries;
-        let compresses = commit::compresses(range.len());
-        let blocks = compresses.then(|| compress(entries, range.clone(), Vec::new()));
-        let bytes = blocks.flatten().unwrap_or_else(|| {
-            let mut bytes = Vec::with_capacity(range.len());
-            entries.each_of(range, &mut |piece| bytes.extend_from_slice(piece));
-            bytes
-        });
+        let bytes = rest.next.take();
+        let bytes = bytes.unwrap_or_else(|| written(&rest.taken.entries, range));
         Some((ahead.of.ticket, head, bytes))
     })
     .expect("a fragment is left");
@@ -173,6 +174,11 @@ fn send_next() -> Result<()> {
     if channel::request(ToCoordinator::Fragment { ticket, fragment }).is_err() {
         // It takes what is there before it sleeps.
         pool.free(fragment);
+        with(|ahead| {
+            if let Some(waiting) = ahead.as_mut().and_then(|a| a.rest.as_mut()) {
+                waiting.next = Some(rest);
+            }
+        });
         let event = sys::WAIT_EVENT_REPLICATION_COORDINATOR_REPLY;
         return latch::sleep_interruptible(Some(LOOK_AROUND), event);
     }
@@ -186,6 +192,17 @@ fn send_next() -> Result<()> {
         });
     });
     Ok(())
+}
+
+/// These entries as a fragment has them.
+fn written(entries: &ChainWriter<'_>, range: Range<usize>) -> Vec<u8> {
+    let compresses = commit::compresses(range.len());
+    let blocks = compresses.then(|| compress(entries, range.clone(), Vec::new()));
+    blocks.flatten().unwrap_or_else(|| {
+        let mut bytes = Vec::with_capacity(range.len());
+        entries.each_of(range, &mut |piece| bytes.extend_from_slice(piece));
+        bytes
+    })
 }
 
 /// The order has judged the changeset that they belong to.

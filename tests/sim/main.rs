@@ -105,7 +105,7 @@ fn seeds() {
     );
     for (seed, why) in &failures {
         println!(
-            "seed {seed}: {why}\n  SEED={seed} cargo test --release --test sim replay -- --nocapture"
+            "seed {seed}: {why}\n  SEED={seed} cargo test --profile assert --test sim replay -- --nocapture"
         );
     }
     assert!(
@@ -131,7 +131,7 @@ fn seeds() {
     );
 }
 
-/// `SEED=n cargo test --release --test sim replay -- --nocapture` shows what happened; without
+/// `SEED=n cargo test --profile assert --test sim replay -- --nocapture` shows what happened; without
 /// SEED it shows that a seed is one history.
 #[test]
 fn replay() {

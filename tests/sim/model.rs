@@ -294,7 +294,7 @@ pub fn encode(room: usize, mut builder: Builder<Vec<u8>>, t: &Outgoing<'_>) -> V
         database: Oid(5),
     };
     let (header, keys, entries) = if t.xid.is_multiple_of(2) {
-        builder.finish_compressed(header, Vec::new())
+        builder.finish_compressed(header)
     } else {
         builder.finish(header)
     };
