@@ -223,7 +223,7 @@ fn wait(first: u64, nth: u32, looks: bool) -> Result<Came> {
             Some(ToHelper::Apply(job)) => return Ok(Came::Turn(job)),
             Some(ToHelper::EarlyEnd { first }) if first == wanted.0 => return Ok(Came::End),
             // Of what this helper was at before.
-            Some(ToHelper::EarlyEnd { .. } | ToHelper::EarlyBegin { .. } | ToHelper::Quit) => {}
+            Some(ToHelper::EarlyEnd { .. } | ToHelper::EarlyBegin { .. }) => {}
             Some(ToHelper::Fragment { fragment, .. }) => helper::discard(fragment),
             None if looked && looks => return Ok(Came::Nothing),
             None => {

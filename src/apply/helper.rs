@@ -59,7 +59,6 @@ pub fn main(number: u32) -> Result<()> {
                 ToHelper::Fragment { fragment, .. } | ToHelper::EarlyFragment { fragment, .. },
             ) => discard(fragment),
             Some(ToHelper::EarlyEnd { .. }) => {}
-            Some(ToHelper::Quit) => return Ok(()),
             None => latch::sleep_interruptible(None, sys::WAIT_EVENT_REPLICATION_HELPER_MAIN)?,
         }
     }

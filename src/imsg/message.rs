@@ -237,8 +237,6 @@ pub enum ToHelper {
         /// As in [`ToCoordinator::EarlyWanted`].
         first: u64,
     },
-    /// End.
-    Quit,
 }
 
 fn chain_words(c: Chain) -> [u64; 3] {
@@ -448,12 +446,11 @@ impl From<ToHelper> for Words {
                 let [a, b, c] = chain_words(job.changeset);
                 words![1, job.gid.0, job.depends_on.0, job.origin.0.into(), a, b, c]
             }
-            ToHelper::Quit => words![2],
             ToHelper::Fragment { gid, nth, fragment } => {
                 let [a, b, c] = chain_words(fragment);
-                words![3, gid.0, nth.into(), a, b, c]
+                words![2, gid.0, nth.into(), a, b, c]
             }
-            ToHelper::EarlyBegin { first, origin } => words![4, first, origin.0.into()],
+            ToHelper::EarlyBegin { first, origin } => words![3, first, origin.0.into()],
             ToHelper::EarlyFragment {
                 first,
                 nth,
@@ -463,9 +460,9 @@ impl From<ToHelper> for Words {
             } => {
                 let [a, b, c] = chain_words(fragment);
                 let which = u64::from(bytes) << 32 | u64::from(nth);
-                words![5, first, which, base.0, a, b, c]
+                words![4, first, which, base.0, a, b, c]
             }
-            ToHelper::EarlyEnd { first } => words![6, first],
+            ToHelper::EarlyEnd { first } => words![5, first],
         }
     }
 }
@@ -480,24 +477,23 @@ impl TryFrom<Words> for ToHelper {
                 origin: MemberId(w[3] as u16),
                 changeset: chain_of([w[4], w[5], w[6]]),
             }),
-            2 => Self::Quit,
-            3 => Self::Fragment {
+            2 => Self::Fragment {
                 gid: Gid(w[1]),
                 nth: w[2] as u32,
                 fragment: chain_of([w[3], w[4], w[5]]),
             },
-            4 => Self::EarlyBegin {
+            3 => Self::EarlyBegin {
                 first: w[1],
                 origin: MemberId(w[2] as u16),
             },
-            5 => Self::EarlyFragment {
+            4 => Self::EarlyFragment {
                 first: w[1],
                 nth: w[2] as u32,
                 bytes: (w[2] >> 32) as u32,
                 base: Gid(w[3]),
                 fragment: chain_of([w[4], w[5], w[6]]),
             },
-            6 => Self::EarlyEnd { first: w[1] },
+            5 => Self::EarlyEnd { first: w[1] },
             _ => return Err(BadMessage),
         })
     }
@@ -611,7 +607,6 @@ mod tests {
                 fragment: changeset,
             },
             ToHelper::EarlyEnd { first: ticket },
-            ToHelper::Quit,
         ]);
     }
 }
