@@ -6,8 +6,9 @@
 use nix::time::{ClockId, clock_gettime};
 use postgres_r::capture::hash::{KeyHash, What};
 use postgres_r::certifier::{Certifier, Config, Verdict};
-use postgres_r::changeset::decode::{Changeset, Header};
+use postgres_r::changeset::decode::Changeset;
 use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::header::Header;
 use postgres_r::changeset::key::KEY_RELATION;
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};

@@ -4,7 +4,7 @@ use super::tables::{BATCH_BYTES, BATCH_ROWS, Index, Table, Tables};
 use super::updates::{Columns, Update};
 use super::whole_rows::Run;
 use crate::capture::layout::{self, Attr, Span};
-use crate::changeset::decode::SequenceChange;
+use crate::changeset::entry::SequenceChange;
 use crate::changeset::tuple::TupleBytes;
 use crate::ids::Oid;
 use crate::pg::guard::{PgError, Result};

@@ -1,7 +1,8 @@
 //! Entries as LZ4 blocks, where these are much shorter.
 
-use super::decode::{DecodeError, Entries};
-use super::encode::Sink;
+use super::decode::DecodeError;
+use super::entry::Entries;
+use super::sink::Sink;
 use super::varint::{self, VARINT_BYTES_MAX};
 use crate::limits::CHANGESET_BYTES_MAX;
 use lz4_flex::block;

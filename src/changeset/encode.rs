@@ -1,152 +1,26 @@
 //! Builds a changeset while its transaction runs.
 
 use super::compress::{compress, decompress};
-use super::decode::{
-    Entries, FLAG_BLOCKS, FLAGS, Header, ISOLATION_SERIALIZABLE, MAGIC, SequenceChange, Source,
-    VERSION,
+use super::entry::{
+    ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE,
+    ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_SOURCE, ENTRY_TRUNCATE, ENTRY_UPDATE,
+    Entries, GONE, SEQUENCE_SET, SEQUENCE_TAKE, SequenceChange, Source, WITH_ACL, WITHOUT_ACL,
 };
 use super::fragment::{Counted, FragmentHead, FragmentsOf};
+use super::header::{CHECKSUM, HEADER_BYTES_MAX, Header, HeaderBytes};
 use super::key::{
     BEFORE_FIRST, KEY_BLIND, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, Key,
     Keys,
 };
+use super::pen::Pen;
+use super::sink::{Full, Sink, copy_from};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use super::varint::{self, VARINT_BYTES_MAX};
 use crate::ids::{Gid, Oid};
 use crate::limits::{CHANGESET_BYTES_MAX, FRAGMENT_BYTES, FRAGMENT_PART_BYTES, KEYS_EXACT_MAX};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::ops::{Deref, Range};
-
-/// Where a changeset's checksum lies.
-pub(super) const CHECKSUM: Range<usize> = 2..6;
-/// Bytes of a header up to its numbers.
-const HEADER_FIXED_BYTES: usize = CHECKSUM.end + 8 + 8;
-/// Numbers of a header, and their most bytes: flags and isolation, origin, incarnation, xid, snapshot GID,
-/// database, bytes of keys.
-pub(super) const HEADER_NUMBERS: usize = 7;
-/// Most bytes of a header.
-const HEADER_BYTES_MAX: usize = HEADER_FIXED_BYTES + 3 + 3 + 5 + 2 * VARINT_BYTES_MAX + 5 + 5;
-
-/// Entry kinds. 9 is kept for DDL.
-pub const ENTRY_RELATION: u8 = 1;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_INSERT: u8 = 2;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_UPDATE: u8 = 3;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_DELETE: u8 = 4;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_BATCH: u8 = 5;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_LEAVE: u8 = 6;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_TRUNCATE: u8 = 7;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_NOTIFY: u8 = 10;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_LARGE_OBJECT: u8 = 11;
-
-/// State of a large object in its entry.
-pub(super) const GONE: u8 = 0;
-/// See [`GONE`].
-pub(super) const WITHOUT_ACL: u8 = 1;
-/// See [`GONE`].
-pub(super) const WITH_ACL: u8 = 2;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_SEQUENCE: u8 = 8;
-
-/// What follows the OID in a sequence entry.
-pub(super) const SEQUENCE_TAKE: u8 = 1;
-/// See [`SEQUENCE_TAKE`].
-pub(super) const SEQUENCE_SET: u8 = 2;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_FRAGMENTS: u8 = 12;
-/// See [`ENTRY_RELATION`].
-pub const ENTRY_SOURCE: u8 = 13;
-
-/// Bits of a tuple's length that say how it is written.
-pub(super) const TUPLE_SHIFT: u32 = 2;
-/// It has a bitmap.
-pub(super) const TUPLE_BITMAP: u64 = 1;
-/// It has fewer attributes than its relation.
-pub(super) const TUPLE_SHORT: u64 = 2;
-/// Of an update's new row: its bitmap is that of the changed columns.
-pub(super) const TUPLE_CHANGED: u64 = 2;
-
-/// Bits of the isolation level, in front of the flags.
-pub(super) const ISOLATION_BITS: u32 = 2;
-
-/// There is no room for what was to be appended. What was appended before is whole, and nothing
-/// was added to it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Full;
-
-/// Where bytes go: a `Vec` in tests, blocks of the imessage pool in the server.
-pub trait Sink {
-    /// Appends all of it or nothing.
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Full>;
-    /// Bytes so far.
-    fn len(&self) -> usize;
-    /// Nothing so far.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Cuts off what lies beyond `len`, which was a length before.
-    fn truncate(&mut self, len: usize);
-    /// Has these bytes in the place of all that it has, which are no fewer; so there is room.
-    fn replace(&mut self, bytes: &[u8]);
-    /// Visits the bytes in order, in pieces.
-    fn each(&self, visit: &mut dyn FnMut(&[u8]));
-    /// Visits those bytes in order, in pieces.
-    fn each_of(&self, range: Range<usize>, visit: &mut dyn FnMut(&[u8])) {
-        let mut at = 0;
-        self.each(&mut |piece| {
-            let end = at + piece.len();
-            let wanted = range.start.clamp(at, end) - at..range.end.clamp(at, end) - at;
-            at = end;
-            if !wanted.is_empty() {
-                visit(&piece[wanted]);
-            }
-        });
-    }
-}
-
-impl Sink for Vec<u8> {
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        self.extend_from_slice(bytes);
-        Ok(())
-    }
-    fn len(&self) -> usize {
-        Vec::len(self)
-    }
-    fn truncate(&mut self, len: usize) {
-        Vec::truncate(self, len);
-    }
-    fn replace(&mut self, bytes: &[u8]) {
-        assert!(bytes.len() <= Vec::len(self), "only shorter");
-        self.clear();
-        self.extend_from_slice(bytes);
-    }
-    fn each(&self, visit: &mut dyn FnMut(&[u8])) {
-        visit(self);
-    }
-}
-
-/// The bytes of a header.
-#[derive(Clone, Copy, Debug)]
-pub struct HeaderBytes {
-    bytes: [u8; HEADER_BYTES_MAX],
-    len: usize,
-}
-
-impl Deref for HeaderBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
+use std::ops::Range;
 
 /// What rows belong to: OID, fingerprint of the row layout, attributes.
 type Relation = (Oid, u64, u16);
@@ -793,13 +667,12 @@ impl<S: Sink> Builder<S> {
     fn end(self, header: Header, are_blocks: bool) -> (HeaderBytes, S, S) {
         let bytes = self.total_bytes();
         assert!(bytes <= CHANGESET_BYTES_MAX, "a changeset of {bytes} bytes");
-        let mut header = encode_header(&header, are_blocks, self.keys.len() as u32);
+        let mut header = header.encode(are_blocks, self.keys.len() as u32);
         let mut crc = crc32fast::Hasher::new();
         crc.update(&header[CHECKSUM.end..]);
         self.keys.each(&mut |b| crc.update(b));
         self.entries.each(&mut |b| crc.update(b));
-        let crc = crc.finalize().to_le_bytes();
-        header.bytes[CHECKSUM].copy_from_slice(&crc);
+        header.seal(crc.finalize());
         (header, self.keys, self.entries)
     }
 
@@ -834,103 +707,6 @@ impl<S: Sink> Builder<S> {
     }
 }
 
-/// Writes straight into the sink: nothing of a row is copied on the way, and no memory is held that
-/// an error of PostgreSQL could leak.
-struct Pen<'a, S: Sink> {
-    sink: &'a mut S,
-}
-
-impl<S: Sink> Pen<'_, S> {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.sink.append(bytes)
-    }
-
-    fn varints<const N: usize>(&mut self, values: [u64; N]) -> Result<(), Full> {
-        const { assert!(N <= 2) };
-        let mut bytes = [0; 2 * VARINT_BYTES_MAX];
-        let mut at = 0;
-        for value in values {
-            at += varint::write(value, &mut bytes[at..]);
-        }
-        self.put(&bytes[..at])
-    }
-
-    /// A row of a relation with so many attributes. A number: bytes of data, shifted left by 2; plus
-    /// [`TUPLE_SHORT`] if it has fewer attributes, plus [`TUPLE_BITMAP`] if it has a bitmap; then how many
-    /// attributes, if they are fewer; bitmap; data.
-    fn tuple(&mut self, row: &TupleBytes<'_>, natts: u16) -> Result<(), Full> {
-        assert!(row.natts <= natts, "a row of its relation");
-        let length = (row.data.len() as u64) << TUPLE_SHIFT;
-        let bitmap = if row.bitmap.is_some() {
-            TUPLE_BITMAP
-        } else {
-            0
-        };
-        if row.natts < natts {
-            self.varints([length | bitmap | TUPLE_SHORT, row.natts.into()])?;
-        } else {
-            self.varints([length | bitmap])?;
-        }
-        if let Some(bitmap) = row.bitmap {
-            self.put(&bitmap[..bitmap_bytes(row.natts)])?;
-        }
-        self.put(row.data)
-    }
-
-    /// The new row of an update, of all attributes. A number: bytes of data, shifted left by 2; plus
-    /// [`TUPLE_CHANGED`] if its bitmap is that of the changed columns, since none of them is null, else plus
-    /// [`TUPLE_BITMAP`] if it has one; that; data.
-    fn changed_tuple(&mut self, row: &TupleBytes<'_>, changed: Bitmap<'_>) -> Result<(), Full> {
-        let length = (row.data.len() as u64) << TUPLE_SHIFT;
-        match row.bitmap.map(|b| &b[..changed.0.len()]) {
-            None => self.varints([length])?,
-            Some(bitmap) if bitmap == changed.0 => self.varints([length | TUPLE_CHANGED])?,
-            Some(bitmap) => {
-                self.varints([length | TUPLE_BITMAP])?;
-                self.put(bitmap)?;
-            }
-        }
-        self.put(row.data)
-    }
-}
-
-/// The header with checksum 0.
-fn encode_header(h: &Header, are_blocks: bool, keys_bytes: u32) -> HeaderBytes {
-    assert_eq!(h.flags & !FLAGS, 0, "flags of a changeset");
-    assert!(h.isolation <= ISOLATION_SERIALIZABLE, "XactIsoLevel");
-    let mut out = HeaderBytes {
-        bytes: [0; HEADER_BYTES_MAX],
-        len: 0,
-    };
-    for bytes in [
-        &[MAGIC, VERSION][..],
-        &[0; 4],
-        &h.group.0.to_le_bytes(),
-        &h.commit_ts.to_le_bytes(),
-    ] {
-        out.bytes[out.len..out.len + bytes.len()].copy_from_slice(bytes);
-        out.len += bytes.len();
-    }
-    assert_eq!(out.len, HEADER_FIXED_BYTES);
-    let flags = h.flags | if are_blocks { FLAG_BLOCKS } else { 0 };
-    let numbers: [u64; HEADER_NUMBERS] = [
-        u64::from(flags) << ISOLATION_BITS | u64::from(h.isolation),
-        h.origin.0.into(),
-        h.incarnation.0.into(),
-        h.xid,
-        h.snapshot_gid.0,
-        h.database.0.into(),
-        keys_bytes.into(),
-    ];
-    for number in numbers {
-        out.len += varint::write(number, &mut out.bytes[out.len..]);
-    }
-    out
-}
-
 /// Entries as blocks, behind how many bytes they are.
 fn blocks<S: Sink>(entries: &S) -> Option<Vec<u8>> {
     let mut number = [0; VARINT_BYTES_MAX];
@@ -942,18 +718,6 @@ fn blocks<S: Sink>(entries: &S) -> Option<Vec<u8>> {
         assert!(all.all(|entry| entry.is_ok()), "entries that can be read");
     }
     Some(blocks)
-}
-
-/// Appends what lies behind so many bytes to another sink, which is empty; all or nothing.
-fn copy_from<S: Sink>(sink: &S, from: usize, to: &mut S) -> Result<(), Full> {
-    let mut result = Ok(());
-    sink.each_of(from..sink.len(), &mut |piece| {
-        result = result.and_then(|()| to.append(piece));
-    });
-    if result.is_err() {
-        to.truncate(0);
-    }
-    result
 }
 
 /// Appends a key to others, of which `last` is the last.

@@ -1,12 +1,15 @@
 //! What counts of a transaction whose entries went ahead in part, after any nested rollbacks.
 
 use super::compress::compress;
-use super::decode::{Changeset, DecodeError, Entries, Entry, Header};
-use super::encode::{Builder, Coarse, Mark, Sink, Taken};
+use super::decode::{Changeset, DecodeError};
+use super::encode::{Builder, Coarse, Mark, Taken};
+use super::entry::{Entries, Entry};
 use super::fragment::{
     Counted, FRAGMENT_HEADER_BYTES, FragmentsOf, count, fragment_head, fragment_header, open,
 };
+use super::header::Header;
 use super::key::{KEY_BYTES_MAX, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, Key, LockMode};
+use super::sink::Sink;
 use super::tests::Small;
 use super::tuple::TupleBytes;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};

@@ -7,10 +7,14 @@ pub mod compress;
 mod compress_tests;
 pub mod decode;
 pub mod encode;
+pub mod entry;
 pub mod fragment;
 #[cfg(test)]
 mod fragment_tests;
+pub mod header;
 pub mod key;
+mod pen;
+pub mod sink;
 #[cfg(test)]
 mod tests;
 pub mod tuple;

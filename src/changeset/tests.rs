@@ -1,10 +1,12 @@
-use super::decode::{
-    Changeset, DecodeError, Entry, FLAG_LOCAL_EFFECTS, Header, SequenceChange, Source,
-};
-use super::encode::{Builder, CHECKSUM, Full, Sink};
+use super::decode::{Changeset, DecodeError};
+use super::encode::Builder;
+use super::entry::{Entry, SequenceChange, Source};
+use super::header::CHECKSUM;
+use super::header::{FLAG_LOCAL_EFFECTS, Header};
 use super::key::{
     BEFORE_FIRST, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
 };
+use super::sink::{Full, Sink};
 use super::tuple::{Bitmap, TupleBytes, bitmap_bytes};
 use crate::capture::hash::{KeyHash, What};
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
@@ -714,16 +716,20 @@ proptest! {
     }
 }
 
-/// Any one byte of each changeset is any other byte, with a right checksum.
 #[test]
 fn no_byte_can_be_said_in_two_ways() {
     for good in [example(), notifications(), large_objects(), sourced()] {
-        for at in CHECKSUM.end..good.len() {
-            for byte in 0..=u8::MAX {
-                let mut bytes = good.clone();
-                bytes[at] = byte;
-                refused_or_canonical(&sealed(bytes));
-            }
+        with_every_byte(&good, refused_or_canonical);
+    }
+}
+
+/// Visits a changeset with any one byte of it replaced by any, with a right checksum.
+pub(super) fn with_every_byte(good: &[u8], visit: impl Fn(&[u8])) {
+    for at in CHECKSUM.end..good.len() {
+        for byte in 0..=u8::MAX {
+            let mut bytes = good.to_vec();
+            bytes[at] = byte;
+            visit(&sealed(bytes));
         }
     }
 }

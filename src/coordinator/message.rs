@@ -21,7 +21,7 @@ pub const ENVELOPE_BYTES: usize = 32;
 pub const STATUS_BYTES: usize = ENVELOPE_BYTES + 16;
 
 /// Of these messages and of all that they carry: fragments have none of their own.
-pub const VERSION: u8 = changeset::decode::VERSION;
+pub const VERSION: u8 = changeset::header::VERSION;
 const KIND_CHANGESET: u8 = 1;
 const KIND_STATUS: u8 = 2;
 const KIND_RESERVE: u8 = 3;

@@ -9,9 +9,9 @@ use super::replicated::Replicated;
 use super::step::Coordinator;
 use crate::capture::read_set::searched;
 use crate::certifier::Verdict;
-use crate::changeset::decode::{
-    Changeset, FLAG_AWAITED, FLAG_DETACHED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED,
-    ISOLATION_SERIALIZABLE,
+use crate::changeset::decode::Changeset;
+use crate::changeset::header::{
+    FLAG_AWAITED, FLAG_DETACHED, FLAG_LOCAL_EFFECTS, FLAG_RESERVED, ISOLATION_SERIALIZABLE,
 };
 use crate::gcs::{self, Delivery};
 use crate::group_state::GroupState;

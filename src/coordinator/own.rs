@@ -164,7 +164,7 @@ impl Coordinator {
         }
     }
 
-    /// The rule of [`FLAG_LOCAL_EFFECTS`](crate::changeset::decode::FLAG_LOCAL_EFFECTS).
+    /// The rule of [`FLAG_LOCAL_EFFECTS`](crate::changeset::header::FLAG_LOCAL_EFFECTS).
     pub(super) fn cannot_replay(&mut self, gid: Gid, out: &mut Vec<Effect>) {
         let reason = format!(
             "GID {gid} was rolled back here after it was certified, but it has effects that only its session had"

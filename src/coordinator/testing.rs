@@ -1,8 +1,8 @@
 //! Changesets for tests.
 
 use crate::changeset::Key;
-use crate::changeset::decode::Header;
 use crate::changeset::encode::Builder;
+use crate::changeset::header::Header;
 use crate::ids::{Gid, GroupId, Incarnation, MemberId, Oid};
 
 /// A changeset with these keys and no rows.

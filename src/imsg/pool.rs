@@ -7,7 +7,7 @@
 
 use super::layout::{Shared, SlotNo};
 use super::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::changeset::encode::{Full, Sink};
+use crate::changeset::sink::{Full, Sink};
 use crate::limits::POOL_BLOCK_BYTES;
 use std::marker::PhantomData;
 

@@ -3,7 +3,7 @@
 
 use super::helpers::Helpers;
 use super::latch;
-use crate::changeset::encode::Sink;
+use crate::changeset::sink::Sink;
 use crate::ids::{Gid, MemberId};
 use crate::imsg::layout::RING;
 use crate::imsg::message::{Job, ToHelper, ToWorker};

@@ -2,7 +2,7 @@
 
 use super::guard::{self, Result};
 use super::sys;
-use crate::changeset::decode::Source;
+use crate::changeset::entry::Source;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
 

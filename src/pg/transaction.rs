@@ -3,7 +3,7 @@
 use super::guard::{self, Result};
 use super::heap::Snapshot;
 use super::sys;
-use crate::changeset::decode::ISOLATION_SERIALIZABLE;
+use crate::changeset::header::ISOLATION_SERIALIZABLE;
 use std::ffi::c_int;
 
 type Edata = *mut *mut sys::ErrorData;

@@ -1,7 +1,8 @@
 //! Changes of sequences that the group has ordered, done to ours.
 
 use super::range;
-use crate::changeset::decode::{Header, SequenceChange};
+use crate::changeset::entry::SequenceChange;
+use crate::changeset::header::Header;
 use crate::ids::{Gid, Oid};
 use crate::imsg::SlotNo;
 use crate::imsg::ranges::Answer;

@@ -3,8 +3,9 @@
 use super::range::{self, Rule, State};
 use crate::capture::hash::{KeyHash, What};
 use crate::capture::transaction::{self as captured, KeyUse};
-use crate::changeset::decode::{FLAG_AWAITED, FLAG_DETACHED, SequenceChange};
 use crate::changeset::encode::Builder;
+use crate::changeset::entry::SequenceChange;
+use crate::changeset::header::{FLAG_AWAITED, FLAG_DETACHED};
 use crate::changeset::key::KEY_BLIND;
 use crate::changeset::{Key, LockMode};
 use crate::group_state::GroupState;

@@ -4,7 +4,8 @@ use crate::support::{PATIENCE, TestGroup, changesets, group};
 use bytes::Bytes;
 use postgres::Client;
 use postgres::error::SqlState;
-use postgres_r::changeset::decode::{Changeset, FLAG_LOCAL_EFFECTS};
+use postgres_r::changeset::decode::Changeset;
+use postgres_r::changeset::header::FLAG_LOCAL_EFFECTS;
 
 /// Changesets in a member's log that say that they have local effects, and all of them.
 fn local_effects(group: &TestGroup, number: usize) -> (usize, usize) {

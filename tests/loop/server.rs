@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use postgres_r::changeset::decode::{Changeset, Header};
+use postgres_r::changeset::decode::Changeset;
 use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::header::Header;
 use postgres_r::changeset::key::KEY_UNIQUE;
 use postgres_r::changeset::tuple::TupleBytes;
 use postgres_r::changeset::{Key, LockMode};

@@ -10,9 +10,11 @@
 use crate::rng::{Rng, mix};
 use postgres_r::capture::hash::{KeyHash, What};
 use postgres_r::capture::range::Image;
-use postgres_r::changeset::decode::{Changeset, Entries, Entry, Header};
+use postgres_r::changeset::decode::Changeset;
 use postgres_r::changeset::encode::Builder;
+use postgres_r::changeset::entry::{Entries, Entry};
 use postgres_r::changeset::fragment::{self, FragmentsOf};
+use postgres_r::changeset::header::Header;
 use postgres_r::changeset::tuple::TupleBytes;
 use postgres_r::changeset::{Key, LockMode};
 use postgres_r::ids::{Gid, GroupId, Incarnation, MemberId, Oid};

@@ -2,7 +2,8 @@
 //! changeset is held against all of it.
 
 use postgres_r::changeset::Key;
-use postgres_r::changeset::decode::{Changeset, FLAG_RESERVED};
+use postgres_r::changeset::decode::Changeset;
+use postgres_r::changeset::header::FLAG_RESERVED;
 use postgres_r::changeset::key::{
     KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_READ, KEY_RELATION, KEY_WRITES_ONLY,
 };

@@ -3,9 +3,10 @@
 use super::bench::*;
 use crate::changeset::Key;
 use crate::changeset::LockMode;
-use crate::changeset::decode::{Changeset, Header};
+use crate::changeset::decode::Changeset;
 use crate::changeset::encode::{Builder, Taken};
 use crate::changeset::fragment::{FragmentsOf, fragment_header};
+use crate::changeset::header::Header;
 use crate::changeset::tuple::TupleBytes;
 use crate::coordinator::message::{self, ENVELOPE_BYTES, Report};
 use crate::coordinator::{Effect, Event, GcsCommand, Outcome};

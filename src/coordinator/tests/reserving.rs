@@ -1,7 +1,7 @@
 //! Sessions that lost too often, and reservations that nobody is there to end.
 
 use super::bench::*;
-use crate::changeset::decode::FLAG_RESERVED;
+use crate::changeset::header::FLAG_RESERVED;
 use crate::changeset::key::{KEY_RELATION, Key, LockMode};
 use crate::coordinator::message::{self, Message, Relations, Report};
 use crate::coordinator::{Event, Outcome};

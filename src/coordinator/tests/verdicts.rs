@@ -1,7 +1,7 @@
 //! What becomes of a worker's multicast.
 
 use super::bench::*;
-use crate::changeset::decode::{FLAG_DETACHED, FLAG_LOCAL_EFFECTS};
+use crate::changeset::header::{FLAG_DETACHED, FLAG_LOCAL_EFFECTS};
 use crate::coordinator::{Event, Outcome};
 use crate::gcs::Refused;
 use crate::group_state::GroupState;

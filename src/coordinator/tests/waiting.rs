@@ -1,7 +1,7 @@
 //! Readers that want what was acknowledged anywhere, writers that want to be seen everywhere.
 
 use super::bench::*;
-use crate::changeset::decode::FLAG_AWAITED;
+use crate::changeset::header::FLAG_AWAITED;
 use crate::coordinator::message::{DigestPoint, Report};
 use crate::coordinator::{Event, Outcome};
 use crate::gcs::{self, Refused};
