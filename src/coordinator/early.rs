@@ -75,13 +75,15 @@ impl Begins {
 
 impl Dispatch {
     /// A fragment of another member's transaction was ordered, the last of these. It goes to the helper
-    /// that waits for it; or a helper begins, as long as half of them are left for other work.
+    /// that waits for it; or, if one `may_begin`, a helper begins, as long as half of them are left for other work.
+    /// Whoever has begun is to be told of each.
     pub fn early_fragment(
         &mut self,
         origin: MemberId,
         fragments: &Fragments,
         base: Gid,
         bytes: Bytes,
+        may_begin: bool,
         out: &mut Vec<Effect>,
     ) {
         let Some(first) = fragments.first() else {
@@ -93,7 +95,7 @@ impl Dispatch {
         if !self.early.begun.contains_key(&first) {
             let ordinary = self.helpers.len() - 1;
             let free = |h: &usize| matches!(self.helpers[*h], Helper::Free);
-            let helper = (1..=ordinary).rev().find(free);
+            let helper = (1..=ordinary).rev().find(free).filter(|_| may_begin);
             let Some(helper) = helper else {
                 return;
             };
@@ -122,6 +124,7 @@ impl Dispatch {
             _ => return,
         };
         if begun.waits {
+            debug_assert_eq!(nth, begun.given.len(), "what it waits for");
             begun.waits = false;
             begun.give(nth as u32, last, first, base, bytes, out);
             return;

@@ -107,11 +107,10 @@ impl Coordinator {
                 let first = fragments.and_then(Fragments::first);
                 if let Some(fragments) = fragments
                     && id.member != self.config.me
-                    && self.state == GroupState::Online
                 {
-                    let base = report.committed;
+                    let (base, may_begin) = (report.committed, self.state == GroupState::Online);
                     self.dispatch
-                        .early_fragment(id.member, fragments, base, bytes, out);
+                        .early_fragment(id.member, fragments, base, bytes, may_begin, out);
                 }
                 if let Some(Ahead::Fragment(ticket)) = own.and_then(|own| own.ahead()) {
                     match first {

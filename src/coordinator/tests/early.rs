@@ -85,6 +85,25 @@ fn a_helper_is_given_fragments_as_they_come_and_the_changeset_at_its_turn() {
 }
 
 #[test]
+fn a_helper_is_given_what_comes_while_the_member_is_without_a_majority() {
+    let mut b = Bench::online();
+    let (fragments, _) = begun(&mut b, 3);
+    let first = b.seq;
+    wants(&mut b, 2, first, 0);
+    wants(&mut b, 2, first, 1);
+    told(&mut b);
+    b.gcs(gcs::Event::Primary(false));
+    while b.core.state() == GroupState::Online {
+        b.step(Event::Tick);
+    }
+    deliver_fragment(&mut b, 101, fragments[0].clone());
+    assert_eq!(told(&mut b), [(2, first, "fragment")]);
+    wants(&mut b, 2, first, 2);
+    deliver_fragment(&mut b, 102, fragments[1].clone());
+    assert_eq!(told(&mut b), [(2, first, "fragment")]);
+}
+
+#[test]
 fn a_fragment_says_what_its_origin_showed() {
     let mut b = Bench::online();
     let (fragments, _) = large(OTHER, LIFE_OF_OTHER, OF, 1);
