@@ -6,8 +6,7 @@ use super::encode::Builder;
 use super::fragment::{
     Counted, FRAGMENT_HEADER_BYTES, FragmentHead, FragmentsOf, fragment_header, open,
 };
-use super::header::CHECKSUM;
-use super::header::FLAG_BLOCKS;
+use super::header::{CHECKSUM, FLAG_BLOCKS};
 use super::tests::{Small, example, golden_path, header, rebuilt, row, sealed, with_every_byte};
 use super::tuple::{Bitmap, TupleBytes};
 use super::varint::{self, VARINT_BYTES_MAX};

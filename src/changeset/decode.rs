@@ -175,16 +175,16 @@ impl<'a> Changeset<'a> {
     pub fn open(&self) -> Result<Opened<'a>, DecodeError> {
         let bytes = match self.entries {
             Stored::Plain(entries) => Cow::Borrowed(entries),
-            Stored::Blocks(blocks, bytes) => {
-                let entries = compress::decompress(blocks, bytes)?;
-                if !Beside::look(Entries::new(&entries))?.is_nothing() {
-                    return Err(DecodeError::Block);
-                }
-                Cow::Owned(entries)
-            }
+            Stored::Blocks(blocks, bytes) => Cow::Owned(open_blocks(blocks, bytes)?),
         };
         let all = 0..bytes.len();
         Ok(Opened::new(bytes, all))
+    }
+
+    /// Whether the entries are there as blocks.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        matches!(self.entries, Stored::Blocks(..))
     }
 
     /// The entries that went ahead, if any did.
@@ -212,5 +212,15 @@ impl<'a> Stored<'a> {
         let (entries, blocks) = varint::read(bytes)?;
         let entries = usize::try_from(entries).ok()?;
         can_be_blocks(blocks.len(), entries).then_some(Stored::Blocks(blocks, entries))
+    }
+}
+
+/// What a changeset's blocks say: so many bytes of entries, nothing but rows.
+pub(super) fn open_blocks(blocks: &[u8], bytes: usize) -> Result<Vec<u8>, DecodeError> {
+    let entries = compress::decompress(blocks, bytes)?;
+    if Beside::look(Entries::new(&entries))?.is_nothing() {
+        Ok(entries)
+    } else {
+        Err(DecodeError::Block)
     }
 }

@@ -1,10 +1,11 @@
 //! Builds a changeset while its transaction runs.
 
-use super::compress::{compress, decompress};
+use super::compress::compress;
+use super::decode::open_blocks;
 use super::entry::{
     ENTRY_BATCH, ENTRY_DELETE, ENTRY_FRAGMENTS, ENTRY_INSERT, ENTRY_LARGE_OBJECT, ENTRY_LEAVE,
-    ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_SOURCE, ENTRY_TRUNCATE, ENTRY_UPDATE,
-    Entries, GONE, SEQUENCE_SET, SEQUENCE_TAKE, SequenceChange, Source, WITH_ACL, WITHOUT_ACL,
+    ENTRY_NOTIFY, ENTRY_RELATION, ENTRY_SEQUENCE, ENTRY_SOURCE, ENTRY_TRUNCATE, ENTRY_UPDATE, GONE,
+    SEQUENCE_SET, SEQUENCE_TAKE, SequenceChange, Source, WITH_ACL, WITHOUT_ACL,
 };
 use super::fragment::{Counted, FragmentHead, FragmentsOf};
 use super::header::{CHECKSUM, HEADER_BYTES_MAX, Header, HeaderBytes};
@@ -114,6 +115,21 @@ impl<S> Taken<S> {
             bytes: range.len() as u32,
         };
         (head, range)
+    }
+}
+
+impl<S: Sink> Taken<S> {
+    /// What stands behind the header of a fragment: its entries, or, if `compresses`, blocks of them where these
+    /// are much shorter.
+    #[must_use]
+    pub fn written(&self, range: Range<usize>, compresses: bool) -> Vec<u8> {
+        let blocks = compresses.then(|| compress(&self.entries, range.clone(), Vec::new()));
+        blocks.flatten().unwrap_or_else(|| {
+            let mut bytes = Vec::with_capacity(range.len());
+            self.entries
+                .each_of(range, &mut |piece| bytes.extend_from_slice(piece));
+            bytes
+        })
     }
 }
 
@@ -569,23 +585,13 @@ impl<S: Sink> Builder<S> {
 
     /// Says which of the fragments that went ahead count, and whose they are; the last entry.
     pub fn fragments(&mut self, of: FragmentsOf) -> Result<(), Full> {
-        let Self {
-            counted, entries, ..
-        } = self;
-        let start = entries.len();
-        let mut pen = Pen { sink: entries };
-        let written = pen.put(&[ENTRY_FRAGMENTS]).and_then(|()| {
+        let counted = std::mem::take(&mut self.counted);
+        let written = self.entry(ENTRY_FRAGMENTS, |pen| {
             pen.put(&of.encode())?;
             pen.put(&(counted.len() as u32).to_le_bytes())?;
             counted.iter().try_for_each(|c| pen.put(&c.encode()))
         });
-        match written {
-            Ok(()) => {
-                self.entries_count += 1;
-                self.has_others = true;
-            }
-            Err(Full) => entries.truncate(start),
-        }
+        self.counted = counted;
         written
     }
 
@@ -653,10 +659,10 @@ impl<S: Sink> Builder<S> {
         self.end(header, false)
     }
 
-    /// The same, with the entries as blocks, if they are only rows, none of them went ahead, and blocks are much
-    /// shorter. Nobody looks at them again before they are applied.
+    /// The same, with the entries as blocks, if they are only rows and blocks are much shorter. Nobody looks at them
+    /// again before they are applied.
     pub fn finish_compressed(mut self, header: Header) -> (HeaderBytes, S, S) {
-        let only_rows = !self.has_others && !self.has_fragments();
+        let only_rows = !self.has_others;
         let blocks = only_rows.then(|| blocks(&self.entries)).flatten();
         if let Some(blocks) = &blocks {
             self.entries.replace(blocks);
@@ -712,11 +718,7 @@ fn blocks<S: Sink>(entries: &S) -> Option<Vec<u8>> {
     let mut number = [0; VARINT_BYTES_MAX];
     let len = varint::write(entries.len() as u64, &mut number);
     let blocks = compress(entries, 0..entries.len(), number[..len].to_vec())?;
-    if cfg!(debug_assertions) {
-        let opened = decompress(&blocks[len..], entries.len()).expect("blocks of entries");
-        let mut all = Entries::new(&opened);
-        assert!(all.all(|entry| entry.is_ok()), "entries that can be read");
-    }
+    debug_assert_eq!(open_blocks(&blocks[len..], entries.len()).err(), None);
     Some(blocks)
 }
 

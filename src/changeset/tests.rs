@@ -1,8 +1,7 @@
 use super::decode::{Changeset, DecodeError};
 use super::encode::Builder;
 use super::entry::{Entry, SequenceChange, Source};
-use super::header::CHECKSUM;
-use super::header::{FLAG_LOCAL_EFFECTS, Header};
+use super::header::{CHECKSUM, FLAG_LOCAL_EFFECTS, Header};
 use super::key::{
     BEFORE_FIRST, KEY_FLAGS, KEY_FROM_SINCE, KEY_LOCK_ONLY, KEY_RELATION, KEY_UNIQUE, Key, LockMode,
 };

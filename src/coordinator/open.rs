@@ -121,8 +121,8 @@ impl Open {
         }
     }
 
-    /// A fragment came; whether it is kept. One that does not follow those
-    /// before it, or begins when there are too many, ends its transaction: the changeset will fail.
+    /// A fragment came; whether it is kept. One that does not follow those before it, or begins when there are too
+    /// many, ends its transaction: the changeset will fail.
     pub fn fragment(
         &mut self,
         delivery: &Delivery,

@@ -5,7 +5,6 @@
 use super::channel::{self, control};
 use super::commit::{self, closed};
 use super::gate::LOOK_AROUND;
-use crate::changeset::compress::compress;
 use crate::changeset::encode::Taken;
 use crate::changeset::fragment::{FRAGMENT_HEADER_BYTES, FragmentsOf, fragment_header};
 use crate::changeset::sink::Sink;
@@ -17,7 +16,6 @@ use crate::pg::guard::{PgError, Result};
 use crate::pg::{backend, latch, log_dir, shmem, sys};
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
-use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 /// Of the current transaction, from its first fragment on.
@@ -157,8 +155,10 @@ fn send_next() -> Result<()> {
         let ahead = ahead.as_mut()?;
         let rest = ahead.rest.as_mut()?;
         let (head, range) = rest.taken.fragment(rest.sent, ahead.of);
-        let bytes = rest.next.take();
-        let bytes = bytes.unwrap_or_else(|| written(&rest.taken.entries, range));
+        let bytes = rest.next.take().unwrap_or_else(|| {
+            let compresses = commit::compresses(range.len());
+            rest.taken.written(range, compresses)
+        });
         Some((ahead.of.ticket, head, bytes))
     })
     .expect("a fragment is left");
@@ -193,17 +193,6 @@ fn send_next() -> Result<()> {
         });
     });
     Ok(())
-}
-
-/// These entries as a fragment has them.
-fn written(entries: &ChainWriter<'_>, range: Range<usize>) -> Vec<u8> {
-    let compresses = commit::compresses(range.len());
-    let blocks = compresses.then(|| compress(entries, range.clone(), Vec::new()));
-    blocks.flatten().unwrap_or_else(|| {
-        let mut bytes = Vec::with_capacity(range.len());
-        entries.each_of(range, &mut |piece| bytes.extend_from_slice(piece));
-        bytes
-    })
 }
 
 /// The order has judged the changeset that they belong to.

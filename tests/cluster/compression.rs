@@ -16,11 +16,7 @@ const SCHEMA: &str = "
     INSERT INTO small SELECT i, 0 FROM generate_series(1, 50) i;";
 
 fn session(group: &TestGroup, member: usize, compression: &str) -> Client {
-    let mut client = group.client(member);
-    client
-        .batch_execute(&format!("SET replication_compression = {compression}"))
-        .expect("set");
-    client
+    group.client_with(member, "replication_compression", compression)
 }
 
 /// Changes rows of one kind, beginning with a key. Of two large ones at a time one may have to begin again: their keys
@@ -77,7 +73,7 @@ fn compressed(group: &TestGroup) -> usize {
     let is_compressed = |bytes: &Bytes| {
         let changeset = Changeset::parse(bytes).expect("whole");
         let opened = changeset.open().expect("whole");
-        let compressed = !bytes.ends_with(opened.bytes());
+        let compressed = changeset.is_compressed();
         assert!(!compressed || opened.bytes().len() >= COMPRESSED_FROM_BYTES);
         compressed
     };

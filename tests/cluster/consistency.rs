@@ -9,11 +9,7 @@ const TABLE: &str =
     "CREATE EXTENSION injection_points; CREATE TABLE t (id int4 PRIMARY KEY, v int4);";
 
 fn client(group: &TestGroup, number: usize, consistency: &str) -> Client {
-    let mut client = group.client(number);
-    client
-        .batch_execute(&format!("SET replication_consistency = {consistency}"))
-        .expect("set");
-    client
+    group.client_with(number, "replication_consistency", consistency)
 }
 
 fn rows(client: &mut Client) -> i64 {

@@ -188,6 +188,15 @@ impl TestGroup {
             .unwrap_or_else(|e| panic!("{e}"))
     }
 
+    /// The same with a setting of the session.
+    pub fn client_with(&self, number: usize, name: &str, value: &str) -> Client {
+        let mut client = self.client(number);
+        client
+            .batch_execute(&format!("SET {name} = {value}"))
+            .unwrap_or_else(|e| panic!("member {number}: {name} = {value}: {e:?}"));
+        client
+    }
+
     /// Runs SQL on a member.
     pub fn execute(&self, number: usize, sql: &str) {
         self.client(number)

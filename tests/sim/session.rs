@@ -9,7 +9,6 @@ use crate::rng::Rng;
 use crate::scenario::Plant;
 use postgres_r::capture::range::{ENTRY, SEARCH};
 use postgres_r::capture::read_set::ReadSet;
-use postgres_r::changeset::compress::compress;
 use postgres_r::changeset::encode::{Builder, Mark, Taken};
 use postgres_r::changeset::fragment::{FragmentsOf, fragment_header};
 use postgres_r::changeset::header::ISOLATION_SERIALIZABLE;
@@ -445,10 +444,8 @@ impl Transaction {
 fn messages(taken: &Taken<Vec<u8>>, of: FragmentsOf, room: usize) -> Vec<Vec<u8>> {
     let message = |nth| {
         let (head, range) = taken.fragment(nth, of);
-        let blocks = compress(&taken.entries, range.clone(), Vec::new());
-        let blocks = blocks.filter(|_| head.number % 2 == 0);
-        let part = blocks.as_deref().unwrap_or(&taken.entries[range]);
-        [&vec![0xee; room][..], &fragment_header(head, part), part].concat()
+        let part = taken.written(range, head.number % 2 == 0);
+        [&vec![0xee; room][..], &fragment_header(head, &part), &part].concat()
     };
     (0..taken.ends.len()).map(message).collect()
 }
